@@ -1,0 +1,304 @@
+"""Attribution map → mask, and mask → masked-in and masked-out features.
+
+A mask is made from one clip's attribution map A of N = bins·frames cells and lies in [0, 1].
+Write A⁺ for max(A, 0). The fourteen masks, by their published names:
+
+================================  ==================================================================
+``bin``                           A > 0
+``minmax``, ``minmax_pos``        (A - min A) / (max A - min A);  A⁺ / max A⁺
+``sigmoid``, ``sigmoid_pos``      σ(A / s);  σ(A⁺ / s), s the standard deviation of the map
+``topK_5``, ``_30``, ``_50``      the ⌈k·N⌉ largest cells, k = 5, 30, 50 %
+``topK_5_pos``, …                 the same, but positive cells only: at most ⌈k·N⌉
+``pos_thresh_25``, ``_50``, …     A⁺ / max A⁺ ≥ 25, 50, 75 %
+================================  ==================================================================
+
+A new mask is one function and one ``MASKS.register`` line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from audiointerp.registry import Registry
+
+
+class AttributionMaps:
+    """A batch of attribution maps, flattened, with what several masks share computed once.
+
+    Attributes
+    ----------
+    values : Tensor, shape (batch, cells)
+        The maps.
+    """
+
+    def __init__(self, attribution: Tensor) -> None:
+        self.values = attribution.flatten(1)
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """A⁺ = max(A, 0), shape (batch, cells)."""
+        return self.values.clamp(min=0)
+
+    @cached_property
+    def positive_share(self) -> Tensor:
+        """A⁺ / max A⁺, shape (batch, cells); 0 where no cell is positive."""
+        peak = self.positive.amax(1, keepdim=True)
+        return torch.where(peak > 0, self.positive / peak, torch.zeros_like(self.positive))
+
+    @cached_property
+    def order(self) -> Tensor:
+        """Cells from the largest to the smallest, equal ones by position, shape (batch, cells)."""
+        return self.values.sort(dim=1, descending=True, stable=True).indices
+
+
+MaskFunction = Callable[[AttributionMaps], Tensor]
+MASKS: Registry[MaskFunction] = Registry("mask")
+
+
+@MASKS.register("bin")
+def _binary(maps: AttributionMaps) -> Tensor:
+    return (maps.values > 0).to(maps.values)
+
+
+@MASKS.register("minmax")
+def _minmax(maps: AttributionMaps) -> Tensor:
+    low, high = maps.values.aminmax(dim=1, keepdim=True)
+    return torch.where(high > low, (maps.values - low) / (high - low), torch.zeros_like(low))
+
+
+@MASKS.register("sigmoid")
+def _sigmoid(maps: AttributionMaps) -> Tensor:
+    return _scaled_sigmoid(maps.values)
+
+
+def _top(maps: AttributionMaps, percent: int) -> Tensor:
+    # Whole numbers throughout: 0.29 · 100 is 28.999… in floating point.
+    keep = -(-percent * maps.values.shape[1] // 100)
+    mask = torch.zeros_like(maps.values)
+    return mask.scatter_(1, maps.order[:, :keep], 1.0)
+
+
+def _top_positive(maps: AttributionMaps, percent: int) -> Tensor:
+    return _top(maps, percent) * (maps.values > 0)
+
+
+def _positive_threshold(maps: AttributionMaps, percent: int) -> Tensor:
+    share = maps.positive_share
+    return (share >= percent / 100).to(share)
+
+
+for _percent in (5, 30, 50):
+    MASKS[f"topK_{_percent}"] = partial(_top, percent=_percent)
+
+
+@MASKS.register("minmax_pos")
+def _minmax_positive(maps: AttributionMaps) -> Tensor:
+    return maps.positive_share
+
+
+@MASKS.register("sigmoid_pos")
+def _sigmoid_positive(maps: AttributionMaps) -> Tensor:
+    return _scaled_sigmoid(maps.positive)
+
+
+for _percent in (25, 50, 75):
+    MASKS[f"pos_thresh_{_percent}"] = partial(_positive_threshold, percent=_percent)
+for _percent in (5, 30, 50):
+    MASKS[f"topK_{_percent}_pos"] = partial(_top_positive, percent=_percent)
+
+
+def _scaled_sigmoid(values: Tensor) -> Tensor:
+    """Return σ(values / s); 0.5 throughout a constant map, in which no cell stands out."""
+    low, high = values.aminmax(dim=1, keepdim=True)
+    # Divided by the peak first, so that the squares of tiny gradients do not underflow.
+    peak = torch.maximum(low.abs(), high.abs())
+    scaled = torch.where(high > low, values / peak, torch.zeros_like(values))
+    deviation = scaled.std(dim=1, correction=0, keepdim=True)
+    return torch.where(high > low, scaled / deviation, torch.zeros_like(values)).sigmoid()
+
+
+def make_masks(attribution: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Make masks from a batch of attribution maps, each clip by its own map alone.
+
+    Parameters
+    ----------
+    attribution : Tensor, shape (batch, 1, bins, frames)
+        Signed attribution of every cell, in any unit: every mask is the same for c·A, c > 0.
+    names : iterable of str, optional
+        Which masks, from ``MASKS``; all fourteen by default.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Mask of each name, in [0, 1], of the attribution's shape, dtype and device. The top-K
+        masks keep exactly their count: equal cells are taken by position. A constant map gives
+        an all-zero ``minmax`` and a ``sigmoid`` of 0.5; a map without positive cells gives
+        all-zero positive masks.
+
+    Raises
+    ------
+    ValueError
+        If the map is not four-dimensional floating point or has NaN or infinite cells.
+    UnknownNameError
+        If a name is no mask.
+    """
+    _check_features("attribution", attribution)
+    if not torch.isfinite(attribution).all():
+        raise ValueError(
+            "the attribution has NaN or infinite cells: was the model's output finite?"
+        )
+    chosen = [names] if isinstance(names, str) else MASKS if names is None else list(names)
+    functions = {name: MASKS[name] for name in chosen}
+    maps = AttributionMaps(attribution)
+    return {name: make(maps).view_as(attribution) for name, make in functions.items()}
+
+
+def apply_mask(
+    features: Tensor,
+    mask: Tensor,
+    base: float | Tensor,
+    *,
+    domain: Literal["feature", "power"] = "feature",
+) -> tuple[Tensor, Tensor]:
+    """Return the features with the mask kept, and with the mask removed.
+
+    In the features' own unit (``domain="feature"``), with base b: in = b + (X - b)·M and
+    out = b + (X - b)·(1 - M), so in + out = X + b. M = 1 returns X bit for bit, M = 0 returns b.
+
+    Parameters
+    ----------
+    features : Tensor, shape (batch, 1, bins, frames)
+        X: dB, or power with ``domain="feature"`` and a base of 0.
+    mask : Tensor, same shape
+        M, in [0, 1].
+    base : float or Tensor broadcastable to the features
+        What a cell becomes where it is removed; see `base_level`.
+    domain : {"feature", "power"}
+        ``"power"`` takes dB features and mixes them as power instead: M = 0.5 is then -3 dB
+        rather than half-way down to the base.
+
+    Returns
+    -------
+    masked_in, masked_out : Tensor, shape (batch, 1, bins, frames)
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the mask leaves [0, 1], or the domain is unknown.
+    """
+    _check_features("features", features)
+    if mask.shape != features.shape:
+        raise ValueError(
+            f"the mask has shape {tuple(mask.shape)}, the features {tuple(features.shape)}: "
+            "expected one mask value per cell"
+        )
+    low, high = mask.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"the mask runs from {low:g} to {high:g}: expected values in [0, 1]; "
+            "is this an attribution map? make_masks turns it into masks"
+        )
+    mix = DOMAINS[domain]
+    level = torch.as_tensor(base, dtype=features.dtype, device=features.device)
+    level = level.expand_as(features)
+    return mix(features, level, mask), mix(features, level, 1 - mask)
+
+
+def _mix_features(features: Tensor, base: Tensor, mask: Tensor) -> Tensor:
+    # torch.lerp is exact at both ends: no rounding where the mask is 1 or 0.
+    return torch.lerp(base, features, mask)
+
+
+def _mix_power(features: Tensor, base: Tensor, mask: Tensor) -> Tensor:
+    # Relative to X, so that M = 1 adds 10·log10(1) = 0 exactly.
+    relative = torch.pow(10.0, (base - features) / 10)
+    mixed = features + 10 * torch.log10(mask + (1 - mask) * relative)
+    return torch.where(mask == 0, base, mixed)
+
+
+DOMAINS: Registry[Callable[[Tensor, Tensor, Tensor], Tensor]] = Registry("masking domain")
+DOMAINS["feature"] = _mix_features
+DOMAINS["power"] = _mix_power
+
+
+BASES: Registry[Callable[[Tensor, float], Tensor]] = Registry("masking base")
+
+
+@BASES.register("floor")
+def _floor_base(features: Tensor, floor: float) -> Tensor:
+    return features.new_full((features.shape[0], 1, 1, 1), floor)
+
+
+@BASES.register("minimum")
+def _minimum_base(features: Tensor, floor: float) -> Tensor:
+    return features.amin(dim=(1, 2, 3), keepdim=True)
+
+
+@BASES.register("quiet")
+def _quiet_base(features: Tensor, floor: float) -> Tensor:
+    return features.quantile(0.05, dim=3, keepdim=True)
+
+
+def base_level(features: Tensor, kind: str, *, floor: float) -> Tensor:
+    """Return the level that stands for "nothing there" in each clip.
+
+    Parameters
+    ----------
+    features : Tensor, shape (batch, 1, bins, frames)
+    kind : {"floor", "minimum", "quiet"}
+        The front end's floor; the clip's own lowest cell; or, in each band, the level that 5 %
+        of the frames stay below, so that removing a cell leaves the clip's own background.
+    floor : float
+        The front end's ``floor``.
+
+    Returns
+    -------
+    Tensor, shape (batch, 1, 1, 1) or (batch, 1, bins, 1)
+        In the features' unit.
+
+    Raises
+    ------
+    UnknownNameError
+        If the kind is unknown.
+    """
+    _check_features("features", features)
+    return BASES[kind](features, floor)
+
+
+def ideal_binary_mask(
+    foreground: Tensor, background: Tensor, *, threshold_db: float = 0.0
+) -> Tensor:
+    """Return where the foreground is louder than the background: 1 there, 0 elsewhere.
+
+    Parameters
+    ----------
+    foreground, background : Tensor, shape (batch, 1, bins, frames)
+        dB features of the two parts of a clip, each analysed alone.
+    threshold_db : float
+        How many dB louder it must be.
+
+    References
+    ----------
+    D. Wang, "On ideal binary mask as the computational goal of auditory scene analysis", 2005.
+    """
+    if foreground.shape != background.shape:
+        raise ValueError(
+            f"the foreground has shape {tuple(foreground.shape)}, the background "
+            f"{tuple(background.shape)}: expected the two parts of the same clips"
+        )
+    return (foreground > background + threshold_db).to(foreground)
+
+
+def _check_features(name: str, value: Tensor) -> None:
+    if value.ndim != 4 or value.shape[1] != 1 or value.numel() == 0:
+        raise ValueError(
+            f"the {name} has shape {tuple(value.shape)}: expected (batch, 1, bins, frames); "
+            "for one clip write value[None, None]"
+        )
+    if not value.is_floating_point():
+        raise ValueError(f"the {name} is {value.dtype}: expected floating point")

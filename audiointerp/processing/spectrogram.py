@@ -1,0 +1,390 @@
+"""Waveform to spectrogram and back: power or decibel, linear or mel frequency axis.
+
+Every front end is an :class:`torch.nn.Module` that knows its own sample rate, frequency axis and
+floor. It offers three things: `forward`, the features a model sees; `analyse`, the same features
+with the phase and length they came with; and `synthesise`, the waveform after a gain per cell.
+
+References
+----------
+Q. Kong et al., "PANNs: Large-scale pretrained audio neural networks for audio pattern
+recognition", IEEE/ACM TASLP 28, 2020 (the mel front end and its defaults).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from audiointerp.registry import Registry
+
+FRONT_ENDS: Registry[type[STFTSpectrogram]] = Registry("front end")
+
+POWER_FLOOR = 1e-10
+"""The power below which a decibel front end hears nothing: -100 dB."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A batch of waveforms taken apart so that it can be put together again.
+
+    Attributes
+    ----------
+    features : Tensor, shape (batch, 1, bins, frames)
+        What the model sees.
+    stft : Tensor, complex, shape (batch, fft_bins, frames)
+        The spectrum with its phase.
+    waveform : Tensor, shape (batch, 1, samples)
+        The analysed waveform, at its own length.
+    """
+
+    features: Tensor
+    stft: Tensor
+    waveform: Tensor
+
+    def __getitem__(self, clips: slice | Tensor) -> Analysis:
+        """Return the analysis of some clips of the batch."""
+        return Analysis(self.features[clips], self.stft[clips], self.waveform[clips])
+
+
+@FRONT_ENDS.register("STFTSpectrogram")
+class STFTSpectrogram(nn.Module):
+    """Power spectrogram: squared magnitude of the centred, reflect-padded Hann STFT.
+
+    Parameters
+    ----------
+    sample_rate : int
+        Of the waveforms, Hz.
+    n_fft : int
+        FFT and window length, samples.
+    hop_length : int
+        Samples between frames.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive or the windows do not overlap by half or more, without which a
+        masked spectrogram cannot be turned back into sound.
+    """
+
+    log = False
+
+    def __init__(
+        self, *, sample_rate: int = 16000, n_fft: int = 512, hop_length: int = 256
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("sample_rate", sample_rate),
+            ("n_fft", n_fft),
+            ("hop_length", hop_length),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}: expected a positive whole number")
+        if hop_length > n_fft // 2:
+            raise ValueError(
+                f"hop_length {hop_length} is more than half of n_fft {n_fft}: "
+                "frames that overlap less cannot be inverted"
+            )
+        self.sample_rate = sample_rate
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.register_buffer("window", torch.hann_window(n_fft, periodic=True), persistent=False)
+
+    @property
+    def num_bins(self) -> int:
+        """Number of frequency bins of the features."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def frequencies(self) -> Tensor:
+        """Centre frequency of every bin, Hz, shape (bins,)."""
+        return torch.linspace(0, self.sample_rate / 2, self.n_fft // 2 + 1)
+
+    @property
+    def floor(self) -> float:
+        """The lowest value a feature can take: 0 for power, -100 dB in decibels."""
+        return -100.0 if self.log else 0.0
+
+    def num_frames(self, samples: int) -> int:
+        """Return the number of frames of a waveform of `samples` samples."""
+        return samples // self.hop_length + 1
+
+    def times(self, frames: int) -> Tensor:
+        """Return the centre of each of `frames` frames, seconds, shape (frames,)."""
+        return torch.arange(frames) * (self.hop_length / self.sample_rate)
+
+    def settings(self) -> dict[str, str | int | float]:
+        """Return what :func:`build_processor` needs to make this front end again."""
+        return {
+            "name": type(self).__name__,
+            "sample_rate": self.sample_rate,
+            "n_fft": self.n_fft,
+            "hop_length": self.hop_length,
+        }
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return the features of a batch of waveforms.
+
+        Parameters
+        ----------
+        waveform : Tensor, shape (batch, 1, samples)
+            At `sample_rate`, floating point.
+
+        Returns
+        -------
+        Tensor, shape (batch, 1, bins, frames)
+            Power, or dB re 1 for the ``Log`` front ends. Differentiable.
+
+        Raises
+        ------
+        ValueError
+            If the shape or type is not as above, the waveform is too short for one window, or a
+            sample is NaN or infinite.
+        """
+        return self._features(self._stft(waveform))
+
+    def analyse(self, waveform: Tensor) -> Analysis:
+        """Return the features with the phase and the length they came with; see `forward`."""
+        stft = self._stft(waveform)
+        return Analysis(self._features(stft), stft, waveform)
+
+    def gain_db(self, features: Tensor, masked: Tensor) -> Tensor:
+        """Return the gain, dB, that takes each cell from `features` to `masked`.
+
+        Power features may be masked to nothing: their gain is then minus infinity. A cell that
+        is empty to begin with has a gain of 0 dB.
+        """
+        if self.log:
+            return masked - features
+        ratio = torch.where(features > 0, masked / features, torch.ones_like(features))
+        return 10 * torch.log10(ratio)
+
+    def synthesise(self, analysis: Analysis, gain_db: Tensor) -> Tensor:
+        """Return the waveform after a gain in every cell, with the original phase and length.
+
+        The *change* is inverted and added to the waveform, x + ISTFT((g - 1)·STFT(x)), which is
+        ISTFT(g·STFT(x)) but for rounding: where nothing is changed, not a sample is.
+
+        Parameters
+        ----------
+        analysis : Analysis
+            Of a batch of waveforms.
+        gain_db : Tensor, shape (batch, 1, bins, frames)
+            Gain of each cell of the features, dB; 0 leaves it, minus infinity removes it.
+
+        Returns
+        -------
+        Tensor, shape (batch, 1, samples)
+
+        Raises
+        ------
+        ValueError
+            If the gain is not of the features' shape.
+        """
+        if gain_db.shape != analysis.features.shape:
+            raise ValueError(
+                f"the gain has shape {tuple(gain_db.shape)}, the features "
+                f"{tuple(analysis.features.shape)}: one gain per cell is needed"
+            )
+        amplitude = self._bin_power_gain(torch.pow(10.0, gain_db / 10)).sqrt()
+        change = self._istft(
+            (amplitude.squeeze(1) - 1) * analysis.stft, analysis.waveform.shape[-1]
+        )
+        return analysis.waveform + change.unsqueeze(1)
+
+    def _features(self, stft: Tensor) -> Tensor:
+        power = self._bands(stft.real.square() + stft.imag.square()).unsqueeze(1)
+        return 10 * torch.log10(power.clamp(min=POWER_FLOOR)) if self.log else power
+
+    def _bands(self, power: Tensor) -> Tensor:
+        """Gather FFT bins (batch, fft_bins, frames) into the features' bins: here, one to one."""
+        return power
+
+    def _bin_power_gain(self, gain: Tensor) -> Tensor:
+        """Spread a power gain per feature bin over the FFT bins: here, one to one."""
+        return gain
+
+    def _stft(self, waveform: Tensor) -> Tensor:
+        _check_waveform(waveform, self.n_fft)
+        return torch.stft(
+            waveform.squeeze(1),
+            self.n_fft,
+            self.hop_length,
+            window=self.window.to(waveform),
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+
+    def _istft(self, stft: Tensor, samples: int) -> Tensor:
+        return torch.istft(
+            stft,
+            self.n_fft,
+            self.hop_length,
+            window=self.window.to(stft.real),
+            center=True,
+            length=samples,
+        )
+
+
+@FRONT_ENDS.register("LogSTFTSpectrogram")
+class LogSTFTSpectrogram(STFTSpectrogram):
+    """Power spectrogram in decibels, 10·log10(max(x, 1e-10)), with no upper range limit."""
+
+    log = True
+
+
+@FRONT_ENDS.register("MelSTFTSpectrogram")
+class MelSTFTSpectrogram(STFTSpectrogram):
+    """Power spectrogram on Slaney's mel scale, area-normalised, as PANNs were trained on.
+
+    Parameters
+    ----------
+    sample_rate, n_fft, hop_length : int
+        As :class:`STFTSpectrogram`.
+    n_mels : int
+        Number of mel bands.
+    f_min, f_max : float
+        Edges of the lowest and highest band, Hz.
+
+    Raises
+    ------
+    ValueError
+        If the band edges do not lie in order within 0 Hz and half the sample rate, or a band is
+        so narrow that no FFT bin falls into it.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 32000,
+        n_fft: int = 1024,
+        hop_length: int = 320,
+        n_mels: int = 64,
+        f_min: float = 50.0,
+        f_max: float = 14000.0,
+    ) -> None:
+        super().__init__(sample_rate=sample_rate, n_fft=n_fft, hop_length=hop_length)
+        if not 0 <= f_min < f_max <= sample_rate / 2:
+            raise ValueError(
+                f"the bands run from {f_min} to {f_max} Hz: expected "
+                f"0 <= f_min < f_max <= {sample_rate / 2} Hz, half the sample rate"
+            )
+        self.n_mels = n_mels
+        self.f_min = f_min
+        self.f_max = f_max
+        filters = _slaney_filters(n_fft // 2 + 1, sample_rate, n_mels, f_min, f_max, "slaney")
+        if (filters.sum(0) == 0).any():
+            raise ValueError(
+                f"{int((filters.sum(0) == 0).sum())} of {n_mels} mel bands hold no FFT bin: "
+                "take fewer bands or a longer n_fft"
+            )
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("spread", self._spread_weights(), persistent=False)
+
+    @property
+    def num_bins(self) -> int:
+        """Number of mel bands."""
+        return self.n_mels
+
+    @property
+    def frequencies(self) -> Tensor:
+        """Centre frequency of every mel band, Hz, shape (bands,)."""
+        ends = _hz_to_mel(self.f_min), _hz_to_mel(self.f_max)
+        mels = torch.linspace(*ends, self.n_mels + 2, dtype=torch.float64)
+        return _mel_to_hz(mels)[1:-1].float()
+
+    def settings(self) -> dict[str, str | int | float]:
+        """Return what :func:`build_processor` needs to make this front end again."""
+        mel = {"n_mels": self.n_mels, "f_min": self.f_min, "f_max": self.f_max}
+        return super().settings() | mel
+
+    def _bands(self, power: Tensor) -> Tensor:
+        return torch.einsum("kb,nkt->nbt", self.filters.to(power), power)
+
+    def _bin_power_gain(self, gain: Tensor) -> Tensor:
+        return torch.einsum("kb,ncbt->nckt", self.spread.to(gain), gain)
+
+    def _spread_weights(self) -> Tensor:
+        """Weights (fft_bins, bands), rows summing to 1, that carry a band's gain to the bins.
+
+        Inside the bands a bin takes the mean of its bands' gains, weighted by the height of
+        their triangles over it; a bin outside all bands takes the nearest band's.
+        """
+        triangles = _slaney_filters(
+            self.n_fft // 2 + 1, self.sample_rate, self.n_mels, self.f_min, self.f_max, None
+        )
+        outside = triangles.sum(1) == 0
+        bins = torch.linspace(0, self.sample_rate / 2, self.n_fft // 2 + 1)
+        nearest = (bins[outside, None] - self.frequencies[None]).abs().argmin(1)
+        triangles[outside] = nn.functional.one_hot(nearest, self.n_mels).to(triangles)
+        return triangles / triangles.sum(1, keepdim=True)
+
+
+@FRONT_ENDS.register("LogMelSTFTSpectrogram")
+class LogMelSTFTSpectrogram(MelSTFTSpectrogram):
+    """Mel power spectrogram in decibels, 10·log10(max(x, 1e-10)): the PANNs front end."""
+
+    log = True
+
+
+def build_processor(settings: dict[str, str | int | float]) -> STFTSpectrogram:
+    """Make a front end from its `settings()`.
+
+    Raises
+    ------
+    UnknownNameError
+        If no front end has that name.
+    ValueError
+        If a setting is not one of that front end's.
+    """
+    kwargs = dict(settings)
+    if "name" not in kwargs:
+        raise ValueError(f"front end settings without a 'name': {settings!r}")
+    front_end = FRONT_ENDS[kwargs.pop("name")]
+    try:
+        return front_end(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"settings {kwargs} do not fit {front_end.__name__}: {error}") from error
+
+
+def _check_waveform(waveform: Tensor, n_fft: int) -> None:
+    if waveform.ndim != 3 or waveform.shape[1] != 1:
+        raise ValueError(
+            f"the waveform has shape {tuple(waveform.shape)}: expected (batch, 1, samples); "
+            "for one mono clip write waveform[None, None]"
+        )
+    if not waveform.is_floating_point():
+        raise ValueError(
+            f"the waveform is {waveform.dtype}: expected floating point samples in [-1, 1]; "
+            "divide 16-bit samples by 32768"
+        )
+    if waveform.shape[-1] <= n_fft // 2:
+        raise ValueError(
+            f"the waveform has {waveform.shape[-1]} samples: expected more than {n_fft // 2}, "
+            "half a window; are samples on the last axis?"
+        )
+    if not torch.isfinite(waveform).all():
+        raise ValueError("the waveform has NaN or infinite samples: is the recording damaged?")
+
+
+def _slaney_filters(
+    bins: int, sample_rate: int, n_mels: int, f_min: float, f_max: float, norm: str | None
+) -> Tensor:
+    return torchaudio.functional.melscale_fbanks(
+        bins, f_min, f_max, n_mels, sample_rate, norm=norm, mel_scale="slaney"
+    )
+
+
+def _hz_to_mel(hz: float) -> float:
+    """Slaney's Auditory Toolbox scale: linear below 1 kHz, logarithmic above."""
+    if hz < 1000:
+        return hz * 3 / 200
+    return 15 + 27 * math.log(hz / 1000) / math.log(6.4)
+
+
+def _mel_to_hz(mel: Tensor) -> Tensor:
+    return torch.where(mel < 15, mel * 200 / 3, 1000 * torch.exp((mel - 15) * math.log(6.4) / 27))
