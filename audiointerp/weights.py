@@ -1,0 +1,193 @@
+"""Weight files that carry all it takes to use them: front end, architecture, classes, licence.
+
+A file is in the safetensors format, which holds tensors and text and cannot run code. The text
+says how to build the processor and the model; a file whose tensors do not fit it is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from audiointerp.model import TransferModel, build_model
+from audiointerp.processing import STFTSpectrogram, build_processor
+
+FORMAT = "audiointerp-1"
+
+
+class WeightsError(ValueError):
+    """A weight file that cannot be used; the message names the file and the likely mistake."""
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    model: TransferModel,
+    processor: STFTSpectrogram,
+    *,
+    classes: Sequence[str],
+    duration: float | None = None,
+    card: Mapping[str, str | int | float] | None = None,
+) -> Path:
+    """Write a model with its front end, classes and card into one safetensors file.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.safetensors``; written whole or not at all.
+    model : TransferModel
+        On any device; its state-dict values are stored as they are.
+    processor : STFTSpectrogram
+        The front end it was trained with.
+    classes : sequence of str
+        Name of every output.
+    duration : float, optional
+        Clip length it was trained on, seconds; None if it takes any.
+    card : mapping, optional
+        What a user should know: data, licence, accuracy, the command that made it.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        If the classes, the front end's bins or the file's ending do not fit.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: weight files end in .safetensors")
+    if len(classes) != model.num_classes:
+        raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
+    check_fit(model, processor)
+    metadata = {
+        "format": FORMAT,
+        "model": json.dumps(model.settings()),
+        "processor": json.dumps(processor.settings()),
+        "classes": json.dumps(list(classes)),
+        "duration": json.dumps(duration),
+        "card": json.dumps(dict(card or {})),
+    }
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def load(
+    path: str | os.PathLike[str], *, device: str | torch.device = "cpu"
+) -> tuple[TransferModel, STFTSpectrogram]:
+    """Return the model of a weight file, ready to predict, and the front end it was trained with.
+
+    Parameters
+    ----------
+    path : path
+        A file written by `save_weights`, such as those in ``weights/``.
+    device : str or torch.device
+        Where to put both.
+
+    Returns
+    -------
+    model : TransferModel
+        In evaluation mode, with ``classes``, ``duration`` and ``card`` set.
+    processor : STFTSpectrogram
+        Waveform to features.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged, of another format, or its tensors do not fit.
+
+    Examples
+    --------
+    >>> import audiointerp as ai
+    >>> model, processor = ai.load("weights/esc10_logmel.safetensors")  # doctest: +SKIP
+    >>> model.classes[0], processor.sample_rate  # doctest: +SKIP
+    ('dog', 32000)
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    try:
+        settings = {name: json.loads(metadata[name]) for name in _FIELDS}
+        model = build_model(settings["model"])
+        processor = build_processor(settings["processor"])
+        check_fit(model, processor)
+        model.load_state_dict(tensors, strict=True)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path}: the file does not describe its own tensors: {error}"
+        ) from error
+    if len(settings["classes"]) != model.num_classes:
+        raise WeightsError(
+            f"{path}: {len(settings['classes'])} class names for {model.num_classes} classes"
+        )
+    model.classes = tuple(settings["classes"])
+    model.duration = settings["duration"]
+    model.card = settings["card"]
+    return model.eval().to(device), processor.to(device)
+
+
+def model_hash(model: nn.Module) -> str:
+    """Return a fingerprint of a model's weights: 16 hexadecimal digits of a SHA-256.
+
+    The same for the same names, shapes and values, wherever the model lives.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        array = value.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_fit(model: nn.Module, processor: STFTSpectrogram) -> None:
+    """Raise a ValueError if the model was built for other features than the processor makes."""
+    expected = getattr(model, "num_bins", processor.num_bins)
+    if expected != processor.num_bins:
+        raise ValueError(
+            f"{type(processor).__name__} makes {processor.num_bins} frequency bins, the model "
+            f"expects {expected}: is this the front end it was trained with?"
+        )
+
+
+_FIELDS = ("model", "processor", "classes", "duration", "card")
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; the shipped models are in weights/")
+    if path.suffix in {".pth", ".pt", ".ckpt"}:
+        raise WeightsError(
+            f"{path}: a PyTorch checkpoint, not a weight file of this package; "
+            "audiointerp.model.load_panns reads the published PANNs checkpoints"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}); was the copy cut short?"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path}: a safetensors file without the settings that audiointerp.save_weights "
+            "writes into it; is it another program's?"
+        )
+    return metadata, tensors
