@@ -1,0 +1,293 @@
+"""What every set of labelled clips has in common: clips, classes, folds, noise and a cache."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from audiointerp.dataset.audio import (
+    check_duration,
+    check_rate,
+    fix_length,
+    normalize_named,
+    samples_in,
+    write_atomically,
+)
+from audiointerp.dataset.contamination import Contamination
+
+# Part of every key of the cache: raise it when decoding or resampling changes.
+_CACHE_VERSION = 1
+
+
+class Clip(NamedTuple):
+    """One labelled clip; ``torch.utils.data.default_collate`` makes batches of them.
+
+    Attributes
+    ----------
+    waveform : Tensor
+        Shape ``(1, samples)``, float32.
+    label : int
+        Index into the dataset's `classes`.
+    clip_id : str
+        The clip's name, unique in its dataset.
+    """
+
+    waveform: Tensor
+    label: int
+    clip_id: str
+
+
+class ClipDataset(Dataset[Clip], ABC):
+    """Labelled mono clips of one rate and one length, clean or with background noise.
+
+    A subclass says what its clips are by calling this constructor, and how to get one by
+    `_decode`; it may also say what identifies the source of a clip by `_source`, which lets
+    clips be kept on disk, and what a clean clip is made of by `_clean_parts`.
+
+    Parameters
+    ----------
+    clip_ids : sequence of str
+        Names of the clips, all different.
+    labels : sequence of int
+        Index into `classes`, one per clip.
+    folds : sequence of int
+        Fold number, one per clip.
+    classes : sequence of str
+        Class names, in the order of the labels.
+    sample_rate : int
+        Rate of the clips in Hz.
+    duration : float
+        Length of the clips in seconds.
+    normalize : bool
+        Scale every clean clip to a peak of 1. A contaminated clip always has that peak.
+    contamination : Contamination, optional
+        Background noise to mix into every clip.
+    cache_dir : path-like, optional
+        Where to keep decoded and resampled clips as ``.npy`` files, shared by processes and
+        runs. None keeps them in this object's memory (640 kB per 5 s at 32 kHz), which each
+        worker of a DataLoader starts with only so far as it was filled before.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    clip_ids : list of str
+    labels : list of int
+    folds : list of int
+    sample_rate : int
+    duration : float
+    num_samples : int
+        Samples in every clip.
+    """
+
+    def __init__(
+        self,
+        *,
+        clip_ids: Sequence[str],
+        labels: Sequence[int],
+        folds: Sequence[int],
+        classes: Sequence[str],
+        sample_rate: int,
+        duration: float,
+        normalize: bool = True,
+        contamination: Contamination | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        if not len(clip_ids) == len(labels) == len(folds):
+            raise ValueError(
+                "every clip needs an id, a label and a fold: "
+                f"got {len(clip_ids)} ids, {len(labels)} labels, {len(folds)} folds"
+            )
+        if len(set(clip_ids)) != len(clip_ids):
+            twice = sorted({name for name in clip_ids if list(clip_ids).count(name) > 1})
+            raise ValueError(f"clip ids must be unique, results are filed by them: {twice} repeat")
+        if labels and not 0 <= min(labels) <= max(labels) < len(classes):
+            raise ValueError(f"labels must be 0 to {len(classes) - 1}, indices into classes")
+        if contamination is not None and not isinstance(contamination, Contamination):
+            raise TypeError(
+                f"contamination must be a Contamination, not {contamination!r}: "
+                "write Contamination(noise_file, alpha=0.6)"
+            )
+        self.classes = tuple(classes)
+        self.clip_ids = list(clip_ids)
+        self.labels = list(labels)
+        self.folds = list(folds)
+        self.sample_rate = check_rate(sample_rate)
+        self.duration = check_duration(duration)
+        self.num_samples = samples_in(self.duration, self.sample_rate)
+        self.normalize = bool(normalize)
+        self.contamination = contamination
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._positions = {name: place for place, name in enumerate(self.clip_ids)}
+        self._memory: dict[int, Tensor] = {}
+        if contamination is not None:
+            contamination.noise(self.sample_rate, self.num_samples)  # a bad noise file shows now
+
+    @abstractmethod
+    def _decode(self, index: int) -> Tensor:
+        """Return clip `index` as float32 ``(rows, samples)`` at `sample_rate`, any length or level.
+
+        Rows are one for a plain clip; a set that keeps the parts of a clip returns one row each
+        and overrides `_clean_parts`. What is returned here is what the cache keeps.
+        """
+
+    def _source(self, index: int) -> str | None:
+        """Return what identifies the clip's source for the cache on disk; None: do not keep it."""
+        del index
+        return None
+
+    def _clean_parts(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the clip without contamination and the background it has of itself (zeros)."""
+        waveform = fix_length(self._cached(index), self.num_samples)
+        if self.normalize:
+            waveform = normalize_named(waveform, self._describe(index))
+        return waveform, torch.zeros_like(waveform)
+
+    def _describe(self, index: int) -> str:
+        """Name the clip's source in an error."""
+        return f"clip {self.clip_ids[index]}"
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def __getitem__(self, index: int) -> Clip:
+        index = self._check_index(index)
+        clip, noise = self.parts(index)
+        return Clip(clip + noise, self.labels[index], self.clip_ids[index])
+
+    def parts(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return what clip `index` is the sum of.
+
+        Parameters
+        ----------
+        index : int
+            Position of the clip; negative counts from the end.
+
+        Returns
+        -------
+        clip, noise : Tensor
+            Shape ``(1, samples)`` each. ``clip + noise`` is ``dataset[index].waveform`` bit for
+            bit; the noise is zero where the clip is clean.
+        """
+        index = self._check_index(index)
+        clip, noise = self._clean_parts(index)
+        if self.contamination is None:
+            return clip, noise
+        return self.contamination.parts(
+            clip + noise, self.sample_rate, source=self._describe(index)
+        )
+
+    def index(self, clip_id: str) -> int:
+        """Return the position of the clip called `clip_id`.
+
+        Raises
+        ------
+        ValueError
+            If there is none; the message suggests the nearest names.
+        """
+        if clip_id in self._positions:
+            return self._positions[clip_id]
+        close = difflib.get_close_matches(str(clip_id), self.clip_ids, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(
+            f"no clip {clip_id!r} among these {len(self)} (folds {sorted(set(self.folds))}){hint}"
+        )
+
+    def __repr__(self) -> str:
+        folds = ", ".join(map(str, sorted(set(self.folds))))
+        text = (
+            f"{type(self).__name__}({len(self)} clips, {len(self.classes)} classes, "
+            f"folds {folds}, {self.duration:g} s at {self.sample_rate} Hz"
+        )
+        return f"{text}, {self.contamination})" if self.contamination else f"{text})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Clips in memory can be a gigabyte, and a process that gets a copy can decode them again.
+        return {**self.__dict__, "_memory": {}}
+
+    def _check_index(self, index: int) -> int:
+        try:
+            place = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"a clip is taken by its position, a whole number, not {index!r}: "
+                "use dataset.index(clip_id) for a name, torch.utils.data.Subset for several"
+            ) from None
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"clip {place} of a dataset of {len(self)}")
+        return place % len(self)
+
+    def _cached(self, index: int) -> Tensor:
+        """Return `_decode(index)`, from the cache where it is there. Not to be changed in place."""
+        if self.cache_dir is not None:
+            source = self._source(index)
+            if source is not None:
+                return self._from_disk(index, source)
+        if index not in self._memory:
+            self._memory[index] = self._decode(index)
+        return self._memory[index]
+
+    def _from_disk(self, index: int, source: str) -> Tensor:
+        key = f"{_CACHE_VERSION}|{source}|{self.sample_rate}".encode()
+        path = self.cache_dir / f"{hashlib.sha256(key).hexdigest()[:32]}.npy"
+        kept = _read_entry(path)
+        if kept is not None:
+            return kept
+        waveform = self._decode(index)
+        buffer = io.BytesIO()
+        np.save(buffer, waveform.numpy())
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+        return waveform
+
+
+def choose_folds(folds: int | Iterable[int] | None, available: Iterable[int]) -> list[int]:
+    """Return the folds asked for, sorted, all of them for None.
+
+    Parameters
+    ----------
+    folds : int, iterable of int or None
+        Fold numbers as the data names them, ESC-50's being 1 to 5.
+    available : iterable of int
+        The folds that exist.
+
+    Raises
+    ------
+    ValueError
+        If a fold does not exist, or none is asked for; the message lists those that do.
+    """
+    exist = sorted(set(available))
+    if folds is None:
+        return exist
+    if isinstance(folds, (str, bytes)) or not isinstance(folds, Iterable):
+        folds = [folds]
+    wanted = set(folds)
+    unknown = [fold for fold in wanted if fold not in exist or isinstance(fold, bool)]
+    listed = ", ".join(map(str, exist))
+    if unknown:
+        named = ", ".join(sorted(map(repr, unknown)))
+        raise ValueError(f"unknown fold {named}: choose from {listed} (numbers, counted from 1)")
+    if not wanted:
+        raise ValueError(f"no fold was asked for: choose from {listed}, or None for all")
+    return sorted(map(int, wanted))
+
+
+def _read_entry(path: Path) -> Tensor | None:
+    """Return a cached clip, or None if there is none or it is damaged and must be made again."""
+    try:
+        kept = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if kept.dtype != np.float32 or kept.ndim != 2 or not kept.size or not np.isfinite(kept).all():
+        return None
+    return torch.from_numpy(kept)

@@ -1,0 +1,229 @@
+"""ESC-50, or any set of sounds laid out like it."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from audiointerp.dataset.audio import EXTENSIONS, check_file, load_audio
+from audiointerp.dataset.base import ClipDataset, choose_folds
+from audiointerp.dataset.contamination import Contamination
+
+SUBSETS = ("esc10",)
+_COLUMNS = ("filename", "fold", "target", "category")
+
+
+class Row(NamedTuple):
+    """One line of ``meta/esc50.csv``."""
+
+    filename: str
+    fold: int
+    target: int
+    category: str
+    esc10: bool
+
+
+class ESC50Dataset(ClipDataset):
+    """The clips of ESC-50 (2000 clips, 50 classes, 5 folds) or of its subset ESC-10.
+
+    Parameters
+    ----------
+    root : path-like
+        The folder that holds ``meta/esc50.csv`` and ``audio/``. The audio may be WAV, OGG or
+        FLAC, whichever of these the table names.
+    folds : int or iterable of int, optional
+        Which folds to take, 1 to 5. None takes all.
+    subset : {"esc10"}, optional
+        Take the clips marked as ESC-10 in the table. None takes every clip.
+    sample_rate : int
+        Resample to this rate in Hz.
+    duration : float
+        Cut or zero-pad to this many seconds.
+    normalize : bool
+        Scale every clip to a peak of 1.
+    contamination : Contamination, optional
+        Background noise to mix into every clip.
+    cache_dir : path-like, optional
+        Where to keep decoded clips on disk; None keeps them in memory.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Categories in the order of ESC-50's numbers, of the whole table or subset whatever the
+        folds; labels are indices into it.
+    paths : list of Path
+        The sound file of each clip.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is not laid out like ESC-50.
+    ValueError
+        If the table is not ESC-50's, or the fold or subset does not exist. A clip whose file is
+        missing or broken raises `AudioError` when it is taken, so the others stay usable.
+
+    References
+    ----------
+    K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015.
+
+    Examples
+    --------
+    >>> train = ESC50Dataset("ESC-50", folds=[1, 2, 3], subset="esc10")  # doctest: +SKIP
+    >>> waveform, label, clip_id = train[0]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        folds: int | Iterable[int] | None = None,
+        *,
+        subset: str | None = None,
+        sample_rate: int = 32000,
+        duration: float = 5.0,
+        normalize: bool = True,
+        contamination: Contamination | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if subset is not None and subset not in SUBSETS:
+            raise ValueError(f"unknown subset {subset!r}: choose from {', '.join(SUBSETS)} or None")
+        self.root = check_root(root)
+        self.subset = subset
+        rows = read_meta(self.root, subset)
+        names = {row.target: row.category for row in rows}
+        numbers = sorted(names)
+        wanted = choose_folds(folds, (row.fold for row in rows))
+        rows = [row for row in rows if row.fold in wanted]
+        self.paths = find_audio(self.root, [row.filename for row in rows])
+        super().__init__(
+            clip_ids=[Path(row.filename).stem for row in rows],
+            labels=[numbers.index(row.target) for row in rows],
+            folds=[row.fold for row in rows],
+            classes=[names[number] for number in numbers],
+            sample_rate=sample_rate,
+            duration=duration,
+            normalize=normalize,
+            contamination=contamination,
+            cache_dir=cache_dir,
+        )
+
+    def _decode(self, index: int) -> Tensor:
+        return load_audio(self.paths[index], self.sample_rate, normalize=False)[0]
+
+    def _source(self, index: int) -> str:
+        status = check_file(self.paths[index])
+        return f"{self.paths[index].resolve()}|{status.st_size}|{status.st_mtime_ns}"
+
+    def _describe(self, index: int) -> str:
+        return str(self.paths[index])
+
+
+def check_root(root: str | os.PathLike[str]) -> Path:
+    """Return the folder of an ESC-50, or say which folder was probably meant.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it has no ``meta/esc50.csv`` or no ``audio/``.
+    """
+    root = Path(root)
+    table = Path("meta", "esc50.csv")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; expected the root of an ESC-50")
+    if not (root / table).is_file():
+        near = [root.resolve().parent, *sorted(path for path in root.iterdir() if path.is_dir())]
+        meant = [path for path in near if (path / table).is_file()]
+        hint = f"did you mean {meant[0]}?" if meant else "`audiointerp data` downloads one"
+        raise FileNotFoundError(
+            f"{root}: has no {table}, so it is not the root of an ESC-50; {hint}"
+        )
+    if not (root / "audio").is_dir():
+        raise FileNotFoundError(
+            f"{root}: has no folder audio/ beside {table}; was it unpacked whole?"
+        )
+    return root
+
+
+def read_meta(root: Path, subset: str | None = None) -> list[Row]:
+    """Read ``meta/esc50.csv``.
+
+    Parameters
+    ----------
+    root : Path
+        The root of an ESC-50.
+    subset : {"esc10"}, optional
+        Keep only the rows of this subset.
+
+    Raises
+    ------
+    ValueError
+        If columns are missing, a line cannot be read, or no row is left.
+    """
+    path = Path(root) / "meta" / "esc50.csv"
+    columns = (*_COLUMNS, "esc10") if subset else _COLUMNS
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(
+                f"{path}: has no column {', '.join(missing)}; it has "
+                f"{', '.join(reader.fieldnames or ['none'])}. Is it ESC-50's own table?"
+            )
+        rows = [_read_row(line, f"{path}, line {reader.line_num}") for line in reader]
+    if subset:
+        rows = [row for row in rows if row.esc10]
+    if not rows:
+        raise ValueError(f"{path}: lists no clips{' of ' + subset if subset else ''}")
+    _check_classes(rows, path)
+    return rows
+
+
+def find_audio(root: Path, filenames: Iterable[str]) -> list[Path]:
+    """Return the sound file of each name in the table.
+
+    The table of the WAV release and the files of the OGG release, or the other way round, go
+    together: where the named file is not there, one of the same stem with another ending is.
+
+    Raises
+    ------
+    FileNotFoundError
+        If not one of the files is there.
+    """
+    folder = Path(root) / "audio"
+    there = {path.name for path in folder.iterdir()}
+    paths, found = [], 0
+    for name in filenames:
+        stem = Path(name).stem
+        match = [near for near in (name, *(stem + end for end in EXTENSIONS)) if near in there]
+        paths.append(folder / (match[0] if match else name))
+        found += bool(match)
+    if not found:
+        raise FileNotFoundError(
+            f"{folder}: holds none of the {len(paths)} sound files the table names; "
+            "was the archive unpacked whole?"
+        )
+    return paths
+
+
+def _read_row(line: dict[str, str], where: str) -> Row:
+    try:
+        fold, target = int(line["fold"]), int(line["target"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: fold and target must be whole numbers: {line}") from error
+    if not line["filename"] or not line["category"]:
+        raise ValueError(f"{where}: the file name or the category is missing: {line}")
+    marked = (line.get("esc10") or "").strip().lower()
+    return Row(line["filename"], fold, target, line["category"], marked in ("true", "1"))
+
+
+def _check_classes(rows: list[Row], path: Path) -> None:
+    """Raise unless every target has one category and every category one target."""
+    pairs = {(row.target, row.category) for row in rows}
+    if len({target for target, _ in pairs}) != len(pairs) or len(
+        {category for _, category in pairs}
+    ) != len(pairs):
+        raise ValueError(f"{path}: a target number with two categories, or a category with two")
