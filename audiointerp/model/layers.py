@@ -63,13 +63,8 @@ class ConvBlock(nn.Module):
             self.add_module(f"conv{number}", conv)
             self.add_module(f"bn{number}", nn.BatchNorm2d(out_channels))
             self.add_module(f"relu{number}", nn.ReLU())
-        self.pool = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()
+        self.pool = average_pool(pool)
         self.dropout = nn.Dropout(0.2)
-
-    @property
-    def last_activation(self) -> nn.Module:
-        """The last ReLU, before pooling."""
-        return self.get_submodule(f"relu{self.convolutions}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in_channels, time, freq) to (batch, out_channels, time/pool, freq/pool)."""
@@ -77,6 +72,11 @@ class ConvBlock(nn.Module):
             for kind in ("conv", "bn", "relu"):
                 x = getattr(self, f"{kind}{number}")(x)
         return self.dropout(self.pool(x))
+
+
+def average_pool(factor: int) -> nn.Module:
+    """Return average pooling by `factor` in time and frequency; an `nn.Identity` for 1."""
+    return nn.AvgPool2d(factor) if factor > 1 else nn.Identity()
 
 
 def scale_channels(channels: int, width: float) -> int:
