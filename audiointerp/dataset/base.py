@@ -151,6 +151,8 @@ class ClipDataset(Dataset[Clip], ABC):
         waveform = fix_length(self._cached(index), self.num_samples)
         if self.normalize:
             waveform = normalize_named(waveform, self._describe(index))
+        else:
+            waveform = waveform.clone()  # what is handed out may be changed, the cache may not
         return waveform, torch.zeros_like(waveform)
 
     def _describe(self, index: int) -> str:
