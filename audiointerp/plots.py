@@ -1,0 +1,258 @@
+"""Pictures: spectrograms in Hz and seconds, masks, interpretations, learning curves.
+
+Every function takes tensors and a front end, which knows the axes, and returns a picture that
+shows itself in a notebook and saves itself with ``savefig``.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from audiointerp.processing import STFTSpectrogram
+
+DYNAMIC_RANGE = 80.0
+"""dB shown below the loudest cell; what lies lower is drawn as the darkest colour."""
+
+_TICKS_HZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
+
+
+class Picture(Figure):
+    """A figure that needs no global plotting state and shows itself in a notebook."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=90)
+        return buffer.getvalue()
+
+
+def draw_cells(
+    axes: Axes, cells: Tensor, processor: STFTSpectrogram, *, title: str = "", **image: object
+) -> AxesImage:
+    """Draw one value per time-frequency cell, with axes in seconds and Hz.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    cells : Tensor, shape (..., bins, frames) with one clip
+    processor : STFTSpectrogram
+        The front end that the cells belong to.
+    title : str
+        Above the picture.
+    **image
+        Options of ``Axes.imshow``, such as ``cmap``, ``vmin`` and ``vmax``.
+
+    Returns
+    -------
+    AxesImage
+        For a colour bar.
+
+    Raises
+    ------
+    ValueError
+        If there is more than one clip or the bins are not the front end's.
+    """
+    values = _one_clip(cells, processor)
+    drawn = axes.imshow(values, origin="lower", aspect="auto", interpolation="nearest", **image)
+    frequencies = processor.frequencies.cpu().numpy()
+    ticks = [hz for hz in _TICKS_HZ if frequencies[0] <= hz <= frequencies[-1]]
+    if not _is_warped(processor):
+        ticks = list(MaxNLocator(5, integer=True).tick_values(0, frequencies[-1] / 1000) * 1000)
+        ticks = [hz for hz in ticks if hz <= frequencies[-1]]
+    axes.set_yticks(
+        np.interp(ticks, frequencies, np.arange(len(frequencies))),
+        [f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}" for hz in ticks],
+    )
+    times = processor.times(values.shape[1]).cpu().numpy()
+    seconds = MaxNLocator(6).tick_values(0, times[-1])
+    seconds = seconds[(seconds >= 0) & (seconds <= times[-1] + 1e-9)]
+    axes.set_xticks(
+        np.interp(seconds, times, np.arange(len(times))), [f"{second:g}" for second in seconds]
+    )
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("time, s")
+    axes.set_ylabel("frequency, Hz")
+    return drawn
+
+
+def _is_warped(processor: STFTSpectrogram) -> bool:
+    """Return whether the frequency axis is other than evenly spaced."""
+    steps = processor.frequencies.diff()
+    return bool((steps.max() - steps.min()) > 0.01 * steps.max())
+
+
+def plot_spectrogram(features: Tensor, processor: STFTSpectrogram, *, title: str = "") -> Picture:
+    """Draw one clip's features.
+
+    Parameters
+    ----------
+    features : Tensor, shape (..., bins, frames) with one clip
+        dB or power, as the front end makes them; power is drawn in dB.
+    processor : STFTSpectrogram
+        The front end that made them.
+    title : str
+        Above the picture.
+
+    Returns
+    -------
+    Picture
+    """
+    figure = Picture(figsize=(7, 3), layout="constrained")
+    axes = figure.add_subplot()
+    image = _draw_level(axes, features, processor, _peak_db(features, processor), title)
+    figure.colorbar(image, ax=axes, label="level, dB")
+    return figure
+
+
+def plot_interpretation(
+    features: Tensor,
+    attribution: Tensor,
+    mask: Tensor,
+    masked_in: Tensor,
+    masked_out: Tensor,
+    processor: STFTSpectrogram,
+    *,
+    titles: dict[str, str] | None = None,
+    heading: str = "",
+) -> Picture:
+    """Draw a clip, its attribution map and mask, and what the mask keeps and removes.
+
+    Parameters
+    ----------
+    features, attribution, mask, masked_in, masked_out : Tensor, shape (..., bins, frames)
+        Of one clip. The three spectrograms share one colour scale.
+    processor : STFTSpectrogram
+        The front end that made the features.
+    titles : dict, optional
+        Title of each panel, by the argument names above.
+    heading : str
+        Above all panels.
+
+    Returns
+    -------
+    Picture
+    """
+    named = {
+        "features": "original",
+        "attribution": "attribution",
+        "mask": "mask",
+        "masked_in": "kept by the mask",
+        "masked_out": "removed from the clip",
+    } | (titles or {})
+    figure = Picture(figsize=(14, 6.4), layout="constrained")
+    figure.suptitle(heading)
+    grid = figure.subplots(2, 3)
+    grid[1, 0].set_visible(False)
+    peak = _peak_db(features, processor)
+    panels = ((grid[0, 0], "features", features),)
+    panels += ((grid[0, 2], "masked_in", masked_in), (grid[1, 2], "masked_out", masked_out))
+    for axes, name, cells in panels:
+        level = _draw_level(axes, cells, processor, peak, named[name])
+        figure.colorbar(level, ax=axes, label="level, dB")
+    limit = float(attribution.abs().max()) or 1.0
+    signed = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    image = draw_cells(grid[0, 1], attribution, processor, title=named["attribution"], **signed)
+    figure.colorbar(image, ax=grid[0, 1], label="against      for the class")
+    image = draw_cells(
+        grid[1, 1], mask, processor, title=named["mask"], cmap="gray", vmin=0, vmax=1
+    )
+    figure.colorbar(image, ax=grid[1, 1], label="kept share")
+    return figure
+
+
+def plot_masks(
+    masks: dict[str, Tensor], processor: STFTSpectrogram, *, heading: str = ""
+) -> Picture:
+    """Draw one clip's masks side by side.
+
+    Parameters
+    ----------
+    masks : dict of str to Tensor, shape (..., bins, frames)
+        By name, as `audiointerp.masking.make_masks` returns them for one clip.
+    processor : STFTSpectrogram
+        The front end that the masks belong to.
+    heading : str
+        Above all panels.
+
+    Returns
+    -------
+    Picture
+    """
+    columns = min(len(masks), 4)
+    rows = -(-len(masks) // columns)
+    figure = Picture(figsize=(3.4 * columns, 2.2 * rows), layout="constrained")
+    figure.suptitle(heading)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes, (name, mask) in zip(grid, masks.items(), strict=False):
+        title = f"{name}: {100 * float(mask.mean()):.0f} % kept"
+        draw_cells(axes, mask, processor, title=title, cmap="gray", vmin=0, vmax=1)
+        axes.label_outer()
+    for axes in grid[len(masks) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None) -> Picture:
+    """Draw loss and accuracy over the epochs of a training.
+
+    Parameters
+    ----------
+    history : DataFrame
+        One row per epoch: ``epoch`` and columns ending in ``loss`` and ``accuracy``.
+    best_epoch : int, optional
+        Marked with a line: the epoch whose weights were kept.
+
+    Returns
+    -------
+    Picture
+    """
+    figure = Picture(figsize=(10, 3.2), layout="constrained")
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for column in (name for name in history.columns if name.endswith(quantity)):
+            label = {"val": "validation"}.get(column.split("_")[0], column.split("_")[0])
+            axes.plot(history["epoch"], history[column], label=label)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color="gray", linestyle=":", label=f"kept: {best_epoch}")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(quantity)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def _draw_level(
+    axes: Axes, features: Tensor, processor: STFTSpectrogram, peak: float, title: str
+) -> AxesImage:
+    level = _in_db(features, processor)
+    scale = {"cmap": "magma", "vmin": peak - DYNAMIC_RANGE, "vmax": peak}
+    return draw_cells(axes, level, processor, title=title, **scale)
+
+
+def _in_db(features: Tensor, processor: STFTSpectrogram) -> Tensor:
+    return features if processor.log else 10 * features.clamp(min=1e-10).log10()
+
+
+def _peak_db(features: Tensor, processor: STFTSpectrogram) -> float:
+    return float(_in_db(features, processor).max())
+
+
+def _one_clip(cells: Tensor, processor: STFTSpectrogram) -> np.ndarray:
+    shape = tuple(cells.shape)
+    if cells.ndim < 2 or cells.numel() != shape[-1] * shape[-2]:
+        raise ValueError(f"cells of shape {shape}: expected those of one clip; index the batch")
+    if shape[-2] != processor.num_bins:
+        raise ValueError(
+            f"cells with {shape[-2]} bins for a front end of {processor.num_bins}: "
+            "are they another front end's, or transposed?"
+        )
+    return cells.detach().cpu().float().numpy().reshape(shape[-2:])

@@ -1,0 +1,609 @@
+"""Clips → interpretations: attribution, masks, masked sounds and metrics, for one clip or a set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from audiointerp.dataset.audio import (
+    AudioError,
+    fix_length,
+    load_audio,
+    peak_normalize,
+    resample,
+    samples_in,
+)
+from audiointerp.dataset.base import Clip, ClipDataset
+from audiointerp.interpretation import Interpreter
+from audiointerp.masking import BASES, DOMAINS, MASKS, apply_mask, base_level, make_masks
+from audiointerp.metrics import METRICS, evaluate
+from audiointerp.processing import Analysis, STFTSpectrogram
+from audiointerp.registry import Registry
+from audiointerp.result import Interpretation
+from audiointerp.results import RunFolder
+from audiointerp.weights import check_fit, model_hash
+
+Place = Literal["features", "audio"]
+
+PLACES: Registry[str] = Registry("place to measure on")
+PLACES["features"] = "the masked features go straight to the model"
+PLACES["audio"] = "the masked features become sound, and that sound goes through the front end"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A batch of clips, interpreted.
+
+    Attributes
+    ----------
+    analysis : Analysis
+        Features, STFT and waveforms.
+    probabilities : Tensor, shape (batch, classes), float64
+    target : Tensor, shape (batch,)
+        The explained classes.
+    attribution : Tensor, shape (batch, 1, bins, frames)
+    masks : dict of str to Tensor, shape (batch, 1, bins, frames)
+    metrics : dict
+        ``metrics[place, mask][name]`` of shape (batch,), place "features" or "audio".
+    masked_probabilities : dict
+        ``masked_probabilities[place, mask]`` = (p_in, p_out) of the explained class, (batch,).
+    """
+
+    analysis: Analysis
+    probabilities: Tensor
+    target: Tensor
+    attribution: Tensor
+    masks: dict[str, Tensor]
+    metrics: dict[tuple[str, str], dict[str, Tensor]]
+    masked_probabilities: dict[tuple[str, str], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """What `Predict.predict_set` did.
+
+    Attributes
+    ----------
+    folder : Path
+        Where the results are.
+    tables : dict of (place, mask) to DataFrame
+        One row per clip.
+    failures : dict of str to str
+        Clips that could not be interpreted, and why.
+    """
+
+    folder: Path
+    tables: dict[tuple[str, str], pd.DataFrame]
+    failures: dict[str, str]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the clips that the model labels correctly."""
+        return float(next(iter(self.tables.values()))["is_correct"].astype(bool).mean())
+
+    def mean_metrics(self, on: Place = "features") -> pd.DataFrame:
+        """Return the mean of every metric over the clips, one row per mask."""
+        means = {
+            mask: table[list(METRICS)].astype(float).mean()
+            for (place, mask), table in self.tables.items()
+            if place == on
+        }
+        return pd.DataFrame(means).T.rename_axis("mask")
+
+
+class Predict:
+    """Interprets clips: one at a time with `predict`, whole sets with `predict_set`.
+
+    Parameters
+    ----------
+    model : Module
+        Features (batch, 1, bins, frames) to logits (batch, classes).
+    processor : STFTSpectrogram
+        The front end that the model was trained with.
+    interpreter : Interpreter
+        An attribution method for this model.
+    masks : iterable of str, optional
+        Masks to make and score; all of ``MASKS`` by default.
+    base : {"floor", "minimum", "quiet"}
+        What a removed cell becomes; see `audiointerp.masking.base_level`.
+    domain : {"feature", "power"}
+        What a mask multiplies; see `audiointerp.masking.apply_mask`.
+    on : {"features", "audio"} or both
+        What the metrics are measured on: the masked features, or the masked sounds after
+        another analysis, which is what a listener hears.
+    batch_size : int
+        Most inputs that go through the model at once.
+    classes : sequence of str, optional
+        Class names; the model's own, or else their numbers, by default.
+    duration : float, optional
+        Seconds that `predict` cuts or pads a clip to; the model's own by default.
+
+    Raises
+    ------
+    ValueError
+        If model, processor and interpreter do not belong together, or a name is unknown.
+
+    Examples
+    --------
+    >>> import audiointerp as ai
+    >>> model, processor = ai.load("weights/synthetic_logmel.safetensors")  # doctest: +SKIP
+    >>> predict = ai.Predict(model, processor, ai.GradCAMInterpreter(model))  # doctest: +SKIP
+    >>> predict.predict("samples/dog.wav").label  # doctest: +SKIP
+    'dog'
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: STFTSpectrogram,
+        interpreter: Interpreter,
+        *,
+        masks: Iterable[str] | None = None,
+        base: str = "floor",
+        domain: Literal["feature", "power"] = "feature",
+        on: Place | Sequence[Place] = "features",
+        batch_size: int = 64,
+        classes: Sequence[str] | None = None,
+        duration: float | None = None,
+    ) -> None:
+        check_fit(model, processor)
+        if interpreter.model is not model:
+            raise ValueError(
+                "the interpreter was made for another model: what it explains would be scored "
+                "on a model that it never saw"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: expected 1 or more")
+        self.model = model
+        self.processor = processor
+        self.interpreter = interpreter
+        self.masks = [masks] if isinstance(masks, str) else list(MASKS if masks is None else masks)
+        self.on = (on,) if isinstance(on, str) else tuple(on)
+        self.base = base
+        self.domain = domain
+        self.batch_size = batch_size
+        self.classes = classes if classes is not None else getattr(model, "classes", None)
+        self.duration = duration if duration is not None else getattr(model, "duration", None)
+        for registry, names in (
+            (MASKS, self.masks),
+            (PLACES, self.on),
+            (BASES, [base]),
+            (DOMAINS, [domain]),
+        ):
+            if not names:
+                raise ValueError(f"no {registry.kind} given: choose from {', '.join(registry)}")
+            for name in names:
+                registry[name]
+
+    def predict(
+        self,
+        audio: str | os.PathLike[str] | np.ndarray | Tensor,
+        sample_rate: int | None = None,
+        *,
+        target: str | int | None = None,
+    ) -> Interpretation:
+        """Interpret one clip.
+
+        Parameters
+        ----------
+        audio : path, ndarray or Tensor
+            A sound file, or a waveform of shape (samples,) or (channels, samples). It is made
+            mono, resampled, cut or padded to the model's duration and peak-normalised.
+        sample_rate : int, optional
+            Of a waveform, Hz; a file knows its own.
+        target : str or int, optional
+            Class to explain, by name or index; the predicted one by default.
+
+        Returns
+        -------
+        Interpretation
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be read or the clip is silent or damaged.
+        ValueError
+            If a waveform comes without its rate, or the target is no class.
+        """
+        waveform, name = self._read(audio, sample_rate)
+        device = _device(self.model)
+        waveform = waveform[None].to(device)
+        chosen = None
+        if target is not None:
+            chosen = torch.tensor([self._class_index(target, waveform)], device=device)
+        scores = self.interpret(waveform, chosen)
+        level = self._level(scores.analysis.features)
+        return Interpretation(
+            clip=name,
+            method=self.interpreter.name,
+            processor=self.processor,
+            analysis=scores.analysis,
+            classes=self._class_names(scores.probabilities.shape[1]),
+            probabilities=scores.probabilities[0].cpu().numpy(),
+            target=int(scores.target[0]),
+            attribution=scores.attribution,
+            masks=scores.masks,
+            masked={
+                mask: apply_mask(scores.analysis.features, values, level, domain=self.domain)
+                for mask, values in scores.masks.items()
+            },
+            metrics_on={place: _clip_metrics(scores, place) for place in self.on},
+            probabilities_on={place: _clip_probabilities(scores, place) for place in self.on},
+        )
+
+    def predict_set(
+        self,
+        dataset: ClipDataset,
+        folder: str | os.PathLike[str],
+        *,
+        clips_per_batch: int = 8,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> SetResult:
+        """Interpret every clip of a set, explaining the predicted class, and file the results.
+
+        What the folder already holds is not done again. A clip that cannot be read is reported
+        and skipped.
+
+        Parameters
+        ----------
+        dataset : ClipDataset
+            At the front end's sample rate, with classes that the model knows.
+        folder : path
+            ``results/<model>/<method>_<experiment>``; see `audiointerp.results`.
+        clips_per_batch : int
+            Clips interpreted together; results do not depend on it.
+        overwrite : bool
+            Remove an earlier run in the folder first.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        SetResult
+
+        Raises
+        ------
+        ValueError
+            If the set does not fit the model, or the folder holds a run with other settings.
+        """
+        class_of = self._match_classes(dataset)
+        settings = self.settings() | {"dataset": _dataset_settings(dataset)}
+        run = RunFolder(
+            folder,
+            settings,
+            masks=self.masks,
+            metrics=list(METRICS),
+            on=self.on,
+            overwrite=overwrite,
+        )
+        done = run.done
+        todo = [index for index, clip in enumerate(dataset.clip_ids) if clip not in done]
+        failures: dict[str, str] = {}
+        started = time.perf_counter()
+        with tqdm(
+            total=len(todo), desc=Path(folder).name, unit="clip", disable=not progress
+        ) as bar:
+            for clips in _batches(dataset, todo, clips_per_batch, failures):
+                run.append(self._interpret_clips(clips, run, dataset.classes, class_of))
+                bar.update(len(clips))
+        report = {
+            "clips": len(run.done),
+            "failures": failures,
+            "seconds": round(time.perf_counter() - started, 1),
+            "clips_this_time": len(todo) - len(failures),
+            "code": code_version(),
+        }
+        run.finish(dataset.clip_ids, report)
+        tables = {(place, mask): run.table(place, mask) for place in self.on for mask in self.masks}
+        return SetResult(Path(folder), tables, failures)
+
+    def interpret(
+        self, waveform: Tensor, target: Tensor | None = None, *, attribution: Tensor | None = None
+    ) -> Scores:
+        """Interpret a batch of waveforms: a pure function of clip, settings and seed.
+
+        Parameters
+        ----------
+        waveform : Tensor, shape (batch, 1, samples)
+            At the front end's rate, on the model's device.
+        target : Tensor of int, shape (batch,), optional
+            Classes to explain; the predicted ones by default.
+        attribution : Tensor, shape (batch, 1, bins, frames), optional
+            Attribution maps made earlier, to be scored instead of computed.
+
+        Returns
+        -------
+        Scores
+            No clip's depend on the others in the batch.
+        """
+        with torch.no_grad():
+            analysis = self.processor.analyse(waveform)
+        probabilities = self._probabilities(analysis.features)
+        chosen = probabilities.argmax(1) if target is None else target
+        if attribution is None:
+            attribution = self.interpreter.attribute(analysis.features, chosen)
+        masks = make_masks(attribution, self.masks)
+        metrics, masked = {}, {}
+        for name, mask in masks.items():
+            for place, (inside, outside) in self._masked_probabilities(analysis, mask).items():
+                metrics[place, name] = evaluate(probabilities, inside, outside, mask, chosen)
+                of_class = chosen[:, None]
+                masked[place, name] = (
+                    inside.gather(1, of_class)[:, 0],
+                    outside.gather(1, of_class)[:, 0],
+                )
+        return Scores(analysis, probabilities, chosen, attribution, masks, metrics, masked)
+
+    def settings(self) -> dict[str, Any]:
+        """Return every setting that the results depend on, ready for JSON."""
+        model_settings = getattr(self.model, "settings", None)
+        return {
+            "model": model_settings() if model_settings else {"name": type(self.model).__name__},
+            "model_hash": model_hash(self.model),
+            "processor": self.processor.settings(),
+            "method": self.interpreter.name,
+            "interpreter": self.interpreter.settings(),
+            "masks": self.masks,
+            "base": self.base,
+            "domain": self.domain,
+            "on": list(self.on),
+        }
+
+    @torch.no_grad()
+    def _masked_probabilities(
+        self, analysis: Analysis, mask: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the probabilities of the masked-in and masked-out clips, by place."""
+        features = analysis.features
+        masked = apply_mask(features, mask, self._level(features), domain=self.domain)
+        found = {}
+        for place in self.on:
+            inputs = masked if place == "features" else [self._heard(analysis, m) for m in masked]
+            both = self._probabilities(torch.cat(list(inputs)))
+            found[place] = tuple(both.split(len(features)))
+        return found
+
+    def _heard(self, analysis: Analysis, masked: Tensor) -> Tensor:
+        gain = self.processor.gain_db(analysis.features, masked)
+        return self.processor(self.processor.synthesise(analysis, gain))
+
+    @torch.no_grad()
+    def _probabilities(self, features: Tensor) -> Tensor:
+        """Return the class probabilities in double precision, where 1 - p keeps its digits."""
+        with _evaluating(self.model):
+            logits = [self.model(chunk) for chunk in features.split(self.batch_size)]
+        return torch.cat(logits).double().softmax(1)
+
+    def _level(self, features: Tensor) -> Tensor:
+        return base_level(features, self.base, floor=self.processor.floor)
+
+    def _interpret_clips(
+        self,
+        clips: list[Clip],
+        run: RunFolder,
+        classes: tuple[str, ...],
+        class_of: dict[int, int],
+    ) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """Interpret a batch of clips and return their rows, saving attributions on the way."""
+        waveforms = torch.stack([clip.waveform for clip in clips]).to(_device(self.model))
+        frames = self.processor.num_frames(waveforms.shape[-1])
+        shape = (self.processor.num_bins, frames)
+        saved = [run.load_attribution(clip.clip_id, shape) for clip in clips]
+        attribution = None
+        if all(kept is not None for kept in saved):
+            attribution = torch.from_numpy(np.stack(saved))[:, None].to(waveforms)
+        scores = self.interpret(waveforms, attribution=attribution)
+        if attribution is None:
+            for clip, values in zip(clips, scores.attribution.cpu().numpy(), strict=True):
+                run.save_attribution(clip.clip_id, values[0])
+        names = self._class_names(scores.probabilities.shape[1])
+        about = [
+            {
+                "clip": clip.clip_id,
+                "target": classes[clip.label],
+                "predicted": names[predicted],
+                "is_correct": predicted == class_of[clip.label],
+            }
+            for clip, predicted in zip(clips, scores.target.tolist(), strict=True)
+        ]
+        return {
+            key: [
+                row | dict(zip(values, metrics, strict=True))
+                for row, metrics in zip(
+                    about, zip(*(v.tolist() for v in values.values()), strict=True), strict=True
+                )
+            ]
+            for key, values in scores.metrics.items()
+        }
+
+    def _read(
+        self, audio: str | os.PathLike[str] | np.ndarray | Tensor, sample_rate: int | None
+    ) -> tuple[Tensor, str]:
+        """Return a clip as (1, samples) at the front end's rate, and its name."""
+        rate = self.processor.sample_rate
+        if isinstance(audio, (str, os.PathLike)):
+            return load_audio(audio, rate, self.duration)[0], Path(audio).stem
+        if sample_rate is None:
+            raise ValueError("a waveform needs its sample rate: predict(waveform, 44100)")
+        waveform = _mono(torch.as_tensor(audio))
+        waveform = resample(waveform, sample_rate, rate)
+        if self.duration is not None:
+            waveform = fix_length(waveform, samples_in(self.duration, rate))
+        try:
+            return peak_normalize(waveform), "waveform"
+        except ValueError as error:
+            raise AudioError(f"the waveform given: {error}") from error
+
+    def _class_names(self, count: int) -> tuple[str, ...]:
+        names = tuple(map(str, range(count))) if self.classes is None else tuple(self.classes)
+        if len(names) != count:
+            raise ValueError(f"{len(names)} class names for a model of {count} classes")
+        return names
+
+    def _class_index(self, target: str | int, waveform: Tensor) -> int:
+        names = self.classes
+        if names is None:
+            with torch.no_grad():
+                names = self._class_names(self._probabilities(self.processor(waveform)).shape[1])
+        if isinstance(target, str):
+            choices: Registry[int] = Registry("class")
+            choices.update({name: index for index, name in enumerate(names)})
+            return choices[target]
+        if not 0 <= target < len(names):
+            raise ValueError(
+                f"target {target}: expected 0 … {len(names) - 1}, or one of {', '.join(names)}"
+            )
+        return int(target)
+
+    def _match_classes(self, dataset: ClipDataset) -> dict[int, int]:
+        """Return the model's index of every label of a set."""
+        if dataset.sample_rate != self.processor.sample_rate:
+            raise ValueError(
+                f"the set is at {dataset.sample_rate} Hz, the front end at "
+                f"{self.processor.sample_rate}: make the set with sample_rate="
+                f"{self.processor.sample_rate}"
+            )
+        if self.classes is None:
+            return {label: label for label in range(len(dataset.classes))}
+        index = {name: position for position, name in enumerate(self.classes)}
+        used = {label: dataset.classes[label] for label in sorted(set(dataset.labels))}
+        unknown = [name for name in used.values() if name not in index]
+        if unknown:
+            raise ValueError(
+                f"the set has classes that the model does not know: {', '.join(unknown)}; it "
+                f"knows {', '.join(self.classes)}"
+            )
+        return {label: index[name] for label, name in used.items()}
+
+
+def code_version() -> dict[str, str | None]:
+    """Return the versions of this package and of what its numbers depend on."""
+    found: dict[str, str | None] = {
+        name: version(name) for name in ("audiointerp", "torch", "numpy", "scikit-image")
+    }
+    return found | {"commit": _commit()}
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that the package runs from, None outside one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _batches(
+    dataset: ClipDataset, indices: list[int], size: int, failures: dict[str, str]
+) -> Iterator[list[Clip]]:
+    """Yield clips in batches, reading the next one meanwhile; note those that cannot be read."""
+
+    def read(chunk: list[int]) -> list[Clip]:
+        clips = []
+        for index in chunk:
+            try:
+                clips.append(dataset[index])
+            except AudioError as error:
+                failures[dataset.clip_ids[index]] = str(error)
+                tqdm.write(f"skipped {dataset.clip_ids[index]}: {error}")
+        return clips
+
+    chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting = reader.submit(read, chunks[0]) if chunks else None
+        for following in [*chunks[1:], None]:
+            if waiting is None:
+                return
+            clips = waiting.result()
+            waiting = reader.submit(read, following) if following is not None else None
+            if clips:
+                yield clips
+
+
+def _dataset_settings(dataset: ClipDataset) -> dict[str, Any]:
+    noise = dataset.contamination
+    return {
+        "name": type(dataset).__name__,
+        "classes": list(dataset.classes),
+        "folds": sorted(set(dataset.folds)),
+        "clips": len(dataset),
+        "sample_rate": dataset.sample_rate,
+        "duration": dataset.duration,
+        "normalize": dataset.normalize,
+        "contamination": None if noise is None else noise.settings(),
+    }
+
+
+def _clip_metrics(scores: Scores, place: str) -> pd.DataFrame:
+    rows = {
+        mask: {name: float(value[0]) for name, value in values.items()}
+        for (where, mask), values in scores.metrics.items()
+        if where == place
+    }
+    return pd.DataFrame(rows).T.rename_axis("mask")
+
+
+def _clip_probabilities(scores: Scores, place: str) -> pd.DataFrame:
+    rows = {
+        mask: {"in": float(inside[0]), "out": float(outside[0])}
+        for (where, mask), (inside, outside) in scores.masked_probabilities.items()
+        if where == place
+    }
+    return pd.DataFrame(rows).T.rename_axis("mask")
+
+
+def _mono(waveform: Tensor) -> Tensor:
+    """Return a waveform (samples,) or (channels, samples) as float32 (1, samples)."""
+    if waveform.ndim not in (1, 2) or waveform.numel() == 0:
+        raise ValueError(
+            f"the waveform has shape {tuple(waveform.shape)}: expected (samples,) or "
+            "(channels, samples)"
+        )
+    if not waveform.is_floating_point():
+        raise ValueError(
+            f"the waveform is {waveform.dtype}: expected floating point in [-1, 1]; "
+            "divide 16-bit samples by 32768"
+        )
+    if waveform.ndim == 2 and waveform.shape[0] > 16:
+        raise ValueError(
+            f"the waveform has {waveform.shape[0]} channels: is it (samples, channels)? "
+            "transpose it"
+        )
+    if not torch.isfinite(waveform).all():
+        raise AudioError("the waveform given: has NaN or infinite samples; is it damaged?")
+    return waveform.float().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
+
+
+def _device(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

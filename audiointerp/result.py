@@ -1,0 +1,280 @@
+"""One clip's interpretation: what the model said, what it looked at, what it listened to."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import soundfile
+from torch import Tensor
+
+from audiointerp.dataset.audio import save_audio
+from audiointerp.masking import MASKS
+from audiointerp.plots import Picture, plot_interpretation, plot_masks
+from audiointerp.processing import Analysis, STFTSpectrogram
+
+Part = Literal["in", "out"]
+
+_PLAYED = ("topK_5", "topK_30", "minmax_pos")
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A mono waveform that plays in a notebook.
+
+    Attributes
+    ----------
+    waveform : ndarray, shape (samples,), float32
+    sample_rate : int
+        Hz.
+    """
+
+    waveform: np.ndarray
+    sample_rate: int
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a WAV file; see `audiointerp.dataset.save_audio`."""
+        return save_audio(path, self.waveform, self.sample_rate)
+
+    def _repr_html_(self) -> str:
+        # A player clips beyond full scale: a loud sound is turned down, a quiet one left quiet.
+        playable = self.waveform / max(1.0, float(np.abs(self.waveform).max()))
+        buffer = io.BytesIO()
+        soundfile.write(buffer, playable, self.sample_rate, format="WAV", subtype="PCM_16")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        return f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """What `Predict.predict` returns: everything known about one clip and one method.
+
+    Attributes
+    ----------
+    clip : str
+        Name of the clip.
+    method : str
+        Name of the attribution method.
+    processor : STFTSpectrogram
+        The front end.
+    analysis : Analysis
+        Of this one clip: its features, STFT and waveform.
+    classes : tuple of str
+    probabilities : ndarray, shape (classes,)
+        Of the clip as it is.
+    target : int
+        Index of the explained class.
+    attribution : Tensor, shape (1, 1, bins, frames)
+        Signed.
+    masks : dict of str to Tensor, shape (1, 1, bins, frames)
+    masked : dict of str to (Tensor, Tensor)
+        Masked-in and masked-out features of every mask.
+    metrics_on : dict of str to DataFrame
+        Metrics measured on "features" and on "audio", as far as asked for: one row per mask.
+    probabilities_on : dict of str to DataFrame
+        Likewise the explained class's probability, masked "in" and masked "out".
+    """
+
+    clip: str
+    method: str
+    processor: STFTSpectrogram
+    analysis: Analysis
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    target: int
+    attribution: Tensor
+    masks: dict[str, Tensor]
+    masked: dict[str, tuple[Tensor, Tensor]]
+    metrics_on: dict[str, pd.DataFrame]
+    probabilities_on: dict[str, pd.DataFrame]
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """The seven metrics, one row per mask: on masked features, unless only on sound."""
+        return next(iter(self.metrics_on.values()))
+
+    @property
+    def label(self) -> str:
+        """The class that the model predicts."""
+        return self.classes[int(self.probabilities.argmax())]
+
+    @property
+    def probability(self) -> float:
+        """Probability of the predicted class."""
+        return float(self.probabilities.max())
+
+    @property
+    def target_label(self) -> str:
+        """The class that is explained: the predicted one unless another was asked for."""
+        return self.classes[self.target]
+
+    def audio(self, mask: str | None = None, part: Part = "in") -> Sound:
+        """Return what a mask keeps of the clip, or what it leaves, as sound.
+
+        Parameters
+        ----------
+        mask : str, optional
+            Name of one of `masks`; without it, the whole clip.
+        part : {"in", "out"}
+            What the mask keeps, or what remains when that is removed.
+
+        Returns
+        -------
+        Sound
+            At the front end's rate and the clip's length. The gain of every cell is the one that
+            the metrics were measured with.
+        """
+        if mask is None:
+            waveform = self.analysis.waveform
+        else:
+            gain = self.processor.gain_db(self.analysis.features, self._masked(mask)[_part(part)])
+            waveform = self.processor.synthesise(self.analysis, gain)
+        return Sound(waveform[0, 0].detach().cpu().float().numpy(), self.processor.sample_rate)
+
+    def plot(self, mask: str | None = None) -> Picture:
+        """Draw the clip and what a mask keeps and removes; without a mask, all masks.
+
+        Parameters
+        ----------
+        mask : str, optional
+            Name of one of `masks`.
+
+        Returns
+        -------
+        Picture
+        """
+        if mask is None:
+            return plot_masks(self.masks, self.processor, heading=self._heading())
+        masked_in, masked_out = self._masked(mask)
+        score = next(iter(self.probabilities_on.values())).loc[mask]
+        return plot_interpretation(
+            self.analysis.features,
+            self.attribution,
+            self._mask(mask),
+            masked_in,
+            masked_out,
+            self.processor,
+            titles={
+                "attribution": f"{self.method} attribution",
+                "mask": f"mask {mask}: {100 * float(self.masks[mask].mean()):.0f} % kept",
+                "masked_in": f"kept by the mask: {self._score(score['in'])}",
+                "masked_out": f"mask removed: {self._score(score['out'])}",
+            },
+            heading=self._heading(),
+        )
+
+    def save(self, folder: str | os.PathLike[str], masks: Iterable[str] | None = None) -> Path:
+        """Write pictures, sounds and tables into a folder, all of them or none.
+
+        Parameters
+        ----------
+        folder : path
+            Is made; an earlier result in it is replaced.
+        masks : iterable of str, optional
+            Masks to draw and to make audible; all by default. The tables always have all.
+
+        Returns
+        -------
+        Path
+            The folder, with ``original.wav``, ``masks.png``, ``metrics.csv``, ``summary.json``,
+            ``attribution.npy`` and per mask ``MASK.png``, ``MASK_in.wav`` and ``MASK_out.wav``.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder holds something other than an earlier result.
+        """
+        folder = Path(folder)
+        chosen = list(self.masks if masks is None else masks)
+        for mask in chosen:
+            self._mask(mask)
+        if folder.exists() and not (folder / "summary.json").is_file() and any(folder.iterdir()):
+            raise FileExistsError(
+                f"{folder}: holds files that are no earlier result; choose an empty folder"
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            self._write(partial, chosen)
+            partial.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.replace(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+    def summary(self) -> dict[str, object]:
+        """Return what the model said, as plain values for JSON."""
+        return {
+            "clip": self.clip,
+            "method": self.method,
+            "label": self.label,
+            "probability": self.probability,
+            "explained_class": self.target_label,
+            "probabilities": dict(zip(self.classes, self.probabilities.tolist(), strict=True)),
+        }
+
+    def _write(self, folder: Path, masks: list[str]) -> None:
+        self.audio().save(folder / "original.wav")
+        self.plot().savefig(folder / "masks.png", dpi=80)
+        for mask in masks:
+            self.plot(mask).savefig(folder / f"{mask}.png", dpi=80)
+            self.audio(mask, "in").save(folder / f"{mask}_in.wav")
+            self.audio(mask, "out").save(folder / f"{mask}_out.wav")
+        for place, metrics in self.metrics_on.items():
+            metrics.to_csv(
+                folder / ("metrics.csv" if place == "features" else f"metrics_{place}.csv")
+            )
+        np.save(folder / "attribution.npy", self.attribution[0, 0].cpu().numpy())
+        (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2) + "\n")
+
+    def _repr_html_(self) -> str:
+        """Show label, players and metrics; few masks have players, to keep notebooks small."""
+        shown = [mask for mask in _PLAYED if mask in self.masks] or list(self.masks)[:3]
+        rows = "".join(
+            f"<tr><th>{mask}</th><td>{self.audio(mask, 'in')._repr_html_()}</td>"
+            f"<td>{self.audio(mask, 'out')._repr_html_()}</td></tr>"
+            for mask in shown
+        )
+        return (
+            f"<h4>{html.escape(self._heading())}</h4>{self.audio()._repr_html_()}"
+            f"<table><tr><th></th><th>kept by the mask</th><th>mask removed</th></tr>{rows}</table>"
+            f"{self.metrics.round(3).to_html()}"
+        )
+
+    def _heading(self) -> str:
+        text = f"{self.clip}: {self.label}, p = {self.probability:.3f}"
+        if self.target_label == self.label:
+            return text
+        return f"{text}; explained: {self._score(self.probabilities[self.target])}"
+
+    def _score(self, probability: float) -> str:
+        return f"p({self.target_label}) = {probability:.3f}"
+
+    def _mask(self, name: str) -> Tensor:
+        if name not in self.masks:
+            MASKS[name]  # a name that no mask has is told so
+            raise ValueError(f"mask {name!r} was not made: choose from {', '.join(self.masks)}")
+        return self.masks[name]
+
+    def _masked(self, name: str) -> tuple[Tensor, Tensor]:
+        self._mask(name)
+        return self.masked[name]
+
+
+def _part(part: str) -> int:
+    if part not in ("in", "out"):
+        raise ValueError(f"part {part!r}: choose 'in', what the mask keeps, or 'out', the rest")
+    return 0 if part == "in" else 1

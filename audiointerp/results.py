@@ -1,0 +1,221 @@
+"""The results folder of one run: what is written where, and how a run is taken up again.
+
+::
+
+    results/<model>/<method>_<experiment>/
+        run.json            every setting, the seeds, the code version, the model's hash
+        csvs/<mask>.csv     one row per clip, measured on masked features
+        csvs_audio/…        the same, measured on masked sounds, where asked for
+        attributions/<clip>.npy
+
+Rows are written batch by batch, so that an interrupted run loses one batch at most. Nothing here
+needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
+TABLES = {"features": "csvs", "audio": "csvs_audio"}
+"""Folder of the tables, by what the metrics were measured on."""
+
+Row = Mapping[str, Any]
+
+
+class RunFolder:
+    """Reads and writes one run's folder.
+
+    Parameters
+    ----------
+    path : path
+        ``results/<model>/<method>_<experiment>``.
+    settings : mapping
+        What makes this run this run, ready for JSON. A folder made with other settings is
+        refused, so that no table ever mixes two runs.
+    masks : sequence of str
+        Masks that every clip has a row for.
+    metrics : sequence of str
+        Metric columns.
+    on : sequence of {"features", "audio"}
+        What the metrics are measured on.
+    overwrite : bool
+        Remove an earlier run first.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run with other settings; the message names what differs.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        masks: Sequence[str],
+        metrics: Sequence[str],
+        on: Sequence[str] = ("features",),
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.settings = json.loads(json.dumps(settings))
+        self.columns = [*CLIP_COLUMNS, *metrics]
+        self._tables = {(place, mask): self._table(place, mask) for place in on for mask in masks}
+        if overwrite:
+            self._remove()
+        self._check_settings()
+        self._rows = self._read_complete_rows()
+        self.attributions.mkdir(parents=True, exist_ok=True)
+        for table in self._tables.values():
+            table.parent.mkdir(exist_ok=True)
+        self._write_tables(self._rows)
+        self._write_run({})
+
+    @property
+    def attributions(self) -> Path:
+        """Folder of the attribution maps."""
+        return self.path / "attributions"
+
+    @property
+    def done(self) -> set[str]:
+        """Clips that have a row in every table."""
+        first = next(iter(self._rows.values()))
+        return set(first["clip"])
+
+    def load_attribution(self, clip: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return a clip's saved attribution map, or None where there is no whole one."""
+        try:
+            saved = np.load(self._attribution(clip), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        return saved if saved.shape == shape else None
+
+    def save_attribution(self, clip: str, attribution: np.ndarray) -> None:
+        """Write a clip's attribution map, (bins, frames), whole or not at all."""
+        target = self._attribution(clip)
+        partial = target.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, attribution)
+        partial.replace(target)
+
+    def append(self, rows: Mapping[tuple[str, str], Sequence[Row]]) -> None:
+        """Add the rows of some clips: for every ("features" or "audio", mask) the same clips."""
+        for key, added in rows.items():
+            frame = pd.DataFrame(list(added), columns=self.columns)
+            frame.to_csv(self._tables[key], mode="a", header=False, index=False)
+            before = self._rows[key]
+            self._rows[key] = pd.concat([before, frame]) if len(before) else frame
+
+    def finish(self, order: Iterable[str], report: Mapping[str, Any]) -> None:
+        """Put the rows into the order of the clips and write the report into ``run.json``."""
+        place = {clip: position for position, clip in enumerate(order)}
+        self._rows = {
+            key: rows.sort_values("clip", key=lambda clips: clips.map(place), kind="stable")
+            for key, rows in self._rows.items()
+        }
+        self._write_tables(self._rows)
+        self._write_run(report)
+
+    def table(self, on: str, mask: str) -> pd.DataFrame:
+        """Return the rows measured on "features" or "audio" under a mask, one per clip."""
+        return self._rows[on, mask].reset_index(drop=True)
+
+    def _table(self, on: str, mask: str) -> Path:
+        return self.path / TABLES[on] / f"{mask}.csv"
+
+    def _attribution(self, clip: str) -> Path:
+        return self.attributions / f"{clip}.npy"
+
+    def _remove(self) -> None:
+        for folder in (self.attributions, *(self.path / name for name in TABLES.values())):
+            shutil.rmtree(folder, ignore_errors=True)
+        (self.path / "run.json").unlink(missing_ok=True)
+
+    def _check_settings(self) -> None:
+        run = read_run(self.path)
+        if run is None:
+            return
+        known = run["settings"]
+        differing = sorted(
+            name for name in known | self.settings if known.get(name) != self.settings.get(name)
+        )
+        if differing:
+            raise ValueError(
+                f"{self.path}: holds a run with other settings ({', '.join(differing)}); "
+                "name another experiment, or overwrite it"
+            )
+
+    def _read_complete_rows(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """Return the rows of clips that are in every table, whole: the rest is measured again."""
+        rows = {key: self._read_table(path) for key, path in self._tables.items()}
+        complete = set.intersection(*(set(table["clip"]) for table in rows.values()))
+        return {key: table[table["clip"].isin(complete)] for key, table in rows.items()}
+
+    def _read_table(self, path: Path) -> pd.DataFrame:
+        if not path.is_file():
+            return pd.DataFrame(columns=self.columns)
+        table = pd.read_csv(path, dtype={"clip": str}, on_bad_lines="skip")
+        if list(table.columns) != self.columns:
+            raise ValueError(f"{path}: its columns are not {', '.join(self.columns)}")
+        # An interrupted write leaves a last line that is cut short.
+        return table.dropna().drop_duplicates("clip")
+
+    def _write_tables(self, rows: Mapping[tuple[str, str], pd.DataFrame]) -> None:
+        for key, table in rows.items():
+            _write_text(self._tables[key], table.to_csv(index=False))
+
+    def _write_run(self, report: Mapping[str, Any]) -> None:
+        content = {"settings": self.settings, "report": dict(report)}
+        _write_text(self.path / "run.json", json.dumps(content, indent=2) + "\n")
+
+
+def run_path(results: str | os.PathLike[str], model: str, method: str, experiment: str) -> Path:
+    """Return the folder of a run, ``<results>/<model>/<method>_<experiment>``.
+
+    Raises
+    ------
+    ValueError
+        If a name could not be told apart again: it is empty or has a slash, or the method has an
+        underscore.
+    """
+    for name in (model, method, experiment):
+        if not name or "/" in name or name.startswith("."):
+            raise ValueError(f"{name!r} cannot be part of a results folder's name")
+    if "_" in method:
+        raise ValueError(f"method {method!r}: the name must have no underscore")
+    return Path(results) / model / f"{method}_{experiment}"
+
+
+def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the content of a run's ``run.json``, None if there is none.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    file = Path(path) / "run.json"
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text())
+        content["settings"].keys()
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: damaged; remove the run's folder to start again") from error
+    return content
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
