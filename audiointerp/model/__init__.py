@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from audiointerp.model.base import MODELS, TransferModel, build_model
+from audiointerp.model.checkpoint import CheckpointError, download_panns, load_panns
 from audiointerp.model.cnn6 import TransferCnn6
 from audiointerp.model.cnn10 import TransferCnn10
 from audiointerp.model.cnn14 import TransferCnn14
@@ -22,6 +23,7 @@ for _model in (
 
 __all__ = [
     "MODELS",
+    "CheckpointError",
     "TransferCnn6",
     "TransferCnn10",
     "TransferCnn14",
@@ -31,4 +33,6 @@ __all__ = [
     "TransferResNet22",
     "TransferResNet38",
     "build_model",
+    "download_panns",
+    "load_panns",
 ]

@@ -1,0 +1,295 @@
+"""The published PANNs weights: fetched with their checksum, loaded without running code."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+import requests
+import torch
+from torch import Tensor
+
+from audiointerp.model.base import MODELS, TransferModel
+
+ZENODO = "https://zenodo.org/record/3987831"
+FRONT_END_KEYS = ("spectrogram_extractor.", "logmel_extractor.")
+AUDIOSET_KEYS = ("fc_audioset.",)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be fetched, read or fitted to the model; the message names it."""
+
+
+@dataclass(frozen=True)
+class PannsFile:
+    """One file of Zenodo record 3987831; `md5` is None where we know of no checksum for it."""
+
+    filename: str
+    md5: str | None
+
+
+PANNS_FILES: dict[str, PannsFile] = {
+    "Cnn14": PannsFile("Cnn14_mAP=0.431.pth", "541141fa2ee191a88f24a3219fff024e"),
+    "Cnn10": PannsFile("Cnn10_mAP=0.380.pth", "bfb1f1f9968938fa8ef4012b8471f5f6"),
+    "Cnn6": PannsFile("Cnn6_mAP=0.343.pth", "e25e26b84585b14c7754c91e48efc9be"),
+    "ResNet22": PannsFile("ResNet22_mAP=0.430.pth", "cf36d413096793c4e15dc752a3abd599"),
+    "ResNet38": PannsFile("ResNet38_mAP=0.434.pth", "bf12f36aaabac4e0855e22d3c3239c1b"),
+    "MobileNetV1": PannsFile("MobileNetV1_mAP=0.389.pth", "a419303e1c88aa1b9d2ac3811563d371"),
+    "MobileNetV2": PannsFile("MobileNetV2_mAP=0.383.pth", None),
+}
+
+
+def download_panns(
+    name: str,
+    folder: str | Path = "pretrained",
+    *,
+    base_url: str = f"{ZENODO}/files",
+    progress: bool = True,
+) -> Path:
+    """Return the published AudioSet weights of a model, fetched if they are not there yet.
+
+    A file counts as there only if its MD5 is right; otherwise it is fetched again, into a temporary
+    file that takes the name once its MD5 has been checked. A partial file is never left behind.
+
+    Parameters
+    ----------
+    name : str
+        A name in `MODELS`.
+    folder : path, default "pretrained"
+        Where the file is kept; made if missing.
+    base_url : str
+        Where files are fetched from, as ``<base_url>/<file name>?download=1``: Zenodo or a mirror.
+    progress : bool, default True
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        If the model is unknown.
+    CheckpointError
+        If no checksum is known for the file, it cannot be fetched, or what came has another MD5.
+
+    References
+    ----------
+    Q. Kong et al., https://zenodo.org/record/3987831 (CC BY 4.0).
+    """
+    MODELS[name]
+    file = PANNS_FILES[name]
+    target = Path(folder) / file.filename
+    url = f"{base_url}/{file.filename}?download=1"
+    if file.md5 is None:
+        raise CheckpointError(
+            f"no checksum is known for {file.filename}, so it is not fetched automatically: "
+            f"download {url} yourself and pass its path to load_panns"
+        )
+    try:
+        path = pooch.retrieve(
+            url,
+            known_hash=f"md5:{file.md5}",
+            fname=file.filename,
+            path=folder,
+            downloader=pooch.HTTPDownloader(progressbar=progress),
+        )
+    except requests.exceptions.RequestException as error:
+        raise CheckpointError(
+            f"could not fetch {url}: {error}. Without a network, download it elsewhere and "
+            f"place it at {target}"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"what came from {url} is not the published {file.filename} (MD5 {file.md5}) and was "
+            "discarded: was the download cut short, or is a proxy answering?"
+        ) from error
+    return Path(path)
+
+
+def load_panns(model: TransferModel, path: str | Path, *, skip: Iterable[str] = ()) -> None:
+    """Load AudioSet weights published with PANNs into ``model.base``; the classifier stays.
+
+    Only tensors and NumPy numbers are read from the file (``weights_only=True``): a pickle that
+    would run code is refused. The file's own front end (``spectrogram_extractor``,
+    ``logmel_extractor``) and AudioSet layer (``fc_audioset``) are left out; every other key must
+    fit, name and shape, or nothing is loaded. A file that carries a published name must also have
+    its published MD5.
+
+    Parameters
+    ----------
+    model : TransferModel
+        Changed in place.
+    path : path
+        A PANNs checkpoint, ``{"iteration", "model", "sampler"}``, or a bare state dict of one.
+    skip : iterable of str, default ()
+        Layers that keep the model's own values, by name: ``("bn0",)`` for features with another
+        number of bins than PANNs' 64, e.g. an STFT's 257. Their training is then up to you.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, refused, of another architecture or of other shapes, or
+        `skip` names no layer of the model.
+
+    Examples
+    --------
+    >>> model = TransferCnn14(num_classes=50, num_bins=64)  # doctest: +SKIP
+    >>> load_panns(model, download_panns("Cnn14"))  # doctest: +SKIP
+    """
+    path = Path(path)
+    own = model.base.state_dict()
+    skipped = _skipped_keys(model, skip)
+    _check_published_file(path)
+    dropped = FRONT_END_KEYS + AUDIOSET_KEYS
+    found = {
+        key: value
+        for key, value in _state_dict(_read(path), path).items()
+        if not key.startswith(dropped)
+    }
+    _check_fit(model, path, found, skipped)
+    kept = {key: own[key] for key in skipped}
+    model.base.load_state_dict(found | kept, strict=True)
+
+
+def _skipped_keys(model: TransferModel, skip: Iterable[str]) -> set[str]:
+    own = model.base.state_dict()
+    skipped: set[str] = set()
+    for layer in (skip,) if isinstance(skip, str) else skip:
+        keys = {key for key in own if key.startswith(f"{layer}.")}
+        if not keys:
+            layers = dict.fromkeys(key.split(".")[0] for key in own)
+            raise CheckpointError(
+                f"skip names {layer!r}, which is no layer of {model.name}: "
+                f"choose from {', '.join(layers)} or one of their parts"
+            )
+        skipped |= keys
+    return skipped
+
+
+def _check_published_file(path: Path) -> None:
+    published = {file.filename: (name, file.md5) for name, file in PANNS_FILES.items()}
+    name, md5 = published.get(path.name, (None, None))
+    if not path.is_file():
+        hint = f": download_panns({name!r}) fetches it" if md5 else ""
+        raise CheckpointError(f"there is no checkpoint file {path}{hint}")
+    if md5 is None:
+        return
+    with path.open("rb") as stream:
+        digest = hashlib.md5(usedforsecurity=False)
+        for piece in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(piece)
+    if digest.hexdigest() != md5:
+        raise CheckpointError(
+            f"{path} has MD5 {digest.hexdigest()}, the published file {md5}: is it a partial "
+            "download? Delete it and fetch it again, or rename it if it is another file"
+        )
+
+
+@contextmanager
+def _numpy_allowed() -> Iterator[None]:
+    """Allow what a pickled NumPy array is made of: the 'sampler' entry holds a few.
+
+    Files of NumPy 1 say ``numpy.core``, those of NumPy 2 ``numpy._core``.
+    """
+    multiarray = np._core.multiarray
+    functions = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name, function in (
+            ("_reconstruct", multiarray._reconstruct),
+            ("scalar", multiarray.scalar),
+        )
+    ]
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdSUO"}
+    with torch.serialization.safe_globals([*functions, np.ndarray, np.dtype, *dtypes]):
+        yield
+
+
+def _read(path: Path) -> Any:
+    try:
+        with _numpy_allowed():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Torch's own message advises to switch the protection off, so it is not passed on.
+        asked = re.search(r"GLOBAL ([\w.]+)|unsupported .*class ([\w.]+)", str(error))
+        if asked is None:
+            raise CheckpointError(
+                f"{path} is not a PyTorch checkpoint of tensors, or it is damaged"
+            ) from None
+        raise CheckpointError(
+            f"{path} asks for {asked[1] or asked[2]}, which is neither a tensor nor a number: it "
+            "was refused and none of its code was run. Do not open it by other means"
+        ) from None
+    except Exception as error:  # damaged bytes can fail anywhere inside the reader
+        raise CheckpointError(
+            f"{path} cannot be read as a PyTorch checkpoint: was the download cut short?"
+        ) from error
+
+
+def _state_dict(content: Any, path: Path) -> Mapping[str, Tensor]:
+    if isinstance(content, Mapping):
+        state = content.get("model", content)
+        if (
+            isinstance(state, Mapping)
+            and state
+            and all(isinstance(value, Tensor) for value in state.values())
+        ):
+            return state
+    raise CheckpointError(
+        f"{path} holds no weights: expected a dictionary with the key 'model' or a state dict"
+    )
+
+
+def _check_fit(
+    model: TransferModel, path: Path, found: dict[str, Tensor], skipped: set[str]
+) -> None:
+    """Raise unless `found` fits the model's base; drops the skipped keys from `found`."""
+    own = model.base.state_dict()
+    missing = sorted(own.keys() - found.keys() - skipped)
+    unexpected = sorted(found.keys() - own.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} does not hold a {model.name}{_architecture_hint(found)}. "
+            f"{_some('missing', missing)}; {_some('unexpected', unexpected)}"
+        )
+    for key in skipped:
+        found.pop(key, None)
+    wrong = [key for key, value in found.items() if value.shape != own[key].shape]
+    if wrong:
+        key = wrong[0]
+        if all(name.startswith("bn0.") for name in wrong):
+            advice = (
+                f"the file was made for {found[key].numel()} frequency bins, the model for "
+                f"{model.num_bins}. To use all of it but the input normalisation, pass "
+                'skip=("bn0",)'
+            )
+        else:
+            advice = "was the model built with another width? The published weights need 1.0"
+        raise CheckpointError(
+            f"{path} does not fit this {model.name}: {key} is {tuple(found[key].shape)} in the "
+            f"file, {tuple(own[key].shape)} in the model ({len(wrong)} such); {advice}"
+        )
+
+
+def _architecture_hint(found: dict[str, Tensor]) -> str:
+    with torch.device("meta"):
+        fitting = [
+            name
+            for name, model_class in MODELS.items()
+            if model_class(1, 64).base.state_dict().keys() == found.keys()
+        ]
+    return f" but a {fitting[0]}" if fitting else ", nor any architecture known here"
+
+
+def _some(kind: str, keys: list[str]) -> str:
+    shown = ", ".join(keys[:3]) or "none"
+    return f"{kind} {len(keys)}: {shown}{', ...' if len(keys) > 3 else ''}"

@@ -1,0 +1,90 @@
+"""A faster copy of a model for many forward passes: folded batch norm, channels-last weights."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+M = TypeVar("M", bound=nn.Module)
+
+_NORM_AFTER = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+}
+
+
+def inference_copy(model: M) -> M:
+    """Return an evaluation-mode copy that computes the same logits faster, to float rounding.
+
+    Every batch norm that directly follows a convolution is folded into its weights and replaced by
+    an identity, parameters are frozen, and weights laid out channels-last. Names, submodules and
+    the settings stay; the state dict does not. The copy does not follow later changes of the model.
+
+    Where the order of operations cannot be proved (control flow that depends on values, shared
+    modules, hooks on the layers), the layers stay as they are.
+
+    Parameters
+    ----------
+    model : Module
+        Left as it is.
+
+    Returns
+    -------
+    Module
+        Of the model's class, in evaluation mode.
+    """
+    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    uses = Counter(id(module) for _, module in twin.named_modules(remove_duplicate=False))
+    for conv_name, norm_name in list(_conv_norm_pairs(twin)):
+        conv, norm = twin.get_submodule(conv_name), twin.get_submodule(norm_name)
+        if uses[id(conv)] == uses[id(norm)] == 1 and _plain(conv) and _plain(norm):
+            _replace(twin, conv_name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
+            _replace(twin, norm_name, nn.Identity())
+    return twin.to(memory_format=torch.channels_last)
+
+
+def _conv_norm_pairs(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted names of convolutions and the batch norm that alone reads their output."""
+    if not any(module.children()):
+        return
+    try:
+        graph = fx.Tracer().trace(module)
+    except Exception:
+        # Tracing runs the model's own Python on placeholders, which may fail in any way (a check
+        # of shapes is enough). Then nothing is known at this level, but maybe of its children.
+        for name, child in module.named_children():
+            yield from _conv_norm_pairs(child, f"{prefix}{name}.")
+        return
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for node in graph.nodes:
+        if node.op != "call_module" or len(node.users) != 1 or calls[node.target] != 1:
+            continue
+        (reader,) = node.users
+        if reader.op != "call_module" or calls[reader.target] != 1:
+            continue
+        conv, norm = module.get_submodule(node.target), module.get_submodule(reader.target)
+        if type(norm) is _NORM_AFTER.get(type(conv)) and norm.running_mean is not None:
+            yield f"{prefix}{node.target}", f"{prefix}{reader.target}"
+
+
+def _plain(module: nn.Module) -> bool:
+    """Say whether a layer has neither hooks nor parametrisations that folding would lose."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return not any(hooks) and not hasattr(module, "parametrizations")
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

@@ -1,0 +1,415 @@
+"""Published PANNs weights: same-named, same-shaped files, damaged ones, hostile ones, downloads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from audiointerp.model import MODELS, CheckpointError, checkpoint, download_panns, load_panns
+
+# ---- the names and shapes of the published files, written down apart from our models
+
+
+def norm_shapes(name, channels):
+    shapes = {
+        f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")
+    }
+    return shapes | {f"{name}.num_batches_tracked": ()}
+
+
+def block_shapes(name, before, after, kernel=3, convolutions=2):
+    shapes = {}
+    for n in range(1, convolutions + 1):
+        shapes[f"{name}.conv{n}.weight"] = (after, before if n == 1 else after, kernel, kernel)
+        shapes |= norm_shapes(f"{name}.bn{n}", after)
+    return shapes
+
+
+def cnn_shapes(channels, **kwargs):
+    shapes = {}
+    for n, (before, after) in enumerate(pairwise([1, *channels]), start=1):
+        shapes |= block_shapes(f"conv_block{n}", before, after, **kwargs)
+    return shapes
+
+
+def resnet_shapes(depths):
+    shapes = block_shapes("conv_block1", 1, 64)
+    before = 64
+    for layer, (depth, after) in enumerate(zip(depths, (64, 128, 256, 512), strict=True), start=1):
+        for place in range(depth):
+            name = f"resnet.layer{layer}.{place}"
+            shapes |= block_shapes(name, before, after)
+            if before != after:
+                shapes[f"{name}.downsample.1.weight"] = (after, before, 1, 1)
+                shapes |= norm_shapes(f"{name}.downsample.2", after)
+            before = after
+    return shapes | block_shapes("conv_block_after1", 512, 2048)
+
+
+def mobilenet1_shapes():
+    shapes = {"features.0.0.weight": (32, 1, 3, 3)} | norm_shapes("features.0.2", 32)
+    channels = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+    for place, (before, after) in enumerate(pairwise(channels), start=1):
+        name = f"features.{place}"
+        shapes |= {f"{name}.0.weight": (before, 1, 3, 3), f"{name}.4.weight": (after, before, 1, 1)}
+        shapes |= norm_shapes(f"{name}.2", before) | norm_shapes(f"{name}.5", after)
+    return shapes
+
+
+def mobilenet2_shapes():
+    shapes = {"features.0.0.weight": (32, 1, 3, 3)} | norm_shapes("features.0.2", 32)
+    shapes |= {
+        "features.1.conv.0.weight": (32, 1, 3, 3),
+        "features.1.conv.4.weight": (16, 32, 1, 1),
+    }
+    shapes |= norm_shapes("features.1.conv.2", 32) | norm_shapes("features.1.conv.5", 16)
+    channels = [16, 24, 24, *[32] * 3, *[64] * 4, *[96] * 3, *[160] * 3, 320]
+    for place, (before, after) in enumerate(pairwise(channels), start=2):
+        name, hidden = f"features.{place}.conv", 6 * before
+        shapes |= {
+            f"{name}.0.weight": (hidden, before, 1, 1),
+            f"{name}.3.weight": (hidden, 1, 3, 3),
+            f"{name}.7.weight": (after, hidden, 1, 1),
+        }
+        shapes |= norm_shapes(f"{name}.1", hidden) | norm_shapes(f"{name}.5", hidden)
+        shapes |= norm_shapes(f"{name}.8", after)
+    shapes |= {"features.18.0.weight": (1280, 320, 1, 1)} | norm_shapes("features.18.1", 1280)
+    return shapes
+
+
+SHAPES = {
+    "Cnn14": (cnn_shapes([64, 128, 256, 512, 1024, 2048]), 2048, 2048),
+    "Cnn10": (cnn_shapes([64, 128, 256, 512]), 512, 512),
+    "Cnn6": (cnn_shapes([64, 128, 256, 512], kernel=5, convolutions=1), 512, 512),
+    "ResNet22": (resnet_shapes((2, 2, 2, 2)), 2048, 2048),
+    "ResNet38": (resnet_shapes((3, 4, 6, 3)), 2048, 2048),
+    "MobileNetV1": (mobilenet1_shapes(), 1024, 1024),
+    "MobileNetV2": (mobilenet2_shapes(), 1280, 1024),
+}
+
+
+def panns_state(name, seed=0):
+    """A state dict with the published names and shapes; each entry holds one random number.
+
+    Expanded tensors keep even Cnn14's file small.
+    """
+    blocks, before_fc, embedding = SHAPES[name]
+    shapes = {
+        "spectrogram_extractor.stft.conv_real.weight": (513, 1, 1024),
+        "spectrogram_extractor.stft.conv_imag.weight": (513, 1, 1024),
+        "logmel_extractor.melW": (513, 64),
+        **norm_shapes("bn0", 64),
+        **blocks,
+        "fc1.weight": (embedding, before_fc),
+        "fc1.bias": (embedding,),
+        "fc_audioset.weight": (527, embedding),
+        "fc_audioset.bias": (527,),
+    }
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.tensor(600_000)
+        if key.endswith("num_batches_tracked")
+        else torch.rand(1, generator=generator).expand(shape)
+        for key, shape in shapes.items()
+    }
+
+
+def sampler():
+    """What PANNs' balanced sampler saved: NumPy arrays among plain lists."""
+    return {
+        "indexes_per_class": [np.arange(5), np.arange(3, dtype=np.int32), np.array([1.5])],
+        "queue": [3, 1, np.int64(2)],
+        "pointers_of_classes": [0, np.float32(1)],
+    }
+
+
+def panns_file(path, name, *, zipped=True, **changes):
+    content = {"iteration": 600_000, "model": panns_state(name), "sampler": sampler()} | changes
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+def empty_model(name, num_bins=64, **kwargs):
+    """A full-size model without the cost of drawing its weights."""
+    with torch.device("meta"):
+        model = MODELS[name](3, num_bins, **kwargs)
+    model = model.to_empty(device="cpu")
+    torch.nn.init.constant_(model.classifier.weight, 7.0)
+    return model
+
+
+def untouched(model):
+    """Fill the model with -1 and return a check that nothing has changed since."""
+    for tensor in model.state_dict().values():
+        tensor.fill_(-1)
+    return lambda: all(tensor.eq(-1).all() for tensor in model.state_dict().values())
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_key_of_a_published_file_arrives_in_the_model(name, tmp_path):
+    model = empty_model(name)
+    load_panns(model, panns_file(tmp_path / "random.pth", name))
+    dropped = ("spectrogram_extractor.", "logmel_extractor.", "fc_audioset.")
+    expected = {k: v for k, v in panns_state(name).items() if not k.startswith(dropped)}
+    loaded = model.base.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+    assert model.classifier.weight.eq(7).all()
+
+
+def test_files_in_the_format_before_torch_1_6_load(tmp_path):
+    model = empty_model("Cnn6")
+    load_panns(model, panns_file(tmp_path / "old.pth", "Cnn6", zipped=False))
+    assert torch.equal(model.base.fc1.bias, panns_state("Cnn6")["fc1.bias"])
+
+
+def test_arrays_pickled_by_numpy_1_load(tmp_path):
+    path = panns_file(tmp_path / "old.pth", "Cnn6", zipped=False)
+    content = path.read_bytes()
+    assert b"numpy._core.multiarray\n" in content
+    path.write_bytes(content.replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"))
+    model = empty_model("Cnn6")
+    load_panns(model, path)
+    assert torch.equal(model.base.fc1.bias, panns_state("Cnn6")["fc1.bias"])
+
+
+def test_a_bare_state_dict_loads(tmp_path):
+    torch.save(panns_state("Cnn6"), tmp_path / "bare.pth")
+    model = empty_model("Cnn6")
+    load_panns(model, tmp_path / "bare.pth")
+    assert torch.equal(model.base.fc1.bias, panns_state("Cnn6")["fc1.bias"])
+
+
+def test_loading_opens_nothing_to_later_loads(tmp_path):
+    before = torch.serialization.get_safe_globals()
+    load_panns(empty_model("Cnn6"), panns_file(tmp_path / "random.pth", "Cnn6"))
+    assert torch.serialization.get_safe_globals() == before
+
+
+def test_another_architecture_is_named_and_nothing_is_loaded(tmp_path):
+    path = panns_file(tmp_path / "random.pth", "Cnn6")
+    model = empty_model("Cnn10")
+    is_untouched = untouched(model)
+    with pytest.raises(CheckpointError, match=r"not hold a Cnn10 but a Cnn6.*conv_block1\.bn2"):
+        load_panns(model, path)
+    assert is_untouched()
+
+
+def test_one_unexpected_key_is_refused(tmp_path):
+    state = panns_state("Cnn6") | {"fc_extra.weight": torch.zeros(2)}
+    path = panns_file(tmp_path / "random.pth", "Cnn6", model=state)
+    with pytest.raises(CheckpointError, match=r"unexpected 1: fc_extra\.weight"):
+        load_panns(empty_model("Cnn6"), path)
+
+
+def test_one_missing_key_is_refused(tmp_path):
+    state = panns_state("Cnn6")
+    del state["fc1.bias"]
+    path = panns_file(tmp_path / "random.pth", "Cnn6", model=state)
+    with pytest.raises(CheckpointError, match=r"missing 1: fc1\.bias"):
+        load_panns(empty_model("Cnn6"), path)
+
+
+def test_another_number_of_bins_is_refused_with_the_way_out(tmp_path):
+    model = empty_model("Cnn6", num_bins=257)
+    is_untouched = untouched(model)
+    with pytest.raises(
+        CheckpointError, match=r"64 frequency bins, the model for 257.*skip=\(\"bn0"
+    ):
+        load_panns(model, panns_file(tmp_path / "random.pth", "Cnn6"))
+    assert is_untouched()
+
+
+@pytest.mark.parametrize("skip", [("bn0",), "bn0"])
+def test_skipping_bn0_keeps_the_models_own_and_loads_the_rest(skip, tmp_path):
+    model = empty_model("Cnn6", num_bins=257)
+    untouched(model)
+    load_panns(model, panns_file(tmp_path / "random.pth", "Cnn6"), skip=skip)
+    loaded, file = model.base.state_dict(), panns_state("Cnn6")
+    for key, value in loaded.items():
+        if key.startswith("bn0."):
+            assert value.eq(-1).all()
+        else:
+            assert torch.equal(value, file[key])
+
+
+def test_skipping_a_layer_that_is_not_there_lists_the_layers(tmp_path):
+    path = panns_file(tmp_path / "random.pth", "Cnn6")
+    with pytest.raises(CheckpointError, match=r"'bn', which is no layer of Cnn6.*conv_block4"):
+        load_panns(empty_model("Cnn6"), path, skip=("bn",))
+
+
+def test_another_width_is_refused(tmp_path):
+    model = MODELS["Cnn14"](3, 64, width=1 / 8)
+    with pytest.raises(CheckpointError, match="another width"):
+        load_panns(model, panns_file(tmp_path / "random.pth", "Cnn14"))
+
+
+class RunsCode:
+    """Unpickling this the ordinary way makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_runs_code_is_refused_and_not_run(zipped, tmp_path):
+    trap = tmp_path / "trap"
+    path = tmp_path / "hostile.pth"
+    panns_file(path, "Cnn6", zipped=zipped, sampler=RunsCode(trap))
+    with pytest.raises(CheckpointError, match=r"mkdir.*was refused"):
+        load_panns(empty_model("Cnn6"), path)
+    assert not trap.exists()
+    torch.load(path, weights_only=False)
+    assert trap.exists(), "the trap itself must work, or the test shows nothing"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("fraction", [0, 0.001, 0.5, 0.999])
+def test_truncated_files_are_refused(fraction, zipped, tmp_path):
+    path = panns_file(tmp_path / "cut.pth", "Cnn6", zipped=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(fraction * len(content))])
+    with pytest.raises(CheckpointError, match=r"cut\.pth.*(cut short|damaged)"):
+        load_panns(empty_model("Cnn6"), path)
+
+
+def test_a_web_page_in_place_of_the_file_is_refused(tmp_path):
+    path = tmp_path / "page.pth"
+    path.write_text("<html>please log in</html>")
+    with pytest.raises(CheckpointError, match="not a PyTorch checkpoint"):
+        load_panns(empty_model("Cnn6"), path)
+
+
+@pytest.mark.parametrize("content", [{"model": 3}, {}, [1, 2], {"iteration": 1}])
+def test_a_file_without_weights_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        load_panns(empty_model("Cnn6"), tmp_path / "none.pth")
+
+
+def test_a_missing_file_is_named_with_the_command_that_fetches_it(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint file .*none\.pth$"):
+        load_panns(empty_model("Cnn6"), tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match=r"download_panns\('Cnn6'\)"):
+        load_panns(empty_model("Cnn6"), tmp_path / "Cnn6_mAP=0.343.pth")
+
+
+def test_a_file_with_a_published_name_must_have_its_checksum(tmp_path):
+    path = panns_file(tmp_path / "Cnn6_mAP=0.343.pth", "Cnn6")
+    with pytest.raises(CheckpointError, match="published file e25e26b84585b14c7754c91e48efc9be"):
+        load_panns(empty_model("Cnn6"), path)
+
+
+# ---- downloads, from a server on this machine
+
+CONTENT = b"pretend weights " * 4096
+FILENAME = "Cnn6_mAP=0.343.pth"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A file server whose `mode` makes it behave or not; it records the paths it was asked for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.asked.append(self.path)
+            if self.server.mode == "missing":
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            body = {"good": CONTENT, "wrong": CONTENT[::-1], "short": CONTENT[:1000]}
+            self.wfile.write(body[self.server.mode])
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setitem(
+        checkpoint.PANNS_FILES,
+        "Cnn6",
+        checkpoint.PannsFile(FILENAME, hashlib.md5(CONTENT).hexdigest()),
+    )
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        http.mode, http.asked = "good", []
+        http.url = f"http://127.0.0.1:{http.server_port}/files"
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield http
+        http.shutdown()
+        thread.join()
+
+
+def fetch(server, folder):
+    return download_panns("Cnn6", folder, base_url=server.url, progress=False)
+
+
+def test_download_fetches_once_and_then_finds_the_file(server, tmp_path):
+    folder = tmp_path / "new" / "pretrained"
+    path = fetch(server, folder)
+    assert path == folder / FILENAME
+    assert path.read_bytes() == CONTENT
+    assert fetch(server, folder) == path
+    assert server.asked == [f"/files/{FILENAME}?download=1"]
+
+
+def test_download_replaces_a_partial_file(server, tmp_path):
+    (tmp_path / FILENAME).write_bytes(CONTENT[:100])
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("wrong", "discarded"),
+        ("short", "discarded|could not fetch"),
+        ("missing", "could not fetch"),
+    ],
+)
+def test_a_bad_download_leaves_nothing_behind(mode, message, server, tmp_path):
+    server.mode = mode
+    with pytest.raises(CheckpointError, match=message):
+        fetch(server, tmp_path)
+    assert server.asked
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_download_does_not_make_a_partial_file_acceptable(server, tmp_path):
+    (tmp_path / FILENAME).write_bytes(CONTENT[:100])
+    server.mode = "short"
+    for _ in range(2):
+        with pytest.raises(CheckpointError):
+            fetch(server, tmp_path)
+
+
+def test_without_a_network_the_error_says_where_to_place_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(CheckpointError, match=r"place it at .*Cnn10_mAP=0\.380\.pth"):
+        download_panns("Cnn10", tmp_path, base_url="http://127.0.0.1:1", progress=False)
+
+
+def test_a_model_without_known_checksum_is_not_fetched(tmp_path):
+    with pytest.raises(CheckpointError, match="no checksum is known for MobileNetV2"):
+        download_panns("MobileNetV2", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_model_lists_the_choices():
+    with pytest.raises(ValueError, match=r"unknown model 'Cnn41'.*Cnn14.*MobileNetV2"):
+        download_panns("Cnn41")
+
+
+def test_every_model_has_its_published_file():
+    assert checkpoint.PANNS_FILES.keys() == MODELS.keys()
