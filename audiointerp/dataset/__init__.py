@@ -2,8 +2,11 @@
 
 from audiointerp.dataset.audio import AudioError, load_audio, save_audio
 from audiointerp.dataset.base import Clip, ClipDataset
+from audiointerp.dataset.choose import open_dataset
 from audiointerp.dataset.contamination import Contamination, contaminate
+from audiointerp.dataset.download import copy_samples, download_esc50
 from audiointerp.dataset.esc50 import ESC50Dataset
+from audiointerp.dataset.synthetic import SyntheticDataset
 
 __all__ = [
     "AudioError",
@@ -11,7 +14,11 @@ __all__ = [
     "ClipDataset",
     "Contamination",
     "ESC50Dataset",
+    "SyntheticDataset",
     "contaminate",
+    "copy_samples",
+    "download_esc50",
     "load_audio",
+    "open_dataset",
     "save_audio",
 ]

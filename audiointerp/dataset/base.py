@@ -51,9 +51,9 @@ class Clip(NamedTuple):
 class ClipDataset(Dataset[Clip], ABC):
     """Labelled mono clips of one rate and one length, clean or with background noise.
 
-    A subclass says what its clips are by calling this constructor, and how to get one by
-    `_decode`; it may also say what identifies the source of a clip by `_source`, which lets
-    clips be kept on disk, and what a clean clip is made of by `_clean_parts`.
+    A subclass says which clips it has by calling this constructor, how to get one by `_decode`,
+    and what that depends on by `_source`. `_clean_parts` is there to override where a clip
+    without contamination has a background of its own.
 
     Parameters
     ----------
@@ -141,10 +141,9 @@ class ClipDataset(Dataset[Clip], ABC):
         and overrides `_clean_parts`. What is returned here is what the cache keeps.
         """
 
-    def _source(self, index: int) -> str | None:
-        """Return what identifies the clip's source for the cache on disk; None: do not keep it."""
-        del index
-        return None
+    @abstractmethod
+    def _source(self, index: int) -> str:
+        """Return what the decoded clip depends on, apart from the rate: its key on disk."""
 
     def _clean_parts(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the clip without contamination and the background it has of itself (zeros)."""
@@ -232,23 +231,21 @@ class ClipDataset(Dataset[Clip], ABC):
     def _cached(self, index: int) -> Tensor:
         """Return `_decode(index)`, from the cache where it is there. Not to be changed in place."""
         if self.cache_dir is not None:
-            source = self._source(index)
-            if source is not None:
-                return self._from_disk(index, source)
+            return self._from_disk(index, self.cache_dir)
         if index not in self._memory:
             self._memory[index] = self._decode(index)
         return self._memory[index]
 
-    def _from_disk(self, index: int, source: str) -> Tensor:
-        key = f"{_CACHE_VERSION}|{source}|{self.sample_rate}".encode()
-        path = self.cache_dir / f"{hashlib.sha256(key).hexdigest()[:32]}.npy"
+    def _from_disk(self, index: int, folder: Path) -> Tensor:
+        key = f"{_CACHE_VERSION}|{self._source(index)}|{self.sample_rate}".encode()
+        path = folder / f"{hashlib.sha256(key).hexdigest()[:32]}.npy"
         kept = _read_entry(path)
         if kept is not None:
             return kept
         waveform = self._decode(index)
         buffer = io.BytesIO()
         np.save(buffer, waveform.numpy())
-        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getvalue())
         return waveform
 

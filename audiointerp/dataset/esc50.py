@@ -182,28 +182,34 @@ def read_meta(root: Path, subset: str | None = None) -> list[Row]:
     return rows
 
 
-def find_audio(root: Path, filenames: Iterable[str]) -> list[Path]:
-    """Return the sound file of each name in the table.
+def locate_audio(root: Path, filenames: Iterable[str]) -> list[Path]:
+    """Return where the sound file of each name is, or should be.
 
     The table of the WAV release and the files of the OGG release, or the other way round, go
     together: where the named file is not there, one of the same stem with another ending is.
+    """
+    folder = Path(root) / "audio"
+    there = {path.name for path in folder.iterdir()}
+    paths = []
+    for name in filenames:
+        stem = Path(name).stem
+        near = (other for other in (name, *(stem + end for end in EXTENSIONS)) if other in there)
+        paths.append(folder / next(near, name))
+    return paths
+
+
+def find_audio(root: Path, filenames: Iterable[str]) -> list[Path]:
+    """Return `locate_audio` of the names in a table, of which some must be there.
 
     Raises
     ------
     FileNotFoundError
         If not one of the files is there.
     """
-    folder = Path(root) / "audio"
-    there = {path.name for path in folder.iterdir()}
-    paths, found = [], 0
-    for name in filenames:
-        stem = Path(name).stem
-        match = [near for near in (name, *(stem + end for end in EXTENSIONS)) if near in there]
-        paths.append(folder / (match[0] if match else name))
-        found += bool(match)
-    if not found:
+    paths = locate_audio(root, filenames)
+    if not any(path.is_file() for path in paths):
         raise FileNotFoundError(
-            f"{folder}: holds none of the {len(paths)} sound files the table names; "
+            f"{root}: audio/ holds none of the {len(paths)} sound files the table names; "
             "was the archive unpacked whole?"
         )
     return paths
