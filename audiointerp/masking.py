@@ -6,7 +6,7 @@ Write A⁺ for max(A, 0). The fourteen masks, by their published names:
 ================================  ==================================================================
 ``bin``                           A > 0
 ``minmax``, ``minmax_pos``        (A - min A) / (max A - min A);  A⁺ / max A⁺
-``sigmoid``, ``sigmoid_pos``      σ(A / s);  σ(A⁺ / s), s the standard deviation of the map
+``sigmoid``, ``sigmoid_pos``      σ(A / s), s the standard deviation of A;  the same of A⁺
 ``topK_5``, ``_30``, ``_50``      the ⌈k·N⌉ largest cells, k = 5, 30, 50 %
 ``topK_5_pos``, …                 the same, but positive cells only: at most ⌈k·N⌉
 ``pos_thresh_25``, ``_50``, …     A⁺ / max A⁺ ≥ 25, 50, 75 %
@@ -17,6 +17,7 @@ A new mask is one function and one ``MASKS.register`` line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Literal
@@ -38,6 +39,15 @@ class AttributionMaps:
 
     def __init__(self, attribution: Tensor) -> None:
         self.values = attribution.flatten(1)
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        """A / max|A|, shape (batch, cells).
+
+        Its differences and squares neither overflow nor vanish, however large or tiny A is.
+        """
+        peak = self.values.abs().amax(1, keepdim=True)
+        return torch.where(peak > 0, self.values / peak, self.values)
 
     @cached_property
     def positive(self) -> Tensor:
@@ -67,13 +77,13 @@ def _binary(maps: AttributionMaps) -> Tensor:
 
 @MASKS.register("minmax")
 def _minmax(maps: AttributionMaps) -> Tensor:
-    low, high = maps.values.aminmax(dim=1, keepdim=True)
-    return torch.where(high > low, (maps.values - low) / (high - low), torch.zeros_like(low))
+    low, high = maps.scaled.aminmax(dim=1, keepdim=True)
+    return torch.where(high > low, (maps.scaled - low) / (high - low), torch.zeros_like(low))
 
 
 @MASKS.register("sigmoid")
 def _sigmoid(maps: AttributionMaps) -> Tensor:
-    return _scaled_sigmoid(maps.values)
+    return _deviation_sigmoid(maps.scaled)
 
 
 def _top(maps: AttributionMaps, percent: int) -> Tensor:
@@ -103,7 +113,7 @@ def _minmax_positive(maps: AttributionMaps) -> Tensor:
 
 @MASKS.register("sigmoid_pos")
 def _sigmoid_positive(maps: AttributionMaps) -> Tensor:
-    return _scaled_sigmoid(maps.positive)
+    return _deviation_sigmoid(maps.positive_share)
 
 
 for _percent in (25, 50, 75):
@@ -112,14 +122,11 @@ for _percent in (5, 30, 50):
     MASKS[f"topK_{_percent}_pos"] = partial(_top_positive, percent=_percent)
 
 
-def _scaled_sigmoid(values: Tensor) -> Tensor:
+def _deviation_sigmoid(values: Tensor) -> Tensor:
     """Return σ(values / s); 0.5 throughout a constant map, in which no cell stands out."""
     low, high = values.aminmax(dim=1, keepdim=True)
-    # Divided by the peak first, so that the squares of tiny gradients do not underflow.
-    peak = torch.maximum(low.abs(), high.abs())
-    scaled = torch.where(high > low, values / peak, torch.zeros_like(values))
-    deviation = scaled.std(dim=1, correction=0, keepdim=True)
-    return torch.where(high > low, scaled / deviation, torch.zeros_like(values)).sigmoid()
+    deviation = values.std(dim=1, correction=0, keepdim=True)
+    return torch.where(high > low, values / deviation, torch.zeros_like(values)).sigmoid()
 
 
 def make_masks(attribution: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -189,7 +196,8 @@ def apply_mask(
     Raises
     ------
     ValueError
-        If the shapes differ, the mask leaves [0, 1], or the domain is unknown.
+        If the shapes differ, the mask leaves [0, 1], the base is not finite, or the domain is
+        unknown.
     """
     _check_features("features", features)
     if mask.shape != features.shape:
@@ -205,7 +213,13 @@ def apply_mask(
         )
     mix = DOMAINS[domain]
     level = torch.as_tensor(base, dtype=features.dtype, device=features.device)
+    if not torch.isfinite(level).all():
+        raise ValueError(
+            "the base is NaN or infinite: expected the finite level of an empty cell, such as the "
+            "front end's floor; see base_level"
+        )
     level = level.expand_as(features)
+    mask = mask.to(features)
     return mix(features, level, mask), mix(features, level, 1 - mask)
 
 
@@ -215,10 +229,9 @@ def _mix_features(features: Tensor, base: Tensor, mask: Tensor) -> Tensor:
 
 
 def _mix_power(features: Tensor, base: Tensor, mask: Tensor) -> Tensor:
-    # Relative to X, so that M = 1 adds 10·log10(1) = 0 exactly.
     relative = torch.pow(10.0, (base - features) / 10)
     mixed = features + 10 * torch.log10(mask + (1 - mask) * relative)
-    return torch.where(mask == 0, base, mixed)
+    return torch.where(mask == 1, features, torch.where(mask == 0, base, mixed))
 
 
 DOMAINS: Registry[Callable[[Tensor, Tensor, Tensor], Tensor]] = Registry("masking domain")
@@ -241,7 +254,11 @@ def _minimum_base(features: Tensor, floor: float) -> Tensor:
 
 @BASES.register("quiet")
 def _quiet_base(features: Tensor, floor: float) -> Tensor:
-    return features.quantile(0.05, dim=3, keepdim=True)
+    # As torch.quantile, which older versions of torch refuse for more than 16 million cells.
+    ordered = features.sort(dim=3).values
+    place = 0.05 * (features.shape[3] - 1)
+    pair = ordered[..., [math.floor(place), math.ceil(place)]]
+    return torch.lerp(pair[..., :1], pair[..., 1:], place % 1)
 
 
 def base_level(features: Tensor, kind: str, *, floor: float) -> Tensor:

@@ -113,7 +113,7 @@ def input_fidelity(original: Tensor, masked_in: Tensor, target: Tensor | None = 
     F. Paissan et al., "Listenable maps for audio classifiers", ICML 2024.
     """
     _class_probabilities(original, masked_in, target)
-    chosen = original.argmax(1) if target is None else target.to(original.device)
+    chosen = _explained(original, target)
     return (masked_in.argmax(1) == chosen).to(original)
 
 
@@ -148,7 +148,7 @@ def sparseness(mask: Tensor) -> Tensor:
     gini = (cells * rank).sum(1) / (count * total)
     # Differences of rounding errors are no sparseness: a constant mask has exactly none.
     empty = (total == 0) | (cells[:, 0] == cells[:, -1])
-    return torch.where(empty, torch.zeros_like(gini), gini).to(mask.dtype)
+    return _like(torch.where(empty, torch.zeros_like(gini), gini), mask)
 
 
 def complexity(mask: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def complexity(mask: Tensor) -> Tensor:
     share = cells / torch.where(total > 0, total, torch.ones_like(total))
     entropy = -torch.xlogy(share, share).sum(1)
     largest = torch.full_like(entropy, math.log(cells.shape[1]))
-    return torch.where(total.squeeze(1) > 0, entropy, largest).to(mask.dtype)
+    return _like(torch.where(total.squeeze(1) > 0, entropy, largest), mask)
 
 
 @dataclass(frozen=True)
@@ -256,6 +256,10 @@ def _class_probabilities(
             f"the probabilities have shapes {tuple(original.shape)} and {tuple(masked.shape)}: "
             "expected (batch, classes) for both"
         )
+    if not (original.is_floating_point() and masked.is_floating_point()):
+        raise ValueError(
+            f"the probabilities are {original.dtype} and {masked.dtype}: expected floating point"
+        )
     for values in (original, masked):
         low, high = values.aminmax() if values.numel() else (torch.zeros(()), torch.ones(()))
         if not (low >= 0 and high <= 1 + 1e-5):
@@ -263,7 +267,7 @@ def _class_probabilities(
                 f"the probabilities run from {low:g} to {high:g}: expected [0, 1]; "
                 "did you pass logits? take their softmax"
             )
-    chosen = original.argmax(1) if target is None else target.to(original.device)
+    chosen = _explained(original, target)
     if chosen.shape != original.shape[:1]:
         raise ValueError(
             f"the target has shape {tuple(chosen.shape)}: expected one class per clip, "
@@ -274,7 +278,17 @@ def _class_probabilities(
             f"a target lies outside 0 … {original.shape[1] - 1}, the classes of the model"
         )
     index = chosen[:, None]
-    return original.gather(1, index)[:, 0], masked.gather(1, index)[:, 0]
+    # Never above 1, which rounding allows: the rest, 1 - p, must not be negative.
+    before, after = original.gather(1, index)[:, 0], masked.gather(1, index)[:, 0]
+    return before.clamp(max=1), after.clamp(max=1)
+
+
+def _explained(original: Tensor, target: Tensor | None) -> Tensor:
+    if target is None:
+        return original.argmax(1)
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise ValueError(f"the target is {target.dtype}: expected whole numbers, one per clip")
+    return target.to(original.device, torch.long)
 
 
 def _cells(mask: Tensor) -> Tensor:
@@ -282,10 +296,15 @@ def _cells(mask: Tensor) -> Tensor:
         raise ValueError(
             f"the mask has shape {tuple(mask.shape)}: expected (batch, ...) with cells to measure"
         )
-    cells = mask.flatten(1).abs().double()
+    cells = mask.flatten(1).double().abs()
     if not torch.isfinite(cells).all():
         raise ValueError("the mask has NaN or infinite cells")
     return cells
+
+
+def _like(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the values in the mask's precision; a mask of whole numbers has none to follow."""
+    return values.to(mask.dtype) if mask.is_floating_point() else values
 
 
 def _tiny(values: Tensor) -> float:

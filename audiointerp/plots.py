@@ -187,7 +187,14 @@ def plot_masks(
     Returns
     -------
     Picture
+
+    Raises
+    ------
+    ValueError
+        If there are no masks.
     """
+    if not masks:
+        raise ValueError("there are no masks to draw")
     columns = min(len(masks), 4)
     rows = -(-len(masks) // columns)
     figure = Picture(figsize=(3.4 * columns, 2.2 * rows), layout="constrained")

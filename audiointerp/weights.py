@@ -66,8 +66,7 @@ def save_weights(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weight files end in .safetensors")
-    if len(classes) != model.num_classes:
-        raise ValueError(f"{len(classes)} class names for a model of {model.num_classes} classes")
+    _check_classes(classes, model)
     check_fit(model, processor)
     metadata = {
         "format": FORMAT,
@@ -128,15 +127,12 @@ def load(
         model = build_model(settings["model"])
         processor = build_processor(settings["processor"])
         check_fit(model, processor)
+        _check_classes(settings["classes"], model)
         model.load_state_dict(tensors, strict=True)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"{path}: the file does not describe its own tensors: {error}"
         ) from error
-    if len(settings["classes"]) != model.num_classes:
-        raise WeightsError(
-            f"{path}: {len(settings['classes'])} class names for {model.num_classes} classes"
-        )
     model.classes = tuple(settings["classes"])
     model.duration = settings["duration"]
     model.card = settings["card"]
@@ -164,6 +160,14 @@ def check_fit(model: nn.Module, processor: STFTSpectrogram) -> None:
             f"{type(processor).__name__} makes {processor.num_bins} frequency bins, the model "
             f"expects {expected}: is this the front end it was trained with?"
         )
+
+
+def _check_classes(classes: Sequence[str], model: TransferModel) -> None:
+    names = [classes] if isinstance(classes, str) else list(classes)
+    if len(names) != model.num_classes:
+        raise ValueError(f"{len(names)} class names for a model of {model.num_classes} classes")
+    if len(set(names)) < len(names):
+        raise ValueError(f"two classes have the same name: {', '.join(map(str, names))}")
 
 
 _FIELDS = ("model", "processor", "classes", "duration", "card")

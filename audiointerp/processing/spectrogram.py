@@ -16,7 +16,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 from audiointerp.registry import Registry
@@ -35,8 +34,9 @@ class Analysis:
     ----------
     features : Tensor, shape (batch, 1, bins, frames)
         What the model sees.
-    stft : Tensor, complex, shape (batch, fft_bins, frames)
-        The spectrum with its phase.
+    stft : Tensor, complex, shape (batch, fft_bins, frames + 1)
+        The spectrum with its phase. The last frame lies past the end of the waveform: no feature
+        is made of it, but without it the last samples could not be put together again.
     waveform : Tensor, shape (batch, 1, samples)
         The analysed waveform, at its own length.
     """
@@ -59,15 +59,15 @@ class STFTSpectrogram(nn.Module):
     sample_rate : int
         Of the waveforms, Hz.
     n_fft : int
-        FFT and window length, samples.
+        FFT and window length, samples; even.
     hop_length : int
         Samples between frames.
 
     Raises
     ------
     ValueError
-        If a size is not positive or the windows do not overlap by half or more, without which a
-        masked spectrogram cannot be turned back into sound.
+        If a size is not positive, `n_fft` is odd or the windows do not overlap by half or more,
+        without which a masked spectrogram cannot be turned back into sound.
     """
 
     log = False
@@ -83,6 +83,8 @@ class STFTSpectrogram(nn.Module):
         ):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}: expected a positive whole number")
+        if n_fft % 2:
+            raise ValueError(f"n_fft is {n_fft}: expected an even number, such as {n_fft + 1}")
         if hop_length > n_fft // 2:
             raise ValueError(
                 f"hop_length {hop_length} is more than half of n_fft {n_fft}: "
@@ -166,7 +168,8 @@ class STFTSpectrogram(nn.Module):
         """Return the waveform after a gain in every cell, with the original phase and length.
 
         The *change* is inverted and added to the waveform, x + ISTFT((g - 1)·STFT(x)), which is
-        ISTFT(g·STFT(x)) but for rounding: where nothing is changed, not a sample is.
+        ISTFT(g·STFT(x)) but for rounding: where nothing is changed, not a sample is. What lies
+        past the last frame's centre takes the last frame's gain.
 
         Parameters
         ----------
@@ -189,14 +192,14 @@ class STFTSpectrogram(nn.Module):
                 f"the gain has shape {tuple(gain_db.shape)}, the features "
                 f"{tuple(analysis.features.shape)}: one gain per cell is needed"
             )
-        amplitude = self._bin_power_gain(torch.pow(10.0, gain_db / 10)).sqrt()
-        change = self._istft(
-            (amplitude.squeeze(1) - 1) * analysis.stft, analysis.waveform.shape[-1]
-        )
+        gain = torch.pow(10.0, gain_db.to(analysis.features).squeeze(1) / 10)
+        amplitude = self._bin_power_gain(torch.cat([gain, gain[..., -1:]], dim=-1)).sqrt()
+        change = self._istft((amplitude - 1) * analysis.stft, analysis.waveform.shape[-1])
         return analysis.waveform + change.unsqueeze(1)
 
     def _features(self, stft: Tensor) -> Tensor:
-        power = self._bands(stft.real.square() + stft.imag.square()).unsqueeze(1)
+        seen = stft[..., :-1]
+        power = self._bands(seen.real.square() + seen.imag.square()).unsqueeze(1)
         return 10 * torch.log10(power.clamp(min=POWER_FLOOR)) if self.log else power
 
     def _bands(self, power: Tensor) -> Tensor:
@@ -204,18 +207,25 @@ class STFTSpectrogram(nn.Module):
         return power
 
     def _bin_power_gain(self, gain: Tensor) -> Tensor:
-        """Spread a power gain per feature bin over the FFT bins: here, one to one."""
+        """Spread a power gain (batch, bins, frames) over the FFT bins: here, one to one."""
         return gain
 
     def _stft(self, waveform: Tensor) -> Tensor:
+        """Return the centred STFT with one frame more than the features have.
+
+        Half a window past the last frame's centre its window has all but vanished; where no other
+        frame reaches, the inverse would divide by it and blow masked sounds up.
+        """
         _check_waveform(waveform, self.n_fft)
+        half = self.n_fft // 2
+        padded = nn.functional.pad(waveform, (half, half), mode="reflect").squeeze(1)
+        missing = self.n_fft + self.num_frames(waveform.shape[-1]) * self.hop_length
         return torch.stft(
-            waveform.squeeze(1),
+            nn.functional.pad(padded, (0, missing - padded.shape[-1])),
             self.n_fft,
             self.hop_length,
             window=self.window.to(waveform),
-            center=True,
-            pad_mode="reflect",
+            center=False,
             return_complex=True,
         )
 
@@ -276,14 +286,17 @@ class MelSTFTSpectrogram(STFTSpectrogram):
         self.n_mels = n_mels
         self.f_min = f_min
         self.f_max = f_max
-        filters = _slaney_filters(n_fft // 2 + 1, sample_rate, n_mels, f_min, f_max, "slaney")
+        filters = self._filters()
         if (filters.sum(0) == 0).any():
             raise ValueError(
                 f"{int((filters.sum(0) == 0).sum())} of {n_mels} mel bands hold no FFT bin: "
                 "take fewer bands or a longer n_fft"
             )
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("spread", self._spread_weights(), persistent=False)
+        self.register_buffer("filters", filters.float(), persistent=False)
+        below, above, weight = self._neighbours()
+        self.register_buffer("band_below", below, persistent=False)
+        self.register_buffer("band_above", above, persistent=False)
+        self.register_buffer("above_weight", weight.float(), persistent=False)
 
     @property
     def num_bins(self) -> int:
@@ -293,9 +306,7 @@ class MelSTFTSpectrogram(STFTSpectrogram):
     @property
     def frequencies(self) -> Tensor:
         """Centre frequency of every mel band, Hz, shape (bands,)."""
-        ends = _hz_to_mel(self.f_min), _hz_to_mel(self.f_max)
-        mels = torch.linspace(*ends, self.n_mels + 2, dtype=torch.float64)
-        return _mel_to_hz(mels)[1:-1].float()
+        return self._edges()[1:-1].float()
 
     def settings(self) -> dict[str, str | int | float]:
         """Return what :func:`build_processor` needs to make this front end again."""
@@ -306,22 +317,43 @@ class MelSTFTSpectrogram(STFTSpectrogram):
         return torch.einsum("kb,nkt->nbt", self.filters.to(power), power)
 
     def _bin_power_gain(self, gain: Tensor) -> Tensor:
-        return torch.einsum("kb,ncbt->nckt", self.spread.to(gain), gain)
+        """Interpolate the power gain between band centres, in Hz; beyond them it stays level.
 
-    def _spread_weights(self) -> Tensor:
-        """Weights (fft_bins, bands), rows summing to 1, that carry a band's gain to the bins.
-
-        Inside the bands a bin takes the mean of its bands' gains, weighted by the height of
-        their triangles over it; a bin outside all bands takes the nearest band's.
+        That is the mean of the bands' gains weighted by the height of their triangles, which sum
+        to 1 between the outer centres; a bin that no band covers takes the nearest band's gain.
+        `lerp` makes it exact where neighbours agree.
         """
-        triangles = _slaney_filters(
-            self.n_fft // 2 + 1, self.sample_rate, self.n_mels, self.f_min, self.f_max, None
+        weight = self.above_weight.to(gain)[:, None]
+        return torch.lerp(gain[:, self.band_below], gain[:, self.band_above], weight)
+
+    def _neighbours(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return, per FFT bin, the bands centred below and above it and the weight of the latter.
+
+        Bins beyond the outer centres have the outer band twice.
+        """
+        centres, bins = self._edges()[1:-1], self._bins()
+        above = torch.searchsorted(centres, bins).clamp(max=self.n_mels - 1)
+        below = (torch.searchsorted(centres, bins) - 1).clamp(min=0)
+        gap = centres[above] - centres[below]
+        weight = torch.where(gap > 0, (bins - centres[below]) / gap, 0.0)
+        return below, above, weight
+
+    def _bins(self) -> Tensor:
+        return torch.arange(self.n_fft // 2 + 1, dtype=torch.float64) * (
+            self.sample_rate / self.n_fft
         )
-        outside = triangles.sum(1) == 0
-        bins = torch.linspace(0, self.sample_rate / 2, self.n_fft // 2 + 1)
-        nearest = (bins[outside, None] - self.frequencies[None]).abs().argmin(1)
-        triangles[outside] = nn.functional.one_hot(nearest, self.n_mels).to(triangles)
-        return triangles / triangles.sum(1, keepdim=True)
+
+    def _edges(self) -> Tensor:
+        """Lower edge, centres and upper edge of the bands, Hz, evenly spaced in mel, float64."""
+        ends = _hz_to_mel(self.f_min), _hz_to_mel(self.f_max)
+        return _mel_to_hz(torch.linspace(*ends, self.n_mels + 2, dtype=torch.float64))
+
+    def _filters(self) -> Tensor:
+        """Weights (fft_bins, bands): triangles over Hz, each of area 1, in double precision."""
+        low, centre, high = self._edges().unfold(0, 3, 1).unbind(1)
+        bins = self._bins()[:, None]
+        rise, fall = (bins - low) / (centre - low), (high - bins) / (high - centre)
+        return torch.minimum(rise, fall).clamp(min=0) * (2 / (high - low))
 
 
 @FRONT_ENDS.register("LogMelSTFTSpectrogram")
@@ -369,14 +401,6 @@ def _check_waveform(waveform: Tensor, n_fft: int) -> None:
         )
     if not torch.isfinite(waveform).all():
         raise ValueError("the waveform has NaN or infinite samples: is the recording damaged?")
-
-
-def _slaney_filters(
-    bins: int, sample_rate: int, n_mels: int, f_min: float, f_max: float, norm: str | None
-) -> Tensor:
-    return torchaudio.functional.melscale_fbanks(
-        bins, f_min, f_max, n_mels, sample_rate, norm=norm, mel_scale="slaney"
-    )
 
 
 def _hz_to_mel(hz: float) -> float:
