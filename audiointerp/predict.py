@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+import audiointerp
 from audiointerp.dataset.audio import (
     AudioError,
     fix_length,
@@ -29,6 +29,7 @@ from audiointerp.dataset.audio import (
 )
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.interpretation import Interpreter
+from audiointerp.interpretation.base import evaluating
 from audiointerp.masking import BASES, DOMAINS, MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, evaluate
 from audiointerp.processing import Analysis, STFTSpectrogram
@@ -56,6 +57,8 @@ class Scores:
     target : Tensor, shape (batch,)
         The explained classes.
     attribution : Tensor, shape (batch, 1, bins, frames)
+    diagnostics : dict of str to Tensor of shape (batch,)
+        What the method says of its own maps, such as SHAP's additivity residual.
     masks : dict of str to Tensor, shape (batch, 1, bins, frames)
     metrics : dict
         ``metrics[place, mask][name]`` of shape (batch,), place "features" or "audio".
@@ -67,6 +70,7 @@ class Scores:
     probabilities: Tensor
     target: Tensor
     attribution: Tensor
+    diagnostics: dict[str, Tensor]
     masks: dict[str, Tensor]
     metrics: dict[tuple[str, str], dict[str, Tensor]]
     masked_probabilities: dict[tuple[str, str], tuple[Tensor, Tensor]]
@@ -236,6 +240,7 @@ class Predict:
             probabilities=scores.probabilities[0].cpu().numpy(),
             target=int(scores.target[0]),
             attribution=scores.attribution,
+            diagnostics={name: float(value[0]) for name, value in scores.diagnostics.items()},
             masks=scores.masks,
             masked={
                 mask: apply_mask(scores.analysis.features, values, level, domain=self.domain)
@@ -335,8 +340,10 @@ class Predict:
             analysis = self.processor.analyse(waveform)
         probabilities = self._probabilities(analysis.features)
         chosen = probabilities.argmax(1) if target is None else target
+        diagnostics: dict[str, Tensor] = {}
         if attribution is None:
-            attribution = self.interpreter.attribute(analysis.features, chosen)
+            explanation = self.interpreter.explain(analysis.features, chosen)
+            attribution, diagnostics = explanation.attribution, explanation.diagnostics
         masks = make_masks(attribution, self.masks)
         metrics, masked = {}, {}
         for name, mask in masks.items():
@@ -347,7 +354,9 @@ class Predict:
                     inside.gather(1, of_class)[:, 0],
                     outside.gather(1, of_class)[:, 0],
                 )
-        return Scores(analysis, probabilities, chosen, attribution, masks, metrics, masked)
+        return Scores(
+            analysis, probabilities, chosen, attribution, diagnostics, masks, metrics, masked
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return every setting that the results depend on, ready for JSON."""
@@ -385,7 +394,7 @@ class Predict:
     @torch.no_grad()
     def _probabilities(self, features: Tensor) -> Tensor:
         """Return the class probabilities in double precision, where 1 - p keeps its digits."""
-        with _evaluating(self.model):
+        with evaluating(self.model):
             logits = [self.model(chunk) for chunk in features.split(self.batch_size)]
         return torch.cat(logits).double().softmax(1)
 
@@ -409,8 +418,13 @@ class Predict:
             attribution = torch.from_numpy(np.stack(saved))[:, None].to(waveforms)
         scores = self.interpret(waveforms, attribution=attribution)
         if attribution is None:
-            for clip, values in zip(clips, scores.attribution.cpu().numpy(), strict=True):
-                run.save_attribution(clip.clip_id, values[0])
+            found = {name: values.tolist() for name, values in scores.diagnostics.items()}
+            for place, clip in enumerate(clips):
+                run.save_attribution(
+                    clip.clip_id,
+                    scores.attribution[place, 0].cpu().numpy(),
+                    {name: values[place] for name, values in found.items()},
+                )
         names = self._class_names(scores.probabilities.shape[1])
         about = [
             {
@@ -494,9 +508,9 @@ class Predict:
 def code_version() -> dict[str, str | None]:
     """Return the versions of this package and of what its numbers depend on."""
     found: dict[str, str | None] = {
-        name: version(name) for name in ("audiointerp", "torch", "numpy", "scikit-image")
+        name: version(name) for name in ("torch", "numpy", "scikit-image")
     }
-    return found | {"commit": _commit()}
+    return {"audiointerp": audiointerp.__version__, "commit": _commit()} | found
 
 
 def _commit() -> str | None:
@@ -595,15 +609,3 @@ def _mono(waveform: Tensor) -> Tensor:
 def _device(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -77,6 +77,8 @@ class Interpretation:
         Index of the explained class.
     attribution : Tensor, shape (1, 1, bins, frames)
         Signed.
+    diagnostics : dict of str to float
+        What the method says of its own map, such as SHAP's additivity residual.
     masks : dict of str to Tensor, shape (1, 1, bins, frames)
     masked : dict of str to (Tensor, Tensor)
         Masked-in and masked-out features of every mask.
@@ -94,6 +96,7 @@ class Interpretation:
     probabilities: np.ndarray
     target: int
     attribution: Tensor
+    diagnostics: dict[str, float]
     masks: dict[str, Tensor]
     masked: dict[str, tuple[Tensor, Tensor]]
     metrics_on: dict[str, pd.DataFrame]
@@ -223,6 +226,7 @@ class Interpretation:
             "label": self.label,
             "probability": self.probability,
             "explained_class": self.target_label,
+            "diagnostics": self.diagnostics,
             "probabilities": dict(zip(self.classes, self.probabilities.tolist(), strict=True)),
         }
 

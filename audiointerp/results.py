@@ -7,6 +7,7 @@
         csvs/<mask>.csv     one row per clip, measured on masked features
         csvs_audio/…        the same, measured on masked sounds, where asked for
         attributions/<clip>.npy
+        diagnostics.csv     what the method says of each map, where it says something
 
 Rows are written batch by batch, so that an interrupted run loses one batch at most. Nothing here
 needs torch.
@@ -74,6 +75,7 @@ class RunFolder:
             self._remove()
         self._check_settings()
         self._rows = self._read_complete_rows()
+        self._diagnostics = self._read_diagnostics()
         self.attributions.mkdir(parents=True, exist_ok=True)
         for table in self._tables.values():
             table.parent.mkdir(exist_ok=True)
@@ -99,8 +101,16 @@ class RunFolder:
             return None
         return saved if saved.shape == shape else None
 
-    def save_attribution(self, clip: str, attribution: np.ndarray) -> None:
+    def save_attribution(
+        self, clip: str, attribution: np.ndarray, diagnostics: Mapping[str, float]
+    ) -> None:
         """Write a clip's attribution map, (bins, frames), whole or not at all."""
+        if diagnostics:
+            self._diagnostics[clip] = {"clip": clip, **diagnostics}
+            _write_text(
+                self.path / "diagnostics.csv",
+                pd.DataFrame(self._diagnostics.values()).to_csv(index=False),
+            )
         target = self._attribution(clip)
         partial = target.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -138,7 +148,8 @@ class RunFolder:
     def _remove(self) -> None:
         for folder in (self.attributions, *(self.path / name for name in TABLES.values())):
             shutil.rmtree(folder, ignore_errors=True)
-        (self.path / "run.json").unlink(missing_ok=True)
+        for name in ("run.json", "diagnostics.csv"):
+            (self.path / name).unlink(missing_ok=True)
 
     def _check_settings(self) -> None:
         run = read_run(self.path)
@@ -168,6 +179,13 @@ class RunFolder:
             raise ValueError(f"{path}: its columns are not {', '.join(self.columns)}")
         # An interrupted write leaves a last line that is cut short.
         return table.dropna().drop_duplicates("clip")
+
+    def _read_diagnostics(self) -> dict[str, dict[str, Any]]:
+        path = self.path / "diagnostics.csv"
+        if not path.is_file():
+            return {}
+        rows = pd.read_csv(path, dtype={"clip": str}).to_dict("records")
+        return {row["clip"]: row for row in rows}
 
     def _write_tables(self, rows: Mapping[tuple[str, str], pd.DataFrame]) -> None:
         for key, table in rows.items():

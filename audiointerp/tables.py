@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,26 @@ def best_masks(summary: pd.DataFrame) -> pd.DataFrame:
     runs = [name for name in RUN_COLUMNS if name != "mask"]
     best = scored.groupby(level=runs, sort=False)["score"].idxmax()
     return scored.loc[best]
+
+
+def summarise_files(table: pd.DataFrame, masks: Sequence[str]) -> pd.DataFrame:
+    """Return one row per model, method and mask: mean metrics over the files, for some masks.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per model, method, clip and mask.
+    masks : sequence of str
+        Which masks to show.
+
+    Returns
+    -------
+    DataFrame
+        Means over the clips, rounded for reading.
+    """
+    shown = table[table["mask"].isin(masks)]
+    means = shown.groupby(["model", "method", "mask"], sort=False)[list(HIGHER_IS_BETTER)].mean()
+    return means.round(3)
 
 
 def _read_table(path: Path, root: Path) -> pd.DataFrame:

@@ -1,0 +1,30 @@
+# make demo    interpret the clips of samples/ with the bundled models, into results/demo/
+# make test    lint and run the test suite
+# make clean   remove what these two made
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test clean
+
+demo: .venv/ready
+	$(BIN)/audiointerp interpret samples/*.wav --out results/demo \
+		--weights weights/synthetic_logmel.safetensors \
+		--weights weights/synthetic_logstft.safetensors
+
+test: .venv/ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n 2
+
+clean:
+	rm -rf .venv results/demo
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/ready-test: .venv/ready requirements-test.txt
+	$(BIN)/pip install --quiet --requirement requirements-test.txt
+	touch $@

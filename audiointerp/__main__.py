@@ -1,0 +1,201 @@
+"""The command line: every command is one call into the library.
+
+Imports of the library are inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="See, hear and measure what an audio classifier listened to.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Get or make data: ESC-50, the synthetic set.")
+app.add_typer(data_app, name="data")
+
+Weights = Annotated[
+    list[Path], typer.Option("--weights", "-w", help="Weight file; may be given several times.")
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", "-m", help="saliency, gradcam, lime, shap; all by default."),
+]
+Base = Annotated[str, typer.Option(help="What a removed cell becomes: floor, minimum, quiet.")]
+Places = Annotated[
+    list[str], typer.Option("--on", help="What metrics are measured on: features, audio.")
+]
+Seed = Annotated[int, typer.Option(help="For everything that is drawn at random.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Subset = Annotated[str | None, typer.Option(help="Part of the set: esc10.")]
+Alpha = Annotated[
+    float | None, typer.Option(help="Share of the clip in α·clip + (1-α)·noise; 0.6 by default.")
+]
+SnrDb = Annotated[float | None, typer.Option(help="The clip's level over the noise, dB, instead.")]
+Data = Annotated[
+    str, typer.Option("--data", "-d", help="A folder laid out like ESC-50, or 'synthetic'.")
+]
+
+
+@app.command()
+def interpret(
+    files: Annotated[list[Path], typer.Argument(help="Sound files: WAV, OGG or FLAC.")],
+    weights: Weights,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/interpret"),
+    method: Methods = None,
+    mask: Annotated[
+        list[str] | None, typer.Option(help="Mask to draw and to make audible; topK_5, topK_30.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class to explain; the predicted one by default.")
+    ] = None,
+    background: Annotated[
+        str, typer.Option(help="Set that SHAP compares with: 'synthetic' or a folder.")
+    ] = "synthetic",
+    base: Base = "floor",
+    on: Places = ["features"],  # noqa: B006 (typer reads the default, nobody changes it)
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Interpret sound files: pictures, masked-in and masked-out sounds, metrics."""
+    from audiointerp.experiment import SHOWN_MASKS, interpret_files
+
+    result = interpret_files(
+        files,
+        weights,
+        out,
+        methods=method,
+        masks=mask or SHOWN_MASKS,
+        target=target,
+        background=background,
+        base=base,
+        on=on,
+        seed=seed,
+        device=device,
+    )
+    if len(result.table):
+        from audiointerp.tables import summarise_files
+
+        typer.echo(summarise_files(result.table, mask or SHOWN_MASKS).to_string())
+        typer.echo(f"\nPictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
+        typer.echo(f"Every metric of every mask:  {result.folder}/summary.csv")
+    _report(result.failures)
+
+
+@app.command()
+def experiment(
+    weights: Weights,
+    data: Data,
+    subset: Subset = None,
+    fold: Annotated[int, typer.Option(help="The fold to interpret.")] = 5,
+    train_fold: Annotated[
+        list[int], typer.Option(help="Folds that SHAP's background is drawn from.")
+    ] = [1, 2, 3],  # noqa: B006
+    method: Methods = None,
+    noise: Annotated[
+        list[str] | None, typer.Option(help="Noise file of a condition: FILE or NAME=FILE.")
+    ] = None,
+    clean: Annotated[bool, typer.Option(help="Also interpret the clips as they are.")] = True,
+    alpha: Alpha = None,
+    snr_db: SnrDb = None,
+    mask: Annotated[list[str] | None, typer.Option(help="Mask to score; all by default.")] = None,
+    base: Base = "floor",
+    on: Places = ["features"],  # noqa: B006
+    results: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results"),
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded clips.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Do runs again that are there.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Interpret a test fold with every model and method, clean and under noise."""
+    from audiointerp.experiment import parse_noise, run_experiment
+
+    done = run_experiment(
+        weights,
+        data,
+        subset=subset,
+        fold=fold,
+        train_folds=train_fold,
+        methods=method,
+        noises=dict(map(parse_noise, noise or [])),
+        clean=clean,
+        alpha=alpha,
+        snr_db=snr_db,
+        masks=mask,
+        base=base,
+        on=on,
+        results=results,
+        cache_dir=cache,
+        seed=seed,
+        device=device,
+        overwrite=overwrite,
+    )
+    failures = {}
+    for folder, result in done.items():
+        typer.echo(f"\n{folder}: accuracy {100 * result.accuracy:.2f} %")
+        typer.echo(result.mean_metrics(on[0]).round(3).to_string())
+        failures |= {f"{folder.name}/{clip}": why for clip, why in result.failures.items()}
+    _report(failures)
+
+
+@data_app.command("esc50")
+def data_esc50(
+    root: Annotated[Path, typer.Argument(help="Folder to put ESC-50 into.")],
+) -> None:
+    """Download ESC-50 (600 MB), check it and unpack it; a broken download is taken up again."""
+    from audiointerp.dataset.download import download_esc50
+
+    typer.echo(f"ESC-50 is in {download_esc50(root)}")
+
+
+@data_app.command("samples")
+def data_samples(
+    root: Annotated[Path, typer.Argument(help="Folder of your ESC-50.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to copy the clips to.")],
+) -> None:
+    """Copy the six original sample clips out of your ESC-50."""
+    from audiointerp.dataset.download import copy_samples
+
+    for path in copy_samples(root, destination):
+        typer.echo(path)
+
+
+@data_app.command("synthetic")
+def data_synthetic(
+    root: Annotated[Path, typer.Argument(help="Folder to write the set to.")],
+    seed: Seed = 0,
+) -> None:
+    """Write the synthetic set as files, laid out like ESC-50."""
+    from audiointerp.dataset.synthetic import write_synthetic
+
+    typer.echo(f"the synthetic set is in {write_synthetic(root, seed=seed)}")
+
+
+def main() -> None:
+    """Run the command line; an error that a user can mend is one line, not a traceback."""
+    from audiointerp.registry import UnknownNameError
+
+    try:
+        app()
+    except (ValueError, OSError, UnknownNameError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def _report(failures: dict[str, str]) -> None:
+    """Say what was skipped; the exit status says so too."""
+    if failures:
+        typer.echo(f"\n{len(failures)} skipped:", err=True)
+        for name, why in failures.items():
+            typer.echo(f"  {name}: {why}", err=True)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,411 @@
+"""Whole runs over files and sets: every model × method × condition, from weight files to results.
+
+The command line calls these functions and adds nothing to them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from audiointerp.dataset import AudioError, ClipDataset, Contamination, open_dataset
+from audiointerp.interpretation import METHODS, Interpreter, select_background
+from audiointerp.masking import MASKS, base_level
+from audiointerp.metrics import METRICS
+from audiointerp.predict import Place, Predict, SetResult
+from audiointerp.processing import STFTSpectrogram
+from audiointerp.results import run_path
+from audiointerp.weights import load
+
+CLEAN = "clean"
+TRAIN_FOLDS = (1, 2, 3)
+TEST_FOLD = 5
+SHOWN_MASKS = ("topK_5", "topK_30")
+"""The masks that `interpret_files` draws and makes audible unless told otherwise."""
+
+
+def build_interpreter(
+    method: str,
+    model: nn.Module,
+    processor: STFTSpectrogram,
+    *,
+    background: Tensor | None = None,
+    base: str = "floor",
+    seed: int = 0,
+    **options: Any,
+) -> Interpreter:
+    """Make an attribution method, giving its constructor what it asks for by name.
+
+    Parameters
+    ----------
+    method : str
+        A name in ``METHODS``.
+    model : Module
+    processor : STFTSpectrogram
+    background : Tensor, shape (clips, 1, bins, frames), optional
+        Features of clips that methods with a background compare with.
+    base : {"floor", "minimum", "quiet"}
+        What methods that hide parts of a clip put there: give what the masks will.
+    seed : int
+        For methods that draw at random.
+    **options
+        Further arguments of the method's constructor.
+
+    Returns
+    -------
+    Interpreter
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such method.
+    ValueError
+        If it needs a background and none is given.
+    """
+    interpreter = METHODS[method]
+    offered = {
+        "background": background,
+        "base": partial(base_level, kind=base, floor=processor.floor),
+        "seed": seed,
+    }
+    wanted = inspect.signature(interpreter).parameters
+    if "background" in wanted and background is None:
+        raise ValueError(f"{method} compares with background clips: give their features")
+    return interpreter(
+        model, **{name: value for name, value in offered.items() if name in wanted}, **options
+    )
+
+
+def background_features(
+    dataset: ClipDataset, processor: STFTSpectrogram, *, per_class: int = 2, seed: int = 0
+) -> Tensor:
+    """Return the features of some clips of every class, as SHAP's background.
+
+    Parameters
+    ----------
+    dataset : ClipDataset
+        Of the folds that the model was trained on.
+    processor : STFTSpectrogram
+    per_class : int
+        Clips of each class.
+    seed : int
+        Chooses them.
+
+    Returns
+    -------
+    Tensor, shape (per_class·classes, 1, bins, frames)
+        On the processor's device.
+    """
+    chosen = select_background(dataset.labels, per_class=per_class, seed=seed)
+    waveforms = torch.stack([dataset[int(index)].waveform for index in chosen])
+    with torch.no_grad():
+        return processor(waveforms.to(processor.window.device))
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device called `device`; "auto" is the first GPU where there is one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
+    return found
+
+
+@dataclass(frozen=True)
+class FilesResult:
+    """What `interpret_files` did.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds ``<model>/<method>/<clip>/`` folders and ``summary.csv``.
+    table : DataFrame
+        One row per model, method, clip and mask, with the seven metrics.
+    failures : dict of str to str
+        Files that could not be interpreted, and why.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def interpret_files(
+    files: Sequence[str | os.PathLike[str]],
+    weights: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    methods: Iterable[str] | None = None,
+    masks: Sequence[str] = SHOWN_MASKS,
+    target: str | None = None,
+    background: str | os.PathLike[str] = "synthetic",
+    base: str = "floor",
+    on: Place | Sequence[Place] = "features",
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> FilesResult:
+    """Interpret sound files with every model and method; write pictures, sounds and tables.
+
+    Parameters
+    ----------
+    files : sequence of path
+        WAV, OGG or FLAC. One that cannot be read is reported and skipped.
+    weights : sequence of path
+        Weight files; see `audiointerp.weights`.
+    out : path
+        Folder for the results, ``<out>/<model>/<method>/<clip>/``.
+    methods : iterable of str, optional
+        Names in ``METHODS``; all by default.
+    masks : sequence of str
+        Masks to draw and to make audible; the tables always have all fourteen.
+    target : str, optional
+        Class to explain; the predicted one by default.
+    background : "synthetic" or path
+        Set whose training folds SHAP compares with.
+    base : {"floor", "minimum", "quiet"}
+        What a removed cell becomes.
+    on : {"features", "audio"} or both
+        What the metrics are measured on.
+    seed : int
+        For methods that draw at random.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", …
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    FilesResult
+
+    Raises
+    ------
+    ValueError
+        If a method, mask, class or weight file is unusable, or two files have one name; before
+        anything is written.
+    """
+    names = _names(files)
+    methods = list(METHODS if methods is None else methods)
+    _check_names(methods, masks)
+    models = _load_all(weights, resolve_device(device))
+    failures: dict[str, str] = {}
+    rows = []
+    with tqdm(
+        total=len(models) * len(methods) * len(names), unit="clip", disable=not progress
+    ) as bar:
+        for model_name, (model, processor) in models.items():
+            compared = _background_of(background, methods, model, processor, seed=seed)
+            for method in methods:
+                bar.set_description(f"{model_name} {method}")
+                interpreter = build_interpreter(
+                    method, model, processor, background=compared, base=base, seed=seed
+                )
+                predict = Predict(model, processor, interpreter, base=base, on=on)
+                for name, file in names.items():
+                    if name not in failures:
+                        try:
+                            result = predict.predict(file, target=target)
+                        except AudioError as error:
+                            failures[name] = str(error)
+                            tqdm.write(f"skipped: {error}")
+                        else:
+                            result.save(Path(out) / model_name / method / name, masks)
+                            about = {"model": model_name, "method": method, "clip": name}
+                            about |= {"label": result.label, "probability": result.probability}
+                            rows += [
+                                about | {"mask": mask} | values
+                                for mask, values in result.metrics.to_dict("index").items()
+                            ]
+                    bar.update()
+    columns = ["model", "method", "clip", "label", "probability", "mask", *METRICS]
+    table = pd.DataFrame(rows, columns=columns)
+    if rows:
+        table.to_csv(Path(out) / "summary.csv", index=False)
+    return FilesResult(Path(out), table, failures)
+
+
+def run_experiment(
+    weights: Sequence[str | os.PathLike[str]],
+    data: str | os.PathLike[str],
+    *,
+    subset: str | None = None,
+    fold: int = TEST_FOLD,
+    train_folds: Sequence[int] = TRAIN_FOLDS,
+    methods: Iterable[str] | None = None,
+    noises: Mapping[str, str | os.PathLike[str]] | None = None,
+    clean: bool = True,
+    alpha: float | None = None,
+    snr_db: float | None = None,
+    masks: Sequence[str] | None = None,
+    base: str = "floor",
+    on: Place | Sequence[Place] = "features",
+    results: str | os.PathLike[str] = "results",
+    cache_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[Path, SetResult]:
+    """Interpret a test fold with every model and method, clean and under every noise.
+
+    What `results` already holds is not done again: a stopped run goes on where it was.
+
+    Parameters
+    ----------
+    weights : sequence of path
+        Weight files; the name of each names its results.
+    data : "synthetic" or path
+        The set; see `audiointerp.dataset.open_dataset`.
+    subset : {"esc10"}, optional
+        Of a folder's clips.
+    fold : int
+        The fold to interpret.
+    train_folds : sequence of int
+        Folds that SHAP's background is drawn from, two clips of each class.
+    methods : iterable of str, optional
+        Names in ``METHODS``; all by default.
+    noises : mapping of str to path, optional
+        Noise file of each noisy condition, by the experiment's name.
+    clean : bool
+        Also interpret the clips as they are.
+    alpha, snr_db : float, optional
+        Level of the clips over the noise; see `audiointerp.dataset.Contamination`.
+    masks : sequence of str, optional
+        Masks to score; all by default.
+    base, on
+        See `audiointerp.predict.Predict`.
+    results : path
+        Runs are written to ``<results>/<model>/<method>_<experiment>/``.
+    cache_dir : path, optional
+        Where to keep decoded clips; None keeps them in memory.
+    seed : int
+        For methods that draw at random.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", …
+    overwrite : bool
+        Do runs again that are already there.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    dict of Path to SetResult
+        Every run's, by its folder.
+
+    Raises
+    ------
+    ValueError
+        If a name, file or setting is unusable; before anything is written.
+    """
+    methods = list(METHODS if methods is None else methods)
+    _check_names(methods, masks or ())
+    conditions: dict[str, Contamination | None] = {CLEAN: None} if clean else {}
+    for name, file in (noises or {}).items():
+        conditions[name] = Contamination(file, alpha, snr_db=snr_db)
+    if not conditions:
+        raise ValueError("nothing to do: neither the clean clips nor a noise was asked for")
+    models = _load_all(weights, resolve_device(device))
+    open_folds = partial(open_dataset, data, subset=subset, cache_dir=cache_dir)
+    done: dict[Path, SetResult] = {}
+    for model_name, (model, processor) in models.items():
+        settings = {"sample_rate": processor.sample_rate, "duration": model.duration or 5.0}
+        sets = {
+            name: open_folds(folds=fold, contamination=noise, **settings)
+            for name, noise in conditions.items()
+        }
+        compared = _background_of(
+            data, methods, model, processor, subset=subset, folds=train_folds, seed=seed
+        )
+        for method in methods:
+            interpreter = build_interpreter(
+                method, model, processor, background=compared, base=base, seed=seed
+            )
+            predict = Predict(model, processor, interpreter, masks=masks, base=base, on=on)
+            for name, dataset in sets.items():
+                folder = run_path(results, model_name, method, name)
+                done[folder] = predict.predict_set(
+                    dataset, folder, overwrite=overwrite, progress=progress
+                )
+    return done
+
+
+def parse_noise(text: str) -> tuple[str, str]:
+    """Split ``NAME=FILE`` or ``FILE`` into an experiment's name and its noise file.
+
+    Raises
+    ------
+    ValueError
+        If the name could not be part of a folder's.
+    """
+    name, _, file = text.partition("=") if "=" in text else (Path(text).stem, "", text)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not file:
+        raise ValueError(f"noise {text!r}: expected FILE, or NAME=FILE with a plain name")
+    return name, file
+
+
+def _background_of(
+    data: str | os.PathLike[str],
+    methods: Iterable[str],
+    model: nn.Module,
+    processor: STFTSpectrogram,
+    *,
+    subset: str | None = None,
+    folds: Sequence[int] = TRAIN_FOLDS,
+    seed: int,
+) -> Tensor | None:
+    """Return the background of the methods that need one, None where none does."""
+    needed = [
+        name for name in methods if "background" in inspect.signature(METHODS[name]).parameters
+    ]
+    if not needed:
+        return None
+    settings = {"sample_rate": processor.sample_rate, "duration": model.duration or 5.0}
+    dataset = open_dataset(data, subset=subset, folds=folds, **settings)
+    return background_features(dataset, processor, seed=seed)
+
+
+def _load_all(
+    weights: Sequence[str | os.PathLike[str]], device: torch.device
+) -> dict[str, tuple[nn.Module, STFTSpectrogram]]:
+    if not weights:
+        raise ValueError("no weight file given; those that are shipped lie in weights/")
+    return {name: load(path, device=device) for name, path in _names(weights).items()}
+
+
+def _names(files: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+    """Return the files by their names without ending, which must differ."""
+    paths = [Path(file) for file in files]
+    names = {path.stem: path for path in paths}
+    if len(names) < len(paths):
+        twice = sorted({path.stem for path in paths if names[path.stem] != path})
+        raise ValueError(
+            f"two files are called {', '.join(twice)}: results are filed by name, rename one"
+        )
+    return names
+
+
+def _check_names(methods: Iterable[str], masks: Iterable[str]) -> None:
+    for method in methods:
+        METHODS[method]
+    for mask in masks:
+        MASKS[mask]
