@@ -15,6 +15,7 @@ needs torch.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -174,11 +175,13 @@ class RunFolder:
     def _read_table(self, path: Path) -> pd.DataFrame:
         if not path.is_file():
             return pd.DataFrame(columns=self.columns)
-        table = pd.read_csv(path, dtype={"clip": str}, on_bad_lines="skip")
+        text = path.read_text()
+        # An interrupted write leaves a last line that is cut short, perhaps within a number.
+        whole = text[: text.rfind("\n") + 1]
+        table = pd.read_csv(io.StringIO(whole or ",".join(self.columns)), dtype={"clip": str})
         if list(table.columns) != self.columns:
             raise ValueError(f"{path}: its columns are not {', '.join(self.columns)}")
-        # An interrupted write leaves a last line that is cut short.
-        return table.dropna().drop_duplicates("clip")
+        return table.drop_duplicates("clip")
 
     def _read_diagnostics(self) -> dict[str, dict[str, Any]]:
         path = self.path / "diagnostics.csv"
