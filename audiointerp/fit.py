@@ -80,6 +80,7 @@ def fit(
     learning_rate: float = 2e-3,
     weight_decay: float = 1e-2,
     label_smoothing: float = 0.0,
+    dropout_scale: float = 1.0,
     mixup_alpha: float = 0.4,
     spec_augment: SpecAugment | None = None,
     time_shift: float = 0.5,
@@ -111,6 +112,9 @@ def fit(
     learning_rate : float
         The highest of the run.
     weight_decay, label_smoothing : float
+    dropout_scale : float
+        Multiplies the network's own dropout rates while it trains. The rates of PANNs, 1, are for
+        full width and many clips; a slim network cannot learn under them.
     mixup_alpha : float
         See :func:`audiointerp.augment.mixup`; 0 for none.
     spec_augment : SpecAugment, optional
@@ -157,6 +161,7 @@ def fit(
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
+        "dropout_scale": dropout_scale,
         "mixup_alpha": mixup_alpha,
         "time_shift": time_shift,
         "patience": patience,
@@ -174,7 +179,11 @@ def fit(
     task = _Task(model, processor, spec_augment, settings, out)
     if earlier is None or not _is_finished(earlier, epochs, patience):
         home = next(model.parameters()).device
-        with _quiet(), torch.random.fork_rng(_cuda(hardware)):
+        with (
+            _quiet(),
+            torch.random.fork_rng(_cuda(hardware)),
+            _scaled_dropout(model, dropout_scale),
+        ):
             trainer = Trainer(
                 max_epochs=epochs,
                 callbacks=[_Progress()] if progress else None,
@@ -322,10 +331,10 @@ class _Task(LightningModule):
             logits, targets, label_smoothing=self.settings["label_smoothing"]
         )
         if not torch.isfinite(loss):
+            rate, precision = (self.settings[name] for name in ("learning_rate", "precision"))
             raise TrainingError(
-                f"the loss is {float(loss)} in epoch {self.current_epoch + 1}: lower the learning "
-                f"rate, now {self.settings['learning_rate']}, or use the precision 32-true, "
-                f"now {self.settings['precision']}"
+                f"the loss is {float(loss.detach())} in epoch {self.current_epoch + 1}: lower the "
+                f"learning rate, now {rate}, or use the precision 32-true, now {precision}"
             )
         self._count("train", loss, logits, targets.argmax(1))
         return loss
@@ -373,7 +382,11 @@ class _Task(LightningModule):
         clips = len(labels)
         correct = int((logits.argmax(1) == labels).sum())
         self._last_rate = self.optimizers().param_groups[0]["lr"]
-        for name, value in (("loss", float(loss.detach()) * clips), ("accuracy", correct), ("clips", clips)):
+        for name, value in (
+            ("loss", float(loss.detach()) * clips),
+            ("accuracy", correct),
+            ("clips", clips),
+        ):
             key = f"{phase}_{name}"
             self._sums[key] = self._sums.get(key, 0) + value
 
@@ -528,6 +541,7 @@ def _check_numbers(settings: dict[str, Any]) -> None:
         "learning_rate": (0, math.inf),
         "weight_decay": (0, math.inf),
         "label_smoothing": (0, 1),
+        "dropout_scale": (0, 2),
         "mixup_alpha": (0, math.inf),
         "time_shift": (0, 0.5),
     }
@@ -625,6 +639,19 @@ def _write_history(history: list[dict[str, float]], path: Path) -> None:
     partial = path.with_suffix(".partial")
     pd.DataFrame(history).to_csv(partial, index=False)
     os.replace(partial, path)
+
+
+@contextmanager
+def _scaled_dropout(model: nn.Module, scale: float) -> Iterator[None]:
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Dropout)]
+    rates = [layer.p for layer in layers]
+    try:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.p = min(1.0, scale * rate)
+        yield
+    finally:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.p = rate
 
 
 @contextmanager

@@ -1,0 +1,356 @@
+"""From a set of clips to a weight file with a card: what ``audiointerp train`` runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from audiointerp.augment import SpecAugment
+from audiointerp.dataset.base import ClipDataset
+from audiointerp.dataset.choose import SYNTHETIC, open_dataset
+from audiointerp.fit import Training, fit, predict_labels
+from audiointerp.model import TransferModel, build_model, download_panns, load_panns
+from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.weights import load, save_weights
+
+AUDIOSET = "audioset"
+_PANNS_BINS = 64
+
+_LICENCES = {
+    "synthetic": (
+        "the synthetic set that audiointerp makes itself",
+        "weights and data: MIT, as the package",
+    ),
+    "esc10": (
+        "ESC-10, 400 clips (K. J. Piczak, 2015)",
+        "weights: MIT, as the package; data, not included: CC BY 3.0, credits in its own LICENSE",
+    ),
+    None: (
+        "ESC-50, 2000 clips (K. J. Piczak, 2015), or a set in its layout",
+        "weights: yours to choose; data, not included: ESC-50 is CC BY-NC 3.0",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of `train_classifier`.
+
+    Attributes
+    ----------
+    weights, card : Path
+        The weight file, and the text beside it that says where it comes from.
+    training : Training
+        Model, history, best epoch, checkpoint.
+    labels : DataFrame
+        The test clips and how each was classified; see `audiointerp.fit.predict_labels`.
+    """
+
+    weights: Path
+    card: Path
+    training: Training
+    labels: pd.DataFrame
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Share of the validation clips that the best epoch classifies right."""
+        return float(self.training.best["val_accuracy"])
+
+    @property
+    def test_accuracy(self) -> float:
+        """Share of the test clips, used for nothing else, that are classified right."""
+        return float(self.labels["is_correct"].mean())
+
+
+def train_classifier(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    front_end: str = "LogMelSTFTSpectrogram",
+    model: str = "Cnn14",
+    width: float | None = None,
+    pretrained: str | os.PathLike[str] | None = None,
+    subset: str | None = None,
+    train_folds: Iterable[int] = (1, 2, 3),
+    validation_fold: int = 4,
+    test_fold: int = 5,
+    epochs: int = 100,
+    batch_size: int = 16,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 1e-2,
+    label_smoothing: float = 0.0,
+    dropout_scale: float = 1.0,
+    mixup_alpha: float = 0.4,
+    spec_augment: bool = True,
+    time_shift: float = 0.5,
+    patience: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "32-true",
+    run_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Trained:
+    """Train on some folds, choose the epoch on another, test once on the last, write the weights.
+
+    Parameters
+    ----------
+    data : "synthetic" or path
+        The bundled synthetic set, or a folder laid out like ESC-50.
+    out : path
+        The weight file to write, ending in ``.safetensors``. A card goes beside it, ``.md``.
+    front_end, model : str
+        Names in `audiointerp.processing.FRONT_ENDS` and `audiointerp.model.MODELS`.
+    width : float, optional
+        Channel multiplier of Cnn14.
+    pretrained : "audioset" or path, optional
+        Start from the published AudioSet weights (fetched into ``pretrained/``), from a PANNs
+        checkpoint (``.pth``) or from a weight file of the same architecture. The classifier starts
+        afresh, as does ``bn0`` where the number of bins differs.
+    subset : {"esc10"}, optional
+        Of a folder's clips.
+    train_folds, validation_fold, test_fold
+        No fold may be in two of them.
+    spec_augment : bool
+        Hide stripes of the sizes of PANNs.
+    run_dir : path, optional
+        For checkpoints and the history; by default ``results/training/<name of out>``.
+    cache_dir : path, optional
+        For decoded clips; by default in memory.
+    epochs, batch_size, learning_rate, weight_decay, label_smoothing, dropout_scale, mixup_alpha, \
+time_shift, patience, seed, device, precision, resume, num_workers, progress
+        See `audiointerp.fit.fit`. The seed also draws the initial weights.
+
+    Returns
+    -------
+    Trained
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or the arguments do not fit each other. No weights are written then.
+
+    Examples
+    --------
+    >>> trained = train_classifier(
+    ...     "synthetic", "weights/mine.safetensors", width=1 / 16
+    ... )  # doctest: +SKIP
+    >>> trained.test_accuracy  # doctest: +SKIP
+    """
+    given = {name: value for name, value in locals().items() if name in _OPTIONS}
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: weight files end in .safetensors")
+    folds = _check_folds(train_folds, validation_fold, test_fold)
+    processor = build_processor({"name": front_end})
+    options = {"subset": subset, "sample_rate": processor.sample_rate, "cache_dir": cache_dir}
+    train, validation, test = (open_dataset(data, folds=fold, **options) for fold in folds)
+    network = _build(model, width, len(train.classes), processor, seed)
+    if pretrained is not None:
+        _initialise(network, pretrained)
+    training = fit(
+        network,
+        processor,
+        train,
+        validation,
+        out=_run_dir(out) if run_dir is None else run_dir,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        dropout_scale=dropout_scale,
+        mixup_alpha=mixup_alpha,
+        spec_augment=SpecAugment() if spec_augment else None,
+        time_shift=time_shift,
+        patience=patience,
+        seed=seed,
+        device=device,
+        precision=precision,
+        resume=resume,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    labels = predict_labels(network, processor, test, progress=progress)
+    card = _describe(data, subset, training, labels, folds, command_line(data, out, given))
+    duration = train.duration
+    save_weights(out, network, processor, classes=train.classes, duration=duration, card=card)
+    page = out.with_suffix(".md")
+    page.write_text(_page(out.stem, network, processor, train, card, labels), encoding="utf-8")
+    return Trained(out, page, training, labels)
+
+
+def command_line(
+    data: str | os.PathLike[str], out: str | os.PathLike[str], options: dict[str, Any]
+) -> str:
+    """Return the ``audiointerp train`` command of these arguments, leaving out what is default.
+
+    A folder of the user's appears as ``ESC50_ROOT``: where it lies says nothing to others.
+    """
+    name = SYNTHETIC if str(data) == SYNTHETIC else "ESC50_ROOT"
+    words = ["audiointerp", "train", "--data", name, "--out", f"weights/{Path(out).name}"]
+    for option, default in _OPTIONS.items():
+        value = options.get(option, default)
+        flag = "--" + option.replace("_", "-")
+        if option in _ALWAYS or (value != default and not isinstance(default, bool)):
+            values = value if isinstance(value, (tuple, list)) else [value]
+            words += [word for one in values for word in (flag, _short(one))]
+        elif value != default:
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+    return shlex.join(words)
+
+
+# What shapes the weights, as `train_classifier` has it by default; a test compares the two.
+_OPTIONS: dict[str, Any] = {
+    "front_end": "LogMelSTFTSpectrogram",
+    "model": "Cnn14",
+    "width": None,
+    "pretrained": None,
+    "subset": None,
+    "train_folds": (1, 2, 3),
+    "validation_fold": 4,
+    "test_fold": 5,
+    "epochs": 100,
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "weight_decay": 1e-2,
+    "label_smoothing": 0.0,
+    "dropout_scale": 1.0,
+    "mixup_alpha": 0.4,
+    "spec_augment": True,
+    "time_shift": 0.5,
+    "patience": None,
+    "seed": 0,
+    "precision": "32-true",
+}
+_ALWAYS = ("front_end", "seed")
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_folds(train: Iterable[int], validation: int, test: int) -> tuple[tuple[int, ...], ...]:
+    folds = (tuple(train), (validation,), (test,))
+    numbers = [number for part in folds for number in part]
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(
+            f"train_folds {folds[0]}, validation_fold {validation} and test_fold {test} overlap: "
+            "an accuracy on clips trained on says nothing"
+        )
+    return folds
+
+
+def _build(
+    name: str, width: float | None, classes: int, processor: STFTSpectrogram, seed: int
+) -> TransferModel:
+    settings = {"name": name, "num_classes": classes, "num_bins": processor.num_bins}
+    if width is not None:
+        settings["width"] = width
+    return build_model(settings, seed=seed)
+
+
+def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> None:
+    """Load all but the classifier of earlier weights, and but ``bn0`` where the bins differ."""
+    if str(pretrained) == AUDIOSET:
+        pretrained = download_panns(model.name)
+    if Path(pretrained).suffix != ".safetensors":
+        load_panns(model, pretrained, skip=() if model.num_bins == _PANNS_BINS else ("bn0",))
+        return
+    other, _ = load(pretrained)
+    mine, theirs = (
+        {name: value for name, value in one.settings().items() if name in ("name", "width")}
+        for one in (model, other)
+    )
+    if mine != theirs:
+        raise ValueError(f"{pretrained} holds a model of {theirs}, this one is of {mine}")
+    state = other.base.state_dict()
+    if other.num_bins != model.num_bins:
+        state = {name: value for name, value in state.items() if not name.startswith("bn0.")}
+    model.base.load_state_dict(model.base.state_dict() | state)
+
+
+def _run_dir(out: Path) -> Path:
+    return Path("results", "training", out.stem)
+
+
+def _describe(
+    data: str | os.PathLike[str],
+    subset: str | None,
+    training: Training,
+    labels: pd.DataFrame,
+    folds: tuple[tuple[int, ...], ...],
+    command: str,
+) -> dict[str, str | int | float]:
+    """Return what travels in the weight file and is written on the card."""
+    source, licence = _LICENCES[SYNTHETIC if str(data) == SYNTHETIC else subset]
+    return {
+        "data": source,
+        "folds": "; ".join(
+            f"{use} {', '.join(map(str, fold))}"
+            for use, fold in zip(("training", "validation", "test"), folds, strict=True)
+        ),
+        "licence": licence,
+        "validation_accuracy": round(float(training.best["val_accuracy"]), 4),
+        "test_accuracy": round(float(labels["is_correct"].mean()), 4),
+        "best_epoch": training.best_epoch,
+        "command": command,
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+            + [f"{name} {version(name)}" for name in ("lightning", "audiointerp")]
+        ),
+    }
+
+
+def _page(
+    name: str,
+    model: TransferModel,
+    processor: STFTSpectrogram,
+    train: ClipDataset,
+    card: dict[str, str | int | float],
+    labels: pd.DataFrame,
+) -> str:
+    parameters = sum(value.numel() for value in model.parameters())
+    wrong = labels[~labels["is_correct"]]
+    mistakes = wrong.groupby(["target", "predicted"]).size().sort_values(ascending=False)
+    lines = [
+        f"# {name}",
+        "",
+        f"{len(train.classes)} classes: {', '.join(train.classes)}.",
+        "",
+        f"- Model: {model.name}, {_listed(model.settings())}; {parameters:,} parameters",
+        f"- Front end: {type(processor).__name__}, {_listed(processor.settings())}",
+        f"- Clips: {train.duration:g} s at {train.sample_rate} Hz, peak-normalised",
+        f"- Data: {card['data']}; folds: {card['folds']}",
+        f"- Licence: {card['licence']}",
+        f"- Accuracy: {card['validation_accuracy']:.2%} on the validation fold, which chose the "
+        f"epoch ({card['best_epoch']}); {card['test_accuracy']:.2%} on the test fold "
+        f"({len(labels)} clips)",
+        f"- Versions: {card['versions']}",
+        "",
+        "Made by",
+        "",
+        f"    {card['command']}",
+        "",
+    ]
+    if len(mistakes):
+        lines += ["Mistakes on the test fold:", "", "| clip is | taken for | clips |"]
+        lines += ["| --- | --- | ---: |"]
+        lines += [f"| {is_} | {taken} | {count} |" for (is_, taken), count in mistakes.items()]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name != "name")

@@ -1,0 +1,388 @@
+"""Training: what it learns, which epoch it keeps, resuming, seeds, augmentation, refusals."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audiointerp.augment import SpecAugment, mixup, time_shift
+from audiointerp.dataset.base import ClipDataset
+from audiointerp.fit import TrainingError, accuracy, best_epoch, fit, predict_labels
+from audiointerp.model import TransferCnn14
+from audiointerp.processing import LogMelSTFTSpectrogram
+
+RATE = 8000
+
+
+class Tones(ClipDataset):
+    """Low and high tones in noise, told apart by any classifier; can break down on purpose."""
+
+    def __init__(self, clips: int, first: int = 0, *, rate: int = RATE, classes=("low", "high")):
+        super().__init__(
+            clip_ids=[f"tone{first + place}" for place in range(clips)],
+            labels=[place % 2 for place in range(clips)],
+            folds=[1] * clips,
+            classes=classes,
+            sample_rate=rate,
+            duration=1.2,
+        )
+        self.first = first
+        self.taken = 0
+        self.breaks_after: int | None = None
+
+    def __getitem__(self, index):
+        self.taken += 1
+        if self.breaks_after is not None and self.taken > self.breaks_after:
+            raise OSError("the disk is gone")
+        return super().__getitem__(index)
+
+    def _decode(self, index):
+        noise = np.random.default_rng(self.first + index)
+        time = np.arange(self.num_samples) / self.sample_rate
+        tone = np.sin(2 * np.pi * (2500 if index % 2 else 400) * time)
+        sound = tone + 0.05 * noise.standard_normal(self.num_samples)
+        return torch.from_numpy(sound[None].astype(np.float32))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def processor():
+    return LogMelSTFTSpectrogram(
+        sample_rate=RATE, n_fft=512, hop_length=256, n_mels=32, f_max=4000.0
+    )
+
+
+def small_model(seed: int = 0, classes: int = 2, bins: int = 32) -> TransferCnn14:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TransferCnn14(classes, bins, width=1 / 16)
+
+
+def run(out, processor, *, model=None, train=None, validation=None, **options):
+    options = {"epochs": 4, "batch_size": 4, "device": "cpu", "progress": False} | options
+    return fit(
+        small_model() if model is None else model,
+        processor,
+        Tones(10) if train is None else train,
+        Tones(6, 100) if validation is None else validation,
+        out=out,
+        **options,
+    )
+
+
+def same_weights(one, other) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_learns_a_separable_set(tmp_path, processor):
+    training = run(
+        tmp_path, processor, train=Tones(24), epochs=20, mixup_alpha=0.0, learning_rate=5e-3
+    )
+    assert training.history["train_loss"].iloc[-1] < 0.5 * training.history["train_loss"].iloc[0]
+    assert training.best["val_accuracy"] == 1.0
+    assert accuracy(training.model, processor, Tones(20, 200)) == 1.0
+    assert training.model.classes == ("low", "high")
+    assert training.model.duration == 1.2
+    assert not training.model.training
+
+
+def test_history_has_a_row_per_epoch_and_is_on_disk(tmp_path, processor):
+    training = run(tmp_path, processor, epochs=3)
+    assert list(training.history.columns) == [
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "learning_rate",
+    ]
+    assert training.history["epoch"].tolist() == [1, 2, 3]
+    pd.testing.assert_frame_equal(training.history, pd.read_csv(tmp_path / "history.csv"))
+
+
+def test_validation_numbers_are_those_of_the_clips_whatever_the_batches(tmp_path, processor):
+    validation = Tones(6, 100)  # batches of 4 and 2: a mean of batch means would be off
+    training = run(tmp_path, processor, validation=validation)
+    clips = torch.stack([clip.waveform for clip in validation])
+    with torch.no_grad():
+        logits = training.model(processor(clips)).double()
+    chances = torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True)
+    labels = torch.tensor(validation.labels)
+    loss = -chances[torch.arange(6), labels].log().mean()
+    assert training.best["val_loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert training.best["val_accuracy"] == pytest.approx(
+        float((chances.argmax(1) == labels).double().mean())
+    )
+
+
+def test_the_best_epoch_is_kept_although_the_last_is_worse(tmp_path, processor):
+    # Swapped labels: the better the tones are learned, the worse the validation gets.
+    validation = Tones(6, 100)
+    validation.labels = [1 - label for label in validation.labels]
+    options = {"train": Tones(24), "epochs": 12, "mixup_alpha": 0.0, "learning_rate": 5e-3}
+    training = run(tmp_path, processor, validation=validation, **options)
+    history = training.history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
+    assert training.best_epoch == history["epoch"].iloc[0]
+    assert training.best_epoch < 12
+    assert training.best["val_accuracy"] > training.history["val_accuracy"].iloc[-1]
+    assert accuracy(training.model, processor, validation) == training.best["val_accuracy"]
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    weight = training.model.classifier.weight
+    assert not torch.equal(weight, last["model.classifier.weight"])
+    best = torch.load(training.checkpoint, weights_only=True)
+    assert torch.equal(weight, best["state_dict"]["model.classifier.weight"])
+    assert best["epoch"] == training.best_epoch - 1  # Lightning counts from 0
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "best"),
+    [
+        ([0.5, 0.9, 0.8], [1.0, 1.0, 0.1], 2),
+        ([0.9, 0.9, 0.9], [0.5, 0.3, 0.4], 2),
+        ([0.9, 0.9], [0.3, 0.3], 1),
+    ],
+)
+def test_best_is_highest_accuracy_then_lowest_loss_then_earliest(accuracies, losses, best):
+    rows = [
+        {"epoch": place, "val_accuracy": one, "val_loss": other}
+        for place, (one, other) in enumerate(zip(accuracies, losses, strict=True), start=1)
+    ]
+    assert best_epoch(rows) == best
+
+
+@pytest.mark.parametrize("clips_taken", [25, 33])
+def test_a_training_that_broke_down_resumes_to_the_same_weights(tmp_path, processor, clips_taken):
+    augmented = {"spec_augment": SpecAugment(2, 6, 2, 4), "mixup_alpha": 0.5}
+    whole = run(tmp_path / "whole", processor, **augmented)
+    broken = Tones(10)
+    broken.breaks_after = clips_taken  # in the middle of the third, then of the fourth epoch
+    with pytest.raises(OSError, match="disk is gone"):
+        run(tmp_path / "cut", processor, train=broken, **augmented)
+    assert len(pd.read_csv(tmp_path / "cut" / "history.csv")) == clips_taken // 10
+    resumed = run(tmp_path / "cut", processor, model=small_model(seed=9), resume=True, **augmented)
+    pd.testing.assert_frame_equal(whole.history, resumed.history)
+    assert resumed.best_epoch == whole.best_epoch
+    assert same_weights(whole.model, resumed.model)
+    last = [
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "cut")
+    ]
+    for name, value in last[0]["state_dict"].items():
+        assert torch.equal(value, last[1]["state_dict"][name]), name
+
+
+def test_resuming_a_finished_training_only_reads_it(tmp_path, processor):
+    first = run(tmp_path, processor)
+    stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = run(tmp_path, processor, model=small_model(seed=5), resume=True)
+    assert same_weights(first.model, again.model)
+    assert stamps == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_an_earlier_training_is_not_overwritten_nor_mixed_with_other_settings(tmp_path, processor):
+    run(tmp_path, processor, epochs=1)
+    with pytest.raises(ValueError, match="holds a training already"):
+        run(tmp_path, processor, epochs=1)
+    with pytest.raises(ValueError, match=r"other settings \(learning_rate 0.002 then, 0.1 now\)"):
+        run(tmp_path, processor, epochs=1, resume=True, learning_rate=0.1)
+    (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ValueError, match=r"last\.ckpt: not a readable checkpoint"):
+        run(tmp_path, processor, epochs=1, resume=True)
+
+
+def test_equal_seeds_give_equal_weights_and_leave_the_global_state_alone(tmp_path, processor):
+    options = {"epochs": 2, "spec_augment": SpecAugment(2, 6, 2, 4)}
+    torch.manual_seed(1)
+    first = run(tmp_path / "a", processor, seed=3, **options)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = run(tmp_path / "b", processor, seed=3, **options)
+    assert torch.equal(state, torch.get_rng_state())
+    third = run(tmp_path / "c", processor, seed=4, **options)
+    assert same_weights(first.model, second.model)
+    assert not same_weights(first.model, third.model)
+
+
+def test_stops_when_patience_is_over(tmp_path, processor):
+    training = run(tmp_path, processor, epochs=40, patience=2, learning_rate=0.3)
+    assert len(training.history) < 40
+    assert len(training.history) - training.best_epoch == 2
+
+
+def test_is_quiet(tmp_path, processor, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        run(tmp_path, processor, epochs=1)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+def test_a_loss_that_explodes_is_an_error(tmp_path, processor):
+    model = small_model()
+    with torch.no_grad():
+        model.classifier.bias[0] = torch.inf
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        run(tmp_path / "run", processor, model=model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": Tones(0)}, "training set is empty"),
+        ({"validation": Tones(0)}, "validation set is empty"),
+        ({"train": Tones(4, rate=16000)}, "16000 Hz.*expects 8000 Hz"),
+        ({"validation": Tones(4, 9, rate=16000)}, "validation set is at 16000 Hz"),
+        ({"train": Tones(4, classes=("a", "b", "c"))}, "3 classes, the model 2"),
+        ({"validation": Tones(4, 9, classes=("high", "low"))}, "not the validation set's"),
+        ({"validation": Tones(4, 2)}, "4 clips are in both sets, the first 'tone2'"),
+        ({"model": small_model(bins=64)}, "32 frequency bins, the model expects 64"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 2.5}, "batch_size is 2.5"),
+        ({"patience": 0}, "patience is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
+        ({"time_shift": 5}, "time_shift is 5: expected 0 to 0.5"),
+        ({"device": "gpu"}, "unknown device 'gpu': choose auto, cpu"),
+        ({"device": "cuda:99"}, "'cuda:99' is not there"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    tmp_path, processor, change, message
+):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", processor, **change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_of_a_set_match_clip_by_clip_classification(processor):
+    model, clips = small_model(seed=7), Tones(5, 40)
+    labels = predict_labels(model, processor, clips, batch_size=2)
+    assert list(labels.columns) == ["clip", "target", "predicted", "is_correct", "probability"]
+    assert labels["clip"].tolist() == clips.clip_ids
+    assert labels["target"].tolist() == ["low", "high", "low", "high", "low"]
+    assert model.training  # as it was
+    model.eval()
+    for row, clip in zip(labels.itertuples(), clips, strict=True):
+        with torch.no_grad():
+            logits = model(processor(clip.waveform[None]))[0].numpy().astype(float)
+        chances = np.exp(logits) / np.exp(logits).sum()
+        assert row.predicted == clips.classes[chances.argmax()]
+        assert row.probability == pytest.approx(chances.max(), abs=1e-6)
+        assert row.is_correct == (chances.argmax() == clip.label)
+    share = (labels["target"] == labels["predicted"]).mean()
+    assert accuracy(model, processor, clips) == pytest.approx(share)
+
+
+def test_labels_refuse_a_set_of_other_classes(processor):
+    model = small_model()
+    model.classes = ("cat", "dog")
+    with pytest.raises(ValueError, match=r"\['low', 'high'\] are not the model's \['cat', 'dog'\]"):
+        predict_labels(model, processor, Tones(2))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    stripes=st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(0, 3), st.integers(0, 8)),
+)
+def test_spec_augment_hides_whole_stripes_and_no_more_than_asked(seed, stripes):
+    time_stripes, time_width, freq_stripes, freq_width = stripes
+    features = torch.rand(3, 1, 16, 50) + 1
+    before = features.clone()
+    augment = SpecAugment(time_stripes, time_width, freq_stripes, freq_width, fill=-7.0)
+    result = augment(features, torch.Generator().manual_seed(seed))
+    assert torch.equal(features, before)
+    hidden = result == -7.0
+    assert torch.equal(result[~hidden], features[~hidden])
+    for clip in hidden[:, 0]:
+        rows, columns = clip.all(1), clip.all(0)
+        assert torch.equal(clip, rows[:, None] | columns[None])
+        if not clip.all():
+            assert int(rows.sum()) <= freq_stripes * freq_width
+            assert int(columns.sum()) <= time_stripes * time_width
+
+
+def test_spec_augment_reaches_every_cell_and_every_width():
+    augment = SpecAugment(1, 5, 0, 0, fill=0.0)
+    generator = torch.Generator().manual_seed(0)
+    result = augment(torch.ones(4000, 1, 1, 12), generator)[:, 0, 0]
+    widths = (result == 0).sum(1)
+    shares = torch.bincount(widths, minlength=6) / 4000
+    torch.testing.assert_close(shares, torch.full((6,), 1 / 6), atol=0.03, rtol=0)
+    assert (result == 0).any(0).all()
+
+
+def test_spec_augment_fills_with_the_clips_own_mean_and_rests_in_evaluation():
+    features = torch.stack([torch.randn(1, 8, 40), 100 + torch.randn(1, 8, 40)])
+    augment = SpecAugment(1, 30, 1, 6)
+    result = augment(features, torch.Generator().manual_seed(1))
+    for clip, changed in zip(features, result, strict=True):
+        torch.testing.assert_close(
+            changed[changed != clip].unique(), clip.mean()[None], rtol=1e-6, atol=1e-6
+        )
+    assert not torch.equal(result, features)
+    assert augment.eval()(features) is features
+
+
+@pytest.mark.parametrize("name", ["time_stripes", "time_width", "freq_stripes", "freq_width"])
+def test_spec_augment_refuses_negative_sizes(name):
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+        SpecAugment(**{name: -1})
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), alpha=st.floats(0.05, 5.0), batch=st.integers(1, 8))
+def test_mixup_blends_features_and_targets_in_the_same_proportion(seed, alpha, batch):
+    features = torch.randn(batch, 1, 4, 6, generator=torch.Generator().manual_seed(seed))
+    targets = torch.eye(batch)  # every clip a class of its own, so the targets tell who was mixed
+    mixed, soft = mixup(features, targets, alpha, torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(soft.sum(1), torch.ones(batch))
+    assert (soft.diagonal() >= 0.5).all()
+    assert (soft > 0).sum(1).max() <= 2
+    torch.testing.assert_close(mixed, torch.einsum("ij,jcft->icft", soft, features))
+
+
+def test_mixup_without_alpha_changes_nothing():
+    features, targets = torch.randn(4, 1, 3, 3), torch.eye(4)
+    mixed, soft = mixup(features, targets, 0.0)
+    assert torch.equal(mixed, features)
+    assert torch.equal(soft, targets)
+
+
+def test_mixup_shares_are_of_the_beta_distribution():
+    targets = torch.eye(2).repeat(2000, 1)
+    _, soft = mixup(torch.zeros(4000, 1), targets, 2.0, torch.Generator().manual_seed(0))
+    own = soft.amax(1)[soft.amin(1) > 0].double()
+    # max(λ, 1 - λ) of Beta(2, 2) has the mean 2 ∫ x · 6x(1 - x) dx over 1/2..1 = 11/16.
+    assert float(own.mean()) == pytest.approx(11 / 16, abs=0.01)
+
+
+def test_time_shift_rolls_each_clip_within_the_limit():
+    waveform = torch.zeros(300, 1, 100)
+    waveform[..., 50] = torch.arange(1.0, 301.0)[:, None]
+    shifted = time_shift(waveform, 0.2, torch.Generator().manual_seed(0))
+    places = shifted[:, 0].argmax(1)
+    assert torch.equal(shifted.amax((1, 2)), torch.arange(1.0, 301.0))
+    assert int(places.min()) == 30
+    assert int(places.max()) == 70
+    wrapped = time_shift(waveform, 0.5, torch.Generator().manual_seed(0))
+    assert int((wrapped != 0).sum()) == 300
+    assert time_shift(waveform, 0.0) is waveform

@@ -1,0 +1,158 @@
+"""From clips to a weight file with a card."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from audiointerp.dataset import save_audio
+from audiointerp.dataset.esc50 import ESC50Dataset
+from audiointerp.fit import accuracy
+from audiointerp.processing import FRONT_ENDS
+from audiointerp.train import _OPTIONS, command_line, train_classifier
+from audiointerp.weights import load
+
+SMALL = {"width": 1 / 16, "epochs": 1, "batch_size": 8, "device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Ten seconds of tones laid out like ESC-50: two classes, five folds, one clip of each."""
+    root = tmp_path_factory.mktemp("tones")
+    (root / "meta").mkdir()
+    (root / "audio").mkdir()
+    rows = []
+    for fold in range(1, 6):
+        for target, category in ((3, "cow"), (7, "rooster")):
+            name = f"{fold}-{category}-A-{target}.wav"
+            time = np.arange(22050 * 5) / 22050
+            tone = np.sin(2 * np.pi * (300 + 40 * fold + 2000 * (target == 7)) * time)
+            save_audio(root / "audio" / name, tone.astype(np.float32), 22050, subtype="PCM_16")
+            rows.append({"filename": name, "fold": fold, "target": target, "category": category})
+    pd.DataFrame(rows).assign(esc10=True).to_csv(root / "meta" / "esc50.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("weights") / "tones.safetensors"
+    return train_classifier(
+        folder, out, subset="esc10", run_dir=out.parent / "run", dropout_scale=0.5, **SMALL
+    )
+
+
+def test_the_weight_file_gives_the_accuracies_it_claims(trained, folder):
+    model, processor = load(trained.weights)
+    for fold, claimed in ((4, trained.validation_accuracy), (5, trained.test_accuracy)):
+        measured = accuracy(model, processor, ESC50Dataset(folder, folds=fold))
+        assert measured == claimed
+    assert model.card["validation_accuracy"] == trained.validation_accuracy
+    assert model.card["test_accuracy"] == trained.test_accuracy
+    assert model.classes == ("cow", "rooster")
+    assert model.duration == 5.0
+    assert trained.labels["clip"].tolist() == ["5-cow-A-3", "5-rooster-A-7"]
+
+
+def test_dropout_rates_are_the_networks_own_again_after_training(trained):
+    rates = {
+        layer.p
+        for layer in trained.training.model.modules()
+        if hasattr(layer, "inplace") and isinstance(layer, torch.nn.Dropout)
+    }
+    assert rates == {0.2, 0.5}
+
+
+def test_the_card_names_data_licence_accuracy_and_command(trained, folder):
+    card = trained.card.read_text()
+    assert trained.card.name == "tones.md"
+    for words in ("ESC-10", "CC BY 3.0", "cow, rooster", "LogMelSTFTSpectrogram", "width 0.0625"):
+        assert words in card
+    assert f"{trained.test_accuracy:.2%} on the test fold (2 clips)" in card
+    assert (
+        "audiointerp train --data ESC50_ROOT --out weights/tones.safetensors "
+        "--front-end LogMelSTFTSpectrogram --width 0.0625 --subset esc10 --epochs 1 "
+        "--batch-size 8 --dropout-scale 0.5 --seed 0" in card
+    )
+    assert str(folder) not in card
+
+
+def test_the_command_gives_every_setting_that_is_not_the_default():
+    text = command_line(
+        "synthetic",
+        "anywhere/x.safetensors",
+        {"train_folds": (1, 2), "spec_augment": False, "learning_rate": 1e-4, "seed": 7},
+    )
+    assert text == (
+        "audiointerp train --data synthetic --out weights/x.safetensors "
+        "--front-end LogMelSTFTSpectrogram --train-folds 1 --train-folds 2 "
+        "--learning-rate 0.0001 --no-spec-augment --seed 7"
+    )
+
+
+def test_the_command_knows_the_true_defaults():
+    parameters = inspect.signature(train_classifier).parameters
+    assert {name: parameters[name].default for name in _OPTIONS} == _OPTIONS
+    left_out = {
+        "data",
+        "out",
+        "device",
+        "run_dir",
+        "cache_dir",
+        "resume",
+        "num_workers",
+        "progress",
+    }
+    assert set(parameters) - set(_OPTIONS) == left_out
+
+
+def test_starts_from_earlier_weights_of_another_front_end(trained, folder, tmp_path):
+    options = SMALL | {"learning_rate": 1e-9, "weight_decay": 0.0}
+    second = train_classifier(
+        folder,
+        tmp_path / "stft.safetensors",
+        front_end="LogSTFTSpectrogram",
+        pretrained=trained.weights,
+        run_dir=tmp_path / "run",
+        **options,
+    )
+    first, _ = load(trained.weights)
+    weight = second.training.model.base.conv_block3.conv1.weight
+    torch.testing.assert_close(weight, first.base.conv_block3.conv1.weight, atol=1e-6, rtol=0)
+    assert second.training.model.num_bins == FRONT_ENDS["LogSTFTSpectrogram"]().num_bins
+    assert not torch.allclose(second.training.model.classifier.weight, first.classifier.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"out": "x.pt"}, "weight files end in .safetensors"),
+        ({"validation_fold": 3}, "overlap"),
+        ({"train_folds": (1, 6)}, "unknown fold 6"),
+        ({"front_end": "LogMel"}, "unknown front end 'LogMel'"),
+        ({"model": "Cnn15"}, "unknown model 'Cnn15'.*Did you mean"),
+        ({"width": -1.0}, "width"),
+        ({"epochs": 0}, "epochs is 0"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_arguments_write_nothing(folder, tmp_path, change, message):
+    arguments = {"data": folder, "out": "x.safetensors"} | SMALL | change
+    arguments["out"] = tmp_path / arguments["out"]
+    with pytest.raises(ValueError, match=message):
+        train_classifier(**arguments, run_dir=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_architecture_are_refused(trained, folder, tmp_path):
+    with pytest.raises(ValueError, match=r"width.*0\.0625.*this one.*0\.125"):
+        train_classifier(
+            folder,
+            tmp_path / "x.safetensors",
+            run_dir=tmp_path / "run",
+            pretrained=trained.weights,
+            **SMALL | {"width": 1 / 8},
+        )
