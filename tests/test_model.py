@@ -22,6 +22,15 @@ SHRINK = {"Cnn6": 16, "Cnn10": 16}
 all_models = pytest.mark.parametrize("name", list(MODELS))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors are quicker on one thread, above all where tests run side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def settings_of(name, num_bins=64):
     width = {"width": 1 / 8} if name == "Cnn14" else {}
     return {"name": name, "num_classes": 5, "num_bins": num_bins} | width
@@ -382,7 +391,7 @@ def test_impossible_widths_are_refused(width):
 
 def test_no_classes_are_refused():
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
-        TransferCnn14(0, 64)
+        TransferCnn14(0, 64, width=1 / 16)
 
 
 @pytest.mark.parametrize(
