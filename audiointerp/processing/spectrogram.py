@@ -93,7 +93,8 @@ class STFTSpectrogram(nn.Module):
         self.sample_rate = sample_rate
         self.n_fft = n_fft
         self.hop_length = hop_length
-        self.register_buffer("window", torch.hann_window(n_fft, periodic=True), persistent=False)
+        window = torch.hann_window(n_fft, periodic=True, dtype=torch.float64)
+        self.register_buffer("window", window.float(), persistent=False)
 
     @property
     def num_bins(self) -> int:
