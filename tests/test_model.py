@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections import Counter
@@ -408,3 +409,24 @@ def test_no_classes_are_refused():
 def test_settings_that_fit_no_model_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         build_model(settings)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_do_not_depend_on_the_memory_format(name, training):
+    """A permuted batch norm before channels-last convolutions has wrong gradients in torch 2.11."""
+    model = build_model({"name": name, "num_classes": 3, "num_bins": 64}, seed=0).double()
+    model.base.bn0.running_mean.normal_(generator=torch.Generator().manual_seed(1))
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.train(training)
+    features = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(2)).double()
+    found = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        twin = copy.deepcopy(model).to(memory_format=memory_format)
+        inputs = features.clone().requires_grad_()
+        twin(inputs)[:, 0].sum().backward()
+        found.append((inputs.grad, twin.base.bn0.weight.grad))
+    for plain, channels_last in zip(*found, strict=True):
+        assert torch.allclose(plain, channels_last, rtol=1e-6, atol=1e-9 * plain.abs().max())

@@ -67,7 +67,9 @@ class PannsBase(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (batch, 1, freq, time) to embeddings (batch, embedding)."""
         # bn0 has one channel per frequency bin; PANNs then convolve over (time, freq).
-        x = self.bn0(features.transpose(1, 2)).permute(0, 2, 3, 1)
+        # One axis less in between: before channels-last convolutions, torch 2.11 on a CPU returns
+        # wrong gradients for a batch norm whose (batch, freq, 1, time) is permuted in one step.
+        x = self.bn0(features.squeeze(1).unsqueeze(2)).squeeze(2).transpose(1, 2).unsqueeze(1)
         for name in self._block_names:
             x = self.get_submodule(name)(x)
         x = x.mean(dim=3)
