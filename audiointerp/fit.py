@@ -33,6 +33,7 @@ from audiointerp.processing import STFTSpectrogram
 from audiointerp.weights import check_fit
 
 BEST, LAST, HISTORY = "best.ckpt", "last.ckpt", "history.csv"
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class TrainingError(ValueError):
@@ -128,7 +129,8 @@ def fit(
     device : str
         "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
     precision : str
-        Lightning's: "32-true", "bf16-mixed", "16-mixed".
+        Of the training steps, Lightning's "32-true", "bf16-mixed" or "16-mixed"; features and
+        validation are always in float32. bf16-mixed is faster where the processor has it.
     resume : bool
         Go on from ``last.ckpt`` where there is one, to the very result of an uninterrupted run;
         a finished run is only read back.
@@ -341,7 +343,8 @@ class _Task(LightningModule):
 
     def validation_step(self, batch: Clip, batch_idx: int) -> None:
         del batch_idx
-        logits = self.model(self.processor(batch.waveform))
+        with self._full_precision():
+            logits = self.model(self.processor(batch.waveform))
         self._count("val", functional.cross_entropy(logits, batch.label), logits, batch.label)
 
     def on_train_epoch_end(self) -> None:
@@ -370,13 +373,17 @@ class _Task(LightningModule):
         self.history = checkpoint["training"]["history"]
 
     def _augmented(self, batch: Clip, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
+        with torch.no_grad(), self._full_precision():
             waveform = augment.time_shift(batch.waveform, self.settings["time_shift"], generator)
             features = self.processor(waveform)
             if isinstance(self.spec_augment, SpecAugment):
                 features = self.spec_augment(features, generator)
             targets = functional.one_hot(batch.label, self.model.num_classes).to(features)
             return augment.mixup(features, targets, self.settings["mixup_alpha"], generator)
+
+    def _full_precision(self) -> torch.autocast:
+        """Features and validation in float32, whatever the training: what inference will see."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _count(self, phase: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         clips = len(labels)
@@ -531,6 +538,10 @@ def _check_set(
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
+    if settings["precision"] not in PRECISIONS:
+        raise ValueError(
+            f"unknown precision {settings['precision']!r}: choose from {', '.join(PRECISIONS)}"
+        )
     for name in ("epochs", "batch_size", "patience"):
         value = settings[name]
         if value is not None and (not isinstance(value, int) or value < 1):

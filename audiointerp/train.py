@@ -123,7 +123,8 @@ def train_classifier(
     train_folds, validation_fold, test_fold
         No fold may be in two of them.
     spec_augment : bool
-        Hide stripes of the sizes of PANNs.
+        Hide stripes, two each of up to an eighth of the frequency axis and of the time axis: the
+        sizes of PANNs, whatever the front end.
     run_dir : path, optional
         For checkpoints and the history; by default ``results/training/<name of out>``.
     cache_dir : path, optional
@@ -172,7 +173,7 @@ time_shift, patience, seed, device, precision, resume, num_workers, progress
         label_smoothing=label_smoothing,
         dropout_scale=dropout_scale,
         mixup_alpha=mixup_alpha,
-        spec_augment=SpecAugment() if spec_augment else None,
+        spec_augment=_stripes(processor, train.num_samples) if spec_augment else None,
         time_shift=time_shift,
         patience=patience,
         seed=seed,
@@ -259,6 +260,14 @@ def _build(
     if width is not None:
         settings["width"] = width
     return build_model(settings, seed=seed)
+
+
+def _stripes(processor: STFTSpectrogram, samples: int) -> SpecAugment:
+    """PANNs hide up to 8 of 64 bands and 64 of 501 frames: the same shares of any front end."""
+    frames = processor.num_frames(samples)
+    return SpecAugment(
+        time_width=round(frames * 64 / 501), freq_width=round(processor.num_bins * 8 / 64)
+    )
 
 
 def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> None:

@@ -42,6 +42,9 @@ class Tones(ClipDataset):
             raise OSError("the disk is gone")
         return super().__getitem__(index)
 
+    def _source(self, index):
+        return None
+
     def _decode(self, index):
         noise = np.random.default_rng(self.first + index)
         time = np.arange(self.num_samples) / self.sample_rate
@@ -127,6 +130,16 @@ def test_validation_numbers_are_those_of_the_clips_whatever_the_batches(tmp_path
     assert training.best["val_accuracy"] == pytest.approx(
         float((chances.argmax(1) == labels).double().mean())
     )
+
+
+def test_half_precision_training_still_validates_in_full(tmp_path, processor):
+    training = run(tmp_path, processor, precision="bf16-mixed")
+    with torch.no_grad():
+        clips = torch.stack([clip.waveform for clip in Tones(6, 100)])
+        logits = training.model(processor(clips))
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1] * 3))
+    assert training.best["val_loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert training.model.classifier.weight.dtype == torch.float32
 
 
 def test_the_best_epoch_is_kept_although_the_last_is_worse(tmp_path, processor):
@@ -259,6 +272,7 @@ def test_a_loss_that_explodes_is_an_error(tmp_path, processor):
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
         ({"time_shift": 5}, "time_shift is 5: expected 0 to 0.5"),
+        ({"precision": "16"}, "unknown precision '16': choose from 32-true"),
         ({"device": "gpu"}, "unknown device 'gpu': choose auto, cpu"),
         ({"device": "cuda:99"}, "'cuda:99' is not there"),
     ],
