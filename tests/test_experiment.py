@@ -1,0 +1,282 @@
+"""Whole runs and the command line, with tiny models on a tiny set."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from audiointerp.__main__ import main
+from audiointerp.dataset import ESC50Dataset
+from audiointerp.experiment import (
+    background_features,
+    build_interpreter,
+    interpret_files,
+    parse_noise,
+    resolve_device,
+    run_experiment,
+)
+from audiointerp.interpretation import METHODS
+from audiointerp.masking import MASKS
+from audiointerp.metrics import METRICS
+from audiointerp.model import build_model
+from audiointerp.processing import LogMelSTFTSpectrogram, LogSTFTSpectrogram
+from audiointerp.weights import save_weights
+
+RATE = 8000
+QUICK = ["saliency", "gradcam"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Return two weight files, mel and STFT, of untrained models for the tiny set's classes."""
+    folder = tmp_path_factory.mktemp("weights")
+    processors = {
+        "tiny_mel": LogMelSTFTSpectrogram(
+            sample_rate=RATE, n_fft=256, hop_length=64, n_mels=32, f_min=100, f_max=4000
+        ),
+        "tiny_stft": LogSTFTSpectrogram(sample_rate=RATE, n_fft=128, hop_length=64),
+    }
+    paths = []
+    for name, processor in processors.items():
+        settings = {"name": "Cnn14", "num_classes": 3, "num_bins": processor.num_bins}
+        model = build_model(settings | {"width": 1 / 16}, seed=0)
+        path = folder / f"{name}.safetensors"
+        classes = ("dog", "cat", "rain")
+        paths.append(save_weights(path, model, processor, classes=classes, duration=1.0))
+    return paths
+
+
+@pytest.fixture
+def hiss(tmp_path):
+    generator = np.random.default_rng(0)
+    path = tmp_path / "hiss.flac"
+    soundfile.write(path, 0.1 * generator.standard_normal((3000, 2)), 11025)
+    return path
+
+
+def command(monkeypatch, *arguments):
+    """Run the command line; return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["audiointerp", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code or 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_made_from_what_its_constructor_names(method, weights):
+    from audiointerp.weights import load
+
+    model, processor = load(weights[1])
+    background = torch.full((2, 1, 65, 126), -100.0)
+    interpreter = build_interpreter(
+        method, model, processor, background=background, base="quiet", seed=3
+    )
+    features = torch.full((1, 1, 65, 126), -80.0)
+    features[..., 20:40] = -10
+    assert interpreter.attribute(features).shape == features.shape
+    assert interpreter.settings().get("seed", 3) == 3
+
+
+def test_the_background_has_clips_of_every_class_chosen_by_the_seed(tiny_esc50, weights):
+    processor = LogSTFTSpectrogram(sample_rate=RATE, n_fft=128, hop_length=64)
+    clips = ESC50Dataset(tiny_esc50, [1, 2, 3], sample_rate=RATE, duration=1.0)
+    one, same, other = (
+        background_features(clips, processor, per_class=1, seed=seed) for seed in (0, 0, 1)
+    )
+    assert one.shape == (3, 1, 65, 126)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    everything = torch.stack([processor(clip.waveform[None])[0] for clip in clips])
+    labels = [
+        clips.labels[int((everything - chosen).abs().amax((1, 2, 3)).argmin())] for chosen in one
+    ]
+    assert sorted(labels) == [0, 1, 2]
+
+
+def test_a_method_that_compares_needs_something_to_compare_with(weights):
+    from audiointerp.weights import load
+
+    with pytest.raises(ValueError, match="give their features"):
+        build_interpreter("shap", *load(weights[0]))
+
+
+def test_an_experiment_fills_results_for_every_model_method_and_condition(
+    weights, tiny_esc50, hiss, tmp_path
+):
+    results = tmp_path / "results"
+    done = run_experiment(
+        weights,
+        tiny_esc50,
+        methods=[*QUICK, "shap"],
+        noises={"hiss": hiss},
+        results=results,
+        device="cpu",
+        progress=False,
+    )
+    expected = {
+        results / model / f"{method}_{condition}"
+        for model in ("tiny_mel", "tiny_stft")
+        for method in ("saliency", "gradcam", "shap")
+        for condition in ("clean", "hiss")
+    }
+    assert set(done) == expected
+    for folder in expected:
+        tables = {path.stem: pd.read_csv(path) for path in (folder / "csvs").glob("*.csv")}
+        assert set(tables) == set(MASKS)
+        assert all(len(table) == 3 for table in tables.values())
+    residual = pd.read_csv(results / "tiny_mel" / "shap_clean" / "diagnostics.csv")
+    assert list(residual["clip"]) == [f"5-500{n}-A-{t}" for n, t in enumerate((10, 0, 5))]
+    clean, noisy = (done[results / "tiny_mel" / f"saliency_{c}"] for c in ("clean", "hiss"))
+    assert not clean.mean_metrics().equals(noisy.mean_metrics())
+
+
+def test_files_are_interpreted_with_every_model_and_method(weights, tiny_esc50, tmp_path):
+    files = sorted((tiny_esc50 / "audio").iterdir())[:2]
+    result = interpret_files(
+        files, weights, tmp_path / "out", methods=QUICK, masks=["topK_5"], progress=False
+    )
+    assert len(result.table) == 2 * 2 * 2 * len(MASKS)
+    assert set(METRICS) <= set(result.table.columns)
+    for model in ("tiny_mel", "tiny_stft"):
+        for method in QUICK:
+            for file in files:
+                folder = tmp_path / "out" / model / method / file.stem
+                assert (folder / "topK_5_in.wav").is_file()
+                assert not (folder / "topK_30.png").exists()
+    assert pd.read_csv(tmp_path / "out" / "summary.csv").shape == result.table.shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ["grad-cam"]}, "unknown method 'grad-cam': choose from .*Did you mean"),
+        ({"masks": ["topK_31"]}, "unknown mask 'topK_31'"),
+        ({"weights": []}, "weights/"),
+        ({"weights": ["nowhere.safetensors"]}, r"nowhere\.safetensors: no such file"),
+        ({"device": "cuda:99"}, "no device 'cuda:99' here"),
+        ({"files": ["a/dog.wav", "b/dog.wav"]}, "two files are called dog"),
+        ({"target": "horse"}, "unknown class 'horse'"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_written(
+    weights, tiny_esc50, tmp_path, change, message
+):
+    request = {
+        "files": [tiny_esc50 / "audio" / "1-1000-A-10.wav"],
+        "weights": weights,
+        "out": tmp_path / "out",
+        "methods": ["saliency"],
+        "progress": False,
+    }
+    with pytest.raises(ValueError, match=message):
+        interpret_files(**(request | change))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("noises/horse.wav", ("horse", "noises/horse.wav")), ("room=a=b.wav", ("room", "a=b.wav"))],
+)
+def test_a_noise_is_named_by_its_file_or_by_hand(text, expected):
+    assert parse_noise(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a b.wav", "x=", "=x.wav", "../=x.wav"])
+def test_a_noise_name_that_makes_no_folder_is_refused(text):
+    with pytest.raises(ValueError, match="expected FILE"):
+        parse_noise(text)
+
+
+def test_the_device_is_the_gpu_where_there_is_one():
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device("auto") == torch.device(expected)
+
+
+def test_the_command_line_interprets_files_and_says_where_to_look(
+    monkeypatch, capsys, weights, tiny_esc50, tmp_path
+):
+    files = sorted((tiny_esc50 / "audio").iterdir())[:2]
+    status = command(
+        monkeypatch,
+        "interpret",
+        *files,
+        "-w",
+        weights[0],
+        "-m",
+        "saliency",
+        "--out",
+        tmp_path / "o",
+    )
+    printed = capsys.readouterr().out
+    assert status == 0
+    assert "saliency" in printed
+    assert "topK_30" in printed
+    assert str(tmp_path / "o" / "summary.csv") in printed
+
+
+def test_a_broken_file_is_skipped_and_the_exit_status_says_so(
+    monkeypatch, capsys, weights, tiny_esc50, tmp_path
+):
+    good = tiny_esc50 / "audio" / "1-1000-A-10.wav"
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"")
+    status = command(
+        monkeypatch,
+        "interpret",
+        bad,
+        good,
+        "-w",
+        weights[0],
+        "-m",
+        "saliency",
+        "--out",
+        tmp_path / "o",
+    )
+    printed = capsys.readouterr()
+    assert status == 1
+    assert "bad.wav: the file is empty" in printed.err
+    assert (tmp_path / "o" / "tiny_mel" / "saliency" / good.stem).is_dir()
+    assert not (tmp_path / "o" / "tiny_mel" / "saliency" / "bad").exists()
+
+
+def test_the_command_line_runs_an_experiment_and_reports_broken_clips(
+    monkeypatch, capsys, weights, tiny_esc50, hiss, tmp_path
+):
+    (tiny_esc50 / "audio" / "5-5001-A-0.wav").unlink()
+    status = command(
+        monkeypatch,
+        *("experiment", "-w", weights[1], "-d", tiny_esc50, "-m", "gradcam", "--no-clean"),
+        *("--noise", f"fan={hiss}", "--snr-db", "10", "--results", tmp_path / "r"),
+    )
+    printed = capsys.readouterr()
+    assert status == 1
+    assert "gradcam_fan: accuracy" in printed.out
+    assert "5-5001-A-0" in printed.err
+    assert len(pd.read_csv(tmp_path / "r" / "tiny_stft" / "gradcam_fan" / "csvs" / "bin.csv")) == 2
+
+
+def test_a_mistake_is_one_line_and_exit_status_two(monkeypatch, capsys, tiny_esc50, tmp_path):
+    status = command(
+        monkeypatch, "experiment", "-w", "nowhere.safetensors", "-d", tiny_esc50, "-m", "saliency"
+    )
+    assert status == 2
+    assert capsys.readouterr().err.startswith("error: nowhere.safetensors: no such file")
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["interpret"], ["experiment"], ["train"], ["data"], ["data", "esc50"]]
+)
+def test_every_command_explains_itself(monkeypatch, capsys, words):
+    assert command(monkeypatch, *words, "--help") == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_a_module():
+    shown = subprocess.run(
+        [sys.executable, "-m", "audiointerp", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "interpret" in shown.stdout
