@@ -64,14 +64,9 @@ def draw_cells(
     """
     values = _one_clip(cells, processor)
     drawn = axes.imshow(values, origin="lower", aspect="auto", interpolation="nearest", **image)
-    frequencies = processor.frequencies.cpu().numpy()
-    ticks = [hz for hz in _TICKS_HZ if frequencies[0] <= hz <= frequencies[-1]]
-    if not _is_warped(processor):
-        ticks = list(MaxNLocator(5, integer=True).tick_values(0, frequencies[-1] / 1000) * 1000)
-        ticks = [hz for hz in ticks if hz <= frequencies[-1]]
+    ticks = _frequency_ticks(processor)
     axes.set_yticks(
-        np.interp(ticks, frequencies, np.arange(len(frequencies))),
-        [f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}" for hz in ticks],
+        list(ticks.values()), [f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}" for hz in ticks]
     )
     times = processor.times(values.shape[1]).cpu().numpy()
     seconds = MaxNLocator(6).tick_values(0, times[-1])
@@ -83,6 +78,22 @@ def draw_cells(
     axes.set_xlabel("time, s")
     axes.set_ylabel("frequency, Hz")
     return drawn
+
+
+def _frequency_ticks(processor: STFTSpectrogram) -> dict[float, float]:
+    """Return frequencies to mark, Hz, and their places on the axis, bins."""
+    frequencies = processor.frequencies.cpu().numpy()
+    marks = _TICKS_HZ
+    if not _is_warped(processor):
+        marks = MaxNLocator(5).tick_values(0, frequencies[-1])
+    marks = [float(hz) for hz in marks if frequencies[0] <= hz <= frequencies[-1]]
+    places = np.interp(marks, frequencies, np.arange(len(frequencies)))
+    ticks: dict[float, float] = {}
+    for hz, place in zip(marks[::-1], places[::-1], strict=True):
+        # Labels closer than a tenth of the axis would run into each other.
+        if all(other - place >= len(frequencies) / 10 for other in ticks.values()):
+            ticks[hz] = float(place)
+    return ticks
 
 
 def _is_warped(processor: STFTSpectrogram) -> bool:
@@ -200,10 +211,14 @@ def plot_masks(
     figure = Picture(figsize=(3.4 * columns, 2.2 * rows), layout="constrained")
     figure.suptitle(heading)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes, (name, mask) in zip(grid, masks.items(), strict=False):
+    for place, (name, mask) in enumerate(masks.items()):
+        axes = grid[place]
         title = f"{name}: {100 * float(mask.mean()):.0f} % kept"
         draw_cells(axes, mask, processor, title=title, cmap="gray", vmin=0, vmax=1)
         axes.label_outer()
+        if place + columns >= len(masks):  # the lowest of its column, though not of the grid
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("time, s")
     for axes in grid[len(masks) :]:
         axes.set_visible(False)
     return figure
@@ -230,6 +245,7 @@ def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None
             axes.plot(history["epoch"], history[column], label=label)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="gray", linestyle=":", label=f"kept: {best_epoch}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)

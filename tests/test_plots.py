@@ -1,0 +1,222 @@
+"""Pictures: a cell is drawn where its axes say, levels share their colours, bytes are a PNG."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from audiointerp.masking import apply_mask, make_masks
+from audiointerp.plots import (
+    DYNAMIC_RANGE,
+    Picture,
+    draw_cells,
+    plot_interpretation,
+    plot_learning_curves,
+    plot_masks,
+    plot_spectrogram,
+)
+from audiointerp.processing import (
+    FRONT_ENDS,
+    LogMelSTFTSpectrogram,
+    LogSTFTSpectrogram,
+    STFTSpectrogram,
+)
+
+FRAMES = 101
+PROCESSORS = [LogMelSTFTSpectrogram(), LogSTFTSpectrogram()]
+
+
+def pixels(picture: Picture) -> np.ndarray:
+    """Return the picture as it is rendered: (height, width, 3), the first row at the top."""
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png", dpi=picture.dpi)
+    buffer.seek(0)
+    return matplotlib.image.imread(buffer)[..., :3]
+
+
+def hertz(label: str) -> float:
+    return 1000 * float(label[:-1]) if label.endswith("k") else float(label)
+
+
+def ticks_in_pixels(axis, horizontal: bool) -> tuple[list[float], list[float]]:
+    """Return the numbers at an axis's ticks and where they are, pixels from the left or bottom."""
+    places = axis.get_ticklocs()
+    points = [(place, 0) if horizontal else (0, place) for place in places]
+    drawn = [axis.axes.transData.transform(point)[0 if horizontal else 1] for point in points]
+    numbers = [hertz(label.get_text()) for label in axis.get_ticklabels()]
+    assert len(numbers) == len(drawn) > 2
+    return numbers, drawn
+
+
+def drawn_place(picture: Picture) -> tuple[float, float]:
+    """Return the centre of the red pixels, from the left and from the bottom."""
+    image = pixels(picture)
+    red = (image[..., 0] > 0.9) & (image[..., 1] < 0.1)
+    rows, columns = np.nonzero(red)
+    assert len(rows) > 0
+    return columns.mean() + 0.5, image.shape[0] - rows.mean() - 0.5
+
+
+def draw_impulse(processor, band: int, frame: int) -> tuple[Picture, object]:
+    cells = torch.zeros(processor.num_bins, FRAMES)
+    cells[band, frame] = 1
+    picture = Picture(figsize=(9, 7), layout="constrained")
+    axes = picture.add_subplot()
+    draw_cells(axes, cells, processor, cmap=matplotlib.colors.ListedColormap(["black", "red"]))
+    return picture, axes
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=["mel", "stft"])
+@pytest.mark.parametrize("hz", [500, 1000, 2000, 4000])
+@pytest.mark.parametrize("second", [0.2, 0.8])
+def test_an_impulse_is_drawn_where_the_ticks_say(processor, hz, second):
+    band = int((processor.frequencies - hz).abs().argmin())
+    frame = int((processor.times(FRAMES) - second).abs().argmin())
+    picture, axes = draw_impulse(processor, band, frame)
+    x, y = drawn_place(picture)
+    box = axes.get_window_extent()
+    cell_width, cell_height = box.width / FRAMES, box.height / processor.num_bins
+
+    seconds, columns = ticks_in_pixels(axes.xaxis, horizontal=True)
+    expected = np.interp(processor.times(FRAMES)[frame], seconds, columns)
+    assert abs(x - expected) < 0.5 * cell_width + 1
+
+    numbers, rows = ticks_in_pixels(axes.yaxis, horizontal=False)
+    if processor.num_bins == 64:  # warped: compare at a tick, not between two
+        expected = dict(zip(numbers, rows, strict=True))[hz]
+        assert abs(y - expected) < 0.5 * cell_height + 1
+    else:
+        order = np.argsort(numbers)
+        row = np.interp(
+            processor.frequencies[band], np.array(numbers)[order], np.array(rows)[order]
+        )
+        assert abs(y - row) < 1.5
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=["mel", "stft"])
+def test_low_is_below_and_early_is_left(processor):
+    low_early = drawn_place(draw_impulse(processor, 2, 3)[0])
+    high_late = drawn_place(draw_impulse(processor, processor.num_bins - 3, 90)[0])
+    assert low_early[0] < high_late[0]
+    assert low_early[1] < high_late[1]
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS.values())
+def test_labels_do_not_run_into_each_other(front_end):
+    for figsize in ((7, 3), (3.4, 2.2)):
+        picture = Picture(figsize=figsize, layout="constrained")
+        axes = picture.add_subplot()
+        draw_cells(axes, torch.zeros(front_end().num_bins, 313), front_end())
+        picture.savefig(io.BytesIO(), format="png")
+        for axis, side in ((axes.yaxis, "y"), (axes.xaxis, "x")):
+            boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
+            spans = sorted((getattr(box, f"{side}0"), getattr(box, f"{side}1")) for box in boxes)
+            # Boxes have room above and below the digits; a third of it may be shared.
+            for (low, high), (following, _) in pairwise(spans):
+                assert following >= high - (high - low) / 3
+
+
+def clip(processor, batch: int = 1) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    features = processor(0.1 * torch.randn(batch, 1, 16000, generator=generator))
+    attribution = torch.randn(features.shape, generator=generator)
+    mask = make_masks(attribution, "topK_30")["topK_30"]
+    return features, attribution, mask, *apply_mask(features, mask, processor.floor)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS.values())
+def test_the_three_spectrograms_share_their_colours_and_the_map_is_symmetric(front_end):
+    processor = front_end()
+    parts = clip(processor)
+    picture = plot_interpretation(*parts, processor, heading="clip", titles={"mask": "my mask"})
+    images = {axes.get_title(): axes.images[0] for axes in picture.axes if axes.images}
+    peak = float(parts[0].max()) if processor.log else float(10 * parts[0].max().log10())
+    for title in ("original", "kept by the mask", "removed from the clip"):
+        assert images[title].get_clim() == pytest.approx((peak - DYNAMIC_RANGE, peak))
+    limit = float(parts[1].abs().max())
+    assert images["attribution"].get_clim() == pytest.approx((-limit, limit))
+    assert images["my mask"].get_clim() == (0, 1)
+    for title, cells in zip(("attribution", "my mask"), parts[1:3], strict=True):
+        np.testing.assert_array_equal(images[title].get_array(), cells[0, 0])
+
+
+def test_power_is_drawn_in_decibels():
+    processor = STFTSpectrogram()
+    features = clip(processor)[0]
+    image = plot_spectrogram(features, processor, title="power").axes[0].images[0]
+    np.testing.assert_allclose(image.get_array(), 10 * features[0, 0].log10(), rtol=1e-5)
+
+
+def test_an_empty_map_is_drawn_too():
+    processor = LogSTFTSpectrogram()
+    features, attribution, mask, inside, outside = clip(processor)
+    picture = plot_interpretation(features, 0 * attribution, mask, inside, outside, processor)
+    assert picture.axes[1].images[0].get_clim() == (-1, 1)
+
+
+def test_every_mask_is_drawn_under_its_name():
+    processor = LogMelSTFTSpectrogram()
+    masks = make_masks(clip(processor)[1])
+    picture = plot_masks(masks, processor, heading="clip")
+    shown = [axes for axes in picture.axes if axes.get_visible()]
+    assert [axes.get_title().split(":")[0] for axes in shown] == list(masks)
+    assert shown[4].get_title() == "topK_30: 30 % kept"
+    for axes, mask in zip(shown, masks.values(), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), mask[0, 0])
+        assert axes.images[0].get_clim() == (0, 1)
+    labelled = [axes.get_xlabel() == "time, s" for axes in shown]
+    assert labelled == [False] * 10 + [True] * 4
+    with pytest.raises(ValueError, match="no masks"):
+        plot_masks({}, processor)
+
+
+def test_learning_curves():
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3],
+            "train_loss": [2.0, 1.0, 0.5],
+            "train_accuracy": [0.3, 0.6, 0.9],
+            "val_loss": [2.1, 1.2, 1.3],
+            "val_accuracy": [0.2, 0.7, 0.65],
+            "learning_rate": [1e-3, 1e-3, 1e-4],
+        }
+    )
+    loss, accuracy = plot_learning_curves(history, best_epoch=2).axes
+    curves = {line.get_label(): line.get_xydata().tolist() for line in accuracy.lines}
+    assert curves["train"] == [[1, 0.3], [2, 0.6], [3, 0.9]]
+    assert curves["validation"] == [[1, 0.2], [2, 0.7], [3, 0.65]]
+    assert [x for x, _ in curves["kept: 2"]] == [2, 2]
+    assert [line.get_label() for line in loss.lines] == ["train", "validation", "kept: 2"]
+    assert all(tick == int(tick) for tick in loss.get_xticks())
+
+
+def test_a_picture_is_a_png_and_leaves_no_global_state():
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    processor = LogMelSTFTSpectrogram()
+    data = plot_spectrogram(clip(processor)[0], processor)._repr_png_()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    image = matplotlib.image.imread(io.BytesIO(data))
+    assert image.shape == (270, 630, 4)
+    assert image[..., :3].std() > 0.1
+    assert plt.get_fignums() == before
+
+
+def test_cells_that_do_not_fit_are_refused():
+    processor = LogMelSTFTSpectrogram()
+    features = clip(processor, batch=2)[0]
+    with pytest.raises(ValueError, match="one clip; index the batch"):
+        plot_spectrogram(features, processor)
+    with pytest.raises(ValueError, match="transposed"):
+        plot_spectrogram(features[:1].transpose(2, 3), processor)
+    with pytest.raises(ValueError, match="are they another front end's"):
+        plot_spectrogram(features[:1], LogSTFTSpectrogram())
+    with pytest.raises(ValueError, match="one clip"):
+        plot_spectrogram(features[0, 0, 0], processor)
