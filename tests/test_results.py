@@ -1,0 +1,223 @@
+"""A run's folder: what is written, and how a run is taken up again after it was cut off."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from audiointerp.results import RunFolder, read_run, run_path
+
+SETTINGS = {"model": {"name": "Cnn14"}, "masks": ["bin", "topK_5"], "base": "floor"}
+COLUMNS = ["clip", "target", "predicted", "is_correct", "FF", "AD"]
+# Numbers with all their digits, as metrics have: a shortened one is a number too.
+VALUES = {
+    "1-0001-A-0": (0.1234567890123456, 33.33333333333333),
+    "1-0002-A-3": (1e-17, 0.0),
+    "2-0003-B-3": (-0.7000000000000001, 100.0),
+    "2-0004-A-0": (2 / 3, 12.300000000000001),
+}
+CLIPS = list(VALUES)
+
+
+def make(path, **changes) -> RunFolder:
+    arguments = {"masks": ["bin", "topK_5"], "metrics": ["FF", "AD"]} | changes
+    return RunFolder(path, arguments.pop("settings", SETTINGS), **arguments)
+
+
+def row(clip: str, shift: float = 0.0) -> dict[str, object]:
+    ff, ad = VALUES[clip]
+    about = {"clip": clip, "target": "dog", "predicted": "cat", "is_correct": False}
+    return about | {"FF": ff + shift, "AD": ad}
+
+
+def rows(*clips: str, on=("features",)) -> dict:
+    return {
+        (place, mask): [row(clip, shift) for clip in clips]
+        for place in on
+        for mask, shift in (("bin", 0.0), ("topK_5", 1.0))
+    }
+
+
+def test_rows_are_filed_as_they_come(tmp_path):
+    run = make(tmp_path / "run")
+    run.append(rows(*CLIPS[:2]))
+    lines = (tmp_path / "run" / "csvs" / "bin.csv").read_text().splitlines()
+    assert lines[0] == ",".join(COLUMNS)
+    assert lines[1] == "1-0001-A-0,dog,cat,False,0.1234567890123456,33.33333333333333"
+    assert len(lines) == 3
+    assert run.done == set(CLIPS[:2])
+    run.append(rows(CLIPS[2]))
+    assert run.done == set(CLIPS[:3])
+    shifted = pd.read_csv(tmp_path / "run" / "csvs" / "topK_5.csv")
+    assert shifted["FF"].tolist() == pytest.approx([VALUES[clip][0] + 1 for clip in CLIPS[:3]])
+
+
+def test_a_run_is_taken_up_where_it_stopped(tmp_path):
+    make(tmp_path).append(rows(*CLIPS[:2]))
+    again = make(tmp_path)
+    assert again.done == set(CLIPS[:2])
+    again.append(rows(*CLIPS[2:]))
+    again.finish(CLIPS, {"clips": 4})
+    table = again.table("features", "bin")
+    assert table["clip"].tolist() == CLIPS
+    assert list(table.columns) == COLUMNS
+    for column, place in (("FF", 0), ("AD", 1)):
+        expected = [VALUES[clip][place] for clip in CLIPS]
+        np.testing.assert_allclose(table[column].astype(float), expected, rtol=1e-15)
+    once = make(tmp_path / "once")
+    once.append(rows(*CLIPS))
+    once.finish(CLIPS, {"clips": 4})
+    for mask in ("bin", "topK_5"):
+        one = (tmp_path / "once" / "csvs" / f"{mask}.csv").read_text()
+        assert (tmp_path / "csvs" / f"{mask}.csv").read_text() == one
+
+
+@pytest.mark.parametrize("lost", range(1, 68, 3))
+def test_a_line_cut_short_is_measured_again(tmp_path, lost):
+    """Also one cut within its last number, which would read as another number."""
+    make(tmp_path).append(rows(*CLIPS))
+    file = tmp_path / "csvs" / "bin.csv"
+    text = file.read_bytes()
+    file.write_bytes(text[:-lost])
+    again = make(tmp_path)
+    # The last two lines have 57 and 45 characters or so: at most those two clips are lost.
+    left = 4 - (1 + text[-lost:-1].count(b"\n"))
+    assert again.done == set(CLIPS[:left])
+    again.append(rows(*CLIPS[left:]))
+    again.finish(CLIPS, {})
+    assert file.read_bytes() == text
+
+
+def test_a_clip_is_done_only_if_it_is_in_every_table(tmp_path):
+    places = ("features", "audio")
+    make(tmp_path, on=places).append(rows(*CLIPS[:3], on=places))
+    file = tmp_path / "csvs_audio" / "topK_5.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    again = make(tmp_path, on=places)
+    assert again.done == {CLIPS[0]}
+    for place in places:
+        for mask in ("bin", "topK_5"):
+            assert again.table(place, mask)["clip"].tolist() == [CLIPS[0]]
+    file.unlink()
+    assert make(tmp_path, on=places).done == set()
+
+
+def test_rows_are_put_in_the_order_of_the_clips(tmp_path):
+    run = make(tmp_path)
+    run.append(rows(CLIPS[3], CLIPS[0]))
+    run.append(rows(CLIPS[2], CLIPS[1]))
+    run.finish(CLIPS, {})
+    for mask, shift in (("bin", 0.0), ("topK_5", 1.0)):
+        expected = [VALUES[clip][0] + shift for clip in CLIPS]
+        written = pd.read_csv(tmp_path / "csvs" / f"{mask}.csv")
+        for table in (run.table("features", mask), written):
+            assert table["clip"].tolist() == CLIPS
+            np.testing.assert_allclose(table["FF"].astype(float), expected, rtol=1e-15)
+
+
+def test_a_run_with_other_settings_is_refused_and_left_as_it_was(tmp_path):
+    make(tmp_path).append(rows(*CLIPS))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"other settings \(base, model\).*overwrite"):
+        make(tmp_path, settings=SETTINGS | {"base": "quiet", "model": {"name": "Cnn6"}})
+    with pytest.raises(ValueError, match=r"\(seed\)"):
+        make(tmp_path, settings=SETTINGS | {"seed": 1})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_settings_are_compared_as_they_are_written(tmp_path):
+    make(tmp_path, settings=SETTINGS | {"classes": ("dog", "cat")}).append(rows(CLIPS[0]))
+    again = make(tmp_path, settings=SETTINGS | {"classes": ["dog", "cat"]})
+    assert again.done == {CLIPS[0]}
+
+
+def test_overwriting_removes_the_earlier_run_and_nothing_else(tmp_path):
+    run = make(tmp_path)
+    run.append(rows(*CLIPS))
+    run.save_attribution(CLIPS[0], np.ones((2, 3)), {"residual": 0.5})
+    (tmp_path / "notes.txt").write_text("mine")
+    other = make(tmp_path, settings=SETTINGS | {"base": "quiet"}, overwrite=True)
+    assert other.done == set()
+    assert other.load_attribution(CLIPS[0], (2, 3)) is None
+    assert not (tmp_path / "diagnostics.csv").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert read_run(tmp_path)["settings"]["base"] == "quiet"
+
+
+def test_tables_of_other_columns_are_refused(tmp_path):
+    make(tmp_path)
+    (tmp_path / "csvs" / "bin.csv").write_text("clip,FF\na,1\n")
+    with pytest.raises(ValueError, match=r"bin.csv: its columns are not clip, target"):
+        make(tmp_path)
+
+
+def test_attributions_are_kept_by_clip(tmp_path):
+    run = make(tmp_path)
+    maps = {clip: np.full((2, 3), index, np.float32) for index, clip in enumerate(CLIPS)}
+    for clip in reversed(CLIPS):
+        run.save_attribution(clip, maps[clip], {})
+    for clip in CLIPS:
+        found = run.load_attribution(clip, (2, 3))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, maps[clip])
+    assert run.load_attribution("another", (2, 3)) is None
+    assert run.load_attribution(CLIPS[0], (3, 2)) is None
+    assert sorted(path.name for path in run.attributions.iterdir()) == [f"{c}.npy" for c in CLIPS]
+
+
+def test_damaged_and_pickled_attributions_are_made_again(tmp_path):
+    run = make(tmp_path)
+    run.save_attribution(CLIPS[0], np.ones((20, 30)), {})
+    file = run.attributions / f"{CLIPS[0]}.npy"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert run.load_attribution(CLIPS[0], (20, 30)) is None
+    file.write_bytes(b"")
+    assert run.load_attribution(CLIPS[0], (20, 30)) is None
+    np.save(file, np.array([{"a": 1}]), allow_pickle=True)
+    assert run.load_attribution(CLIPS[0], (1,)) is None
+
+
+def test_diagnostics_outlive_an_interruption(tmp_path):
+    run = make(tmp_path)
+    run.save_attribution(CLIPS[0], np.ones((2, 3)), {"residual": 0.25})
+    again = make(tmp_path)
+    again.save_attribution(CLIPS[1], np.ones((2, 3)), {"residual": 0.5})
+    table = pd.read_csv(tmp_path / "diagnostics.csv")
+    assert table.to_dict("list") == {"clip": CLIPS[:2], "residual": [0.25, 0.5]}
+
+
+def test_run_json_holds_settings_and_report(tmp_path):
+    run = make(tmp_path)
+    assert read_run(tmp_path) == {"settings": SETTINGS, "report": {}}
+    run.append(rows(*CLIPS))
+    run.finish(CLIPS, {"clips": 4, "failures": {}})
+    assert read_run(tmp_path) == {"settings": SETTINGS, "report": {"clips": 4, "failures": {}}}
+    assert read_run(tmp_path / "nowhere") is None
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"settings": 3})])
+def test_a_damaged_run_json_is_refused(tmp_path, text):
+    make(tmp_path)
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run.json: damaged"):
+        make(tmp_path)
+
+
+def test_the_name_of_a_run_can_be_read_back(tmp_path):
+    path = run_path(tmp_path, "esc10_logmel", "gradcam", "white_noise")
+    assert path == tmp_path / "esc10_logmel" / "gradcam_white_noise"
+    for names in (
+        ("", "shap", "clean"),
+        ("model", "shap", ""),
+        ("a/b", "shap", "clean"),
+        ("model", "shap", "../x"),
+        (".hidden", "shap", "clean"),
+    ):
+        with pytest.raises(ValueError, match="cannot be part of"):
+            run_path(tmp_path, *names)
+    with pytest.raises(ValueError, match="must have no underscore"):
+        run_path(tmp_path, "model", "deep_lift", "clean")

@@ -1,0 +1,165 @@
+"""Tables of hand-made results, with means and scores computed by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from audiointerp.tables import (
+    HIGHER_IS_BETTER,
+    accuracy,
+    best_masks,
+    load_results,
+    score_masks,
+    summarise,
+    summarise_files,
+)
+
+HEADER = "clip,target,predicted,is_correct,FF,AI,AD,AG,FidIn,SPS,COMP"
+BIN = [
+    "001,dog,dog,True,0.5,0,20,0,1,0.2,6",
+    "002,cat,dog,False,0.1,100,0,40,0,0.4,4",
+]
+TOP = [
+    "001,dog,dog,True,0.9,0,10,0,1,0.9,2",
+    "002,cat,dog,False,0.1,0,30,0,1,0.9,2",
+]
+WHITE = [
+    "001,dog,cat,False,0.2,0,60,0,0,0.2,6",
+    "002,cat,cat,True,0.4,0,80,0,0,0.4,4",
+]
+
+
+def write(root, run: str, mask: str, lines: list[str], folder: str = "csvs") -> None:
+    path = root / run / folder
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{mask}.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    (root / run / "run.json").write_text(json.dumps({"settings": {}, "report": {}}))
+
+
+@pytest.fixture
+def results(tmp_path):
+    write(tmp_path, "mel/gradcam_clean", "bin", BIN)
+    write(tmp_path, "mel/gradcam_clean", "topK_5", TOP)
+    write(tmp_path, "mel/gradcam_white_noise", "bin", WHITE)
+    write(tmp_path, "stft/shap_clean", "bin", TOP)
+    write(tmp_path, "mel/gradcam_clean", "bin", WHITE, folder="csvs_audio")
+    return tmp_path
+
+
+def test_every_row_knows_its_run(results):
+    table = load_results(results)
+    assert len(table) == 8
+    runs = table[["model", "method", "experiment", "mask"]].drop_duplicates().to_numpy().tolist()
+    assert runs == [
+        ["mel", "gradcam", "clean", "bin"],
+        ["mel", "gradcam", "clean", "topK_5"],
+        ["mel", "gradcam", "white_noise", "bin"],
+        ["stft", "shap", "clean", "bin"],
+    ]
+    assert table["clip"].tolist() == ["001", "002"] * 4
+
+
+def test_measured_on_audio_is_a_table_of_its_own(results):
+    table = load_results(results, on="audio")
+    assert table["FF"].tolist() == [0.2, 0.4]
+    with pytest.raises(ValueError, match="choose from features, audio"):
+        load_results(results, on="sound")
+
+
+def test_means_over_the_clips(results):
+    summary = summarise(load_results(results))
+    row = summary.loc["mel", "gradcam", "clean", "bin"]
+    expected = {"FF": 0.3, "AI": 50, "AD": 10, "AG": 20, "FidIn": 0.5, "SPS": 0.3, "COMP": 5}
+    assert row[list(HIGHER_IS_BETTER)].to_dict() == pytest.approx(expected)
+    assert row["clips"] == 2
+    assert summary.loc["mel", "gradcam", "white_noise", "bin"]["AD"] == 70
+    assert len(summary) == 4
+
+
+def test_accuracy_counts_every_clip_once(results):
+    write(results, "mel/lime_clean", "bin", BIN)  # the same clips by another method
+    share = accuracy(load_results(results))
+    assert share.to_dict() == {
+        ("mel", "clean"): 50.0,
+        ("mel", "white_noise"): 50.0,
+        ("stft", "clean"): 50.0,
+    }
+    write(results, "stft/shap_clean", "bin", [TOP[0]])
+    assert accuracy(load_results(results))["stft", "clean"] == 100
+
+
+def summary_of(**columns: list[float]) -> pd.DataFrame:
+    """Return a summary of one run of masks a, b, c …; metrics not given are the same for all."""
+    count = len(next(iter(columns.values())))
+    index = pd.MultiIndex.from_tuples(
+        [("mel", "shap", "clean", name) for name in "abcdef"[:count]],
+        names=["model", "method", "experiment", "mask"],
+    )
+    values = {name: columns.get(name, [0.5] * count) for name in HIGHER_IS_BETTER}
+    return pd.DataFrame(values, index=index)
+
+
+def test_scores_by_hand():
+    summary = summary_of(FF=[0.0, 0.4, 0.8], AD=[10.0, 40.0, 50.0], COMP=[3.0, 2.0, 1.0])
+    # Scaled: FF 0 1/2 1; AD, lower is better, 1 1/4 0; COMP, lower is better, 0 1/2 1.
+    scores = score_masks(summary)
+    assert scores.index.equals(summary.index)
+    assert scores.tolist() == pytest.approx([0, (1 / 2 * 1 / 4 * 1 / 2) ** (1 / 3), 0])
+    best = best_masks(summary)
+    assert best.index.get_level_values("mask").tolist() == ["b"]
+    assert best["score"].item() == pytest.approx(0.0625 ** (1 / 3))
+
+
+def test_scores_are_within_a_run():
+    one = summary_of(FF=[0.0, 0.5, 1.0], SPS=[0.0, 0.5, 1.0])
+    other = one * 0.1
+    other.index = other.index.set_levels(["lime"], level="method")
+    scores = score_masks(pd.concat([one, other]))
+    assert scores.tolist() == pytest.approx([0, 0.5, 1] * 2)
+    best = best_masks(pd.concat([one, other]))
+    assert best.index.get_level_values("mask").tolist() == ["c", "c"]
+
+
+def test_every_metric_points_the_right_way():
+    for name, higher in HIGHER_IS_BETTER.items():
+        better = "b" if higher else "a"
+        best = best_masks(summary_of(**{name: [1.0, 2.0]}))
+        assert best.index.get_level_values("mask").tolist() == [better]
+
+
+def test_files_are_summed_up_for_some_masks(results):
+    table = load_results(results)
+    table = table[table["experiment"] == "clean"]
+    short = summarise_files(table, ["bin"])
+    assert short.index.tolist() == [("mel", "gradcam", "bin"), ("stft", "shap", "bin")]
+    assert short.loc["mel", "gradcam", "bin"]["FF"] == 0.3
+
+
+def test_results_that_are_none_are_told(tmp_path, results):
+    with pytest.raises(ValueError, match="no results measured on features"):
+        load_results(tmp_path / "nowhere")
+    (results / "mel" / "gradcam_clean" / "csvs" / "bin.csv").write_text("clip,FF\n1,2\n")
+    with pytest.raises(ValueError, match=r"bin.csv: lacks the columns AD, AG"):
+        load_results(results)
+
+
+def test_a_damaged_run_is_no_source_of_numbers(results):
+    (results / "stft" / "shap_clean" / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        load_results(results)
+
+
+def test_no_torch_is_needed():
+    code = (
+        "import sys, types; package = types.ModuleType('audiointerp'); "
+        "package.__path__ = ['audiointerp']; sys.modules['audiointerp'] = package; "
+        "import audiointerp.tables; sys.exit('torch' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parent.parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
