@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 M = TypeVar("M", bound=nn.Module)
@@ -20,11 +20,13 @@ _NORM_AFTER = {
 }
 
 
+@torch.no_grad()
 def inference_copy(model: M) -> M:
     """Return an evaluation-mode copy that computes the same logits faster, to float rounding.
 
     Every batch norm that directly follows a convolution is folded into its weights and replaced by
-    an identity, parameters are frozen, and weights laid out channels-last. Names, submodules and
+    an identity, every other one by the scale and shift that it amounts to. Parameters are frozen
+    and weights laid out channels-last. Names, submodules and
     the settings stay; the state dict does not. The copy does not follow later changes of the model.
 
     Where the order of operations cannot be proved (control flow that depends on values, shared
@@ -47,7 +49,31 @@ def inference_copy(model: M) -> M:
         if uses[id(conv)] == uses[id(norm)] == 1 and _plain(conv) and _plain(norm):
             _replace(twin, conv_name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
             _replace(twin, norm_name, nn.Identity())
-    return twin.to(memory_format=torch.channels_last)
+    for name, norm in list(twin.named_modules()):
+        # Not only for speed: torch's batch norm on the CPU returns wrong input gradients for some
+        # channels-last layouts with an axis of size 1 (seen with torch 2.11 in PANNs' bn0).
+        if type(norm) in _NORM_AFTER.values() and norm.running_mean is not None and _plain(norm):
+            _replace(twin, name, _ScaleAndShift(norm))
+    return twin.eval().to(memory_format=torch.channels_last)
+
+
+class _ScaleAndShift(nn.Module):
+    """A batch norm in evaluation mode: x·scale + shift in each channel, axis 1."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        shift = -norm.running_mean * scale
+        if norm.bias is not None:
+            shift = shift + norm.bias
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1,) + (1,) * (x.ndim - 2)
+        return torch.addcmul(self.shift.reshape(shape), x, self.scale.reshape(shape))
 
 
 def _conv_norm_pairs(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,0 +1,293 @@
+"""The DeepLIFT rescale rule as a backward pass of its own.
+
+One forward pass of the baselines records what goes into every nonlinearity. One forward pass of the
+clips builds a graph in which every nonlinearity's derivative is replaced by Δout/Δin against one
+baseline; each baseline then costs one backward pass over the clips.
+
+A new elementwise activation is one entry in `ELEMENTWISE`; a new kind of maximum one
+``MAXIMA`` entry. Layers that are linear in evaluation mode (convolutions, batch norm, mean
+pooling) need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from audiointerp.model.layers import MaxOverTime
+
+ELEMENTWISE: set[type[nn.Module]] = {
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardshrink,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.PReLU,
+    nn.ReLU6,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+    nn.Threshold,
+}
+"""Activations of one variable, beside nn.ReLU, which has a faster rule of its own."""
+
+_LINEAR = (
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Flatten,
+    nn.Identity,
+    nn.Linear,
+    nn.Unflatten,
+    nn.Upsample,
+)
+
+
+def _pool(pool: Callable[..., Any], module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    return pool(
+        x,
+        module.kernel_size,
+        module.stride,
+        module.padding,
+        module.dilation,
+        module.ceil_mode,
+        return_indices=True,
+    )
+
+
+def _adaptive(pool: Callable[..., Any], module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    return pool(x, module.output_size, return_indices=True)
+
+
+MAXIMA: dict[type[nn.Module], tuple[int, Callable[[Any, Tensor], tuple[Tensor, Tensor]]]] = {
+    nn.MaxPool1d: (1, partial(_pool, functional.max_pool1d)),
+    nn.MaxPool2d: (2, partial(_pool, functional.max_pool2d)),
+    nn.AdaptiveMaxPool1d: (1, partial(_adaptive, functional.adaptive_max_pool1d)),
+    nn.AdaptiveMaxPool2d: (2, partial(_adaptive, functional.adaptive_max_pool2d)),
+    MaxOverTime: (1, lambda module, x: x.max(dim=-1, keepdim=True)),
+}
+"""Maxima: how many last axes they pool, and a function to (maxima, flat positions in those)."""
+
+
+class RescaleRule:
+    """A model whose backward pass gives DeepLIFT multipliers, inside a ``with`` block.
+
+    A module may be used several times in a forward pass; its uses are matched by their order.
+
+    Parameters
+    ----------
+    model : Module
+        In evaluation mode. Left as it was after the block.
+
+    Examples
+    --------
+    >>> with RescaleRule(model) as rule:                                  # doctest: +SKIP
+    ...     rule.record(baselines)
+    ...     logits = rule.forward(features)
+    ...     multipliers = rule.multipliers(logits[:, 0].sum(), features, baseline=0)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._replaced: list[tuple[nn.Module, dict[str, Any]]] = []
+        self._recorded: dict[nn.Module, list[Tensor]] = {}
+        self._uses: dict[nn.Module, int] = {}
+        self._recording = False
+        self._baseline = 0
+
+    def __enter__(self) -> RescaleRule:
+        for module in self.model.modules():
+            rule = _rule_of(module)
+            if rule is None:
+                continue
+            mine = {
+                name: vars(module)[name] for name in ("forward", "inplace") if name in vars(module)
+            }
+            self._replaced.append((module, mine))
+            # In place, an activation would overwrite the input that its rule needs.
+            if getattr(module, "inplace", False):
+                module.inplace = False
+            module.forward = partial(self._run, module, module.forward, rule)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for module, mine in self._replaced:
+            del module.forward
+            vars(module).update(mine)
+        self._replaced.clear()
+        self._recorded.clear()
+
+    @torch.no_grad()
+    def record(self, baselines: Tensor) -> Tensor:
+        """Remember what the baselines (count, 1, freq, time) put into each layer; return logits."""
+        self._recorded.clear()
+        self._recording = True
+        try:
+            return self.model(baselines)
+        finally:
+            self._recording = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits of features that require a gradient, with the rules in the graph."""
+        self._uses.clear()
+        return self.model(features)
+
+    def multipliers(
+        self, score: Tensor, features: Tensor, baseline: int, *, keep: bool = False
+    ) -> Tensor:
+        """Return Δscore/Δfeatures against one recorded baseline, shaped like the features.
+
+        `keep` holds on to the graph for another baseline.
+        """
+        self._baseline = baseline
+        return torch.autograd.grad(score, features, retain_graph=keep)[0]
+
+    def _run(
+        self, module: nn.Module, forward: Callable[[Tensor], Tensor], rule: _Rule, x: Tensor
+    ) -> Tensor:
+        if self._recording:
+            self._recorded.setdefault(module, []).append(x)
+            return forward(x)
+        use = self._uses.get(module, 0)
+        self._uses[module] = use + 1
+        recorded = self._recorded.get(module, [])
+        if use >= len(recorded) or recorded[use].shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"{type(module).__name__} runs differently for the clip than for the background: "
+                "the rescale rule needs a model that takes the same steps for every clip"
+            )
+        replace = partial(self._replace, module, forward, rule, recorded[use])
+        return _WithRule.apply(x, forward, replace)
+
+    def _replace(
+        self,
+        module: nn.Module,
+        forward: Callable[[Tensor], Tensor],
+        rule: _Rule,
+        recorded: Tensor,
+        x: Tensor,
+        gradient: Tensor,
+    ) -> Tensor:
+        reference = recorded[self._baseline : self._baseline + 1]
+        return rule(module, forward, x, reference, gradient)
+
+
+class _WithRule(torch.autograd.Function):
+    """A layer whose backward pass is a rule."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward: Callable[[Tensor], Tensor], replace: Any) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.replace = replace
+        return forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.replace(x, gradient), None, None
+
+
+_Rule = Callable[[nn.Module, Callable[[Tensor], Tensor], Tensor, Tensor, Tensor], Tensor]
+
+
+def _rule_of(module: nn.Module) -> _Rule | None:
+    kind = type(module)
+    if kind is nn.ReLU:
+        return _relu
+    if kind in ELEMENTWISE:
+        return _elementwise
+    return _maximum if kind in MAXIMA else None
+
+
+def unknown_layers(model: nn.Module) -> list[str]:
+    """Return the names of the layer types that neither have a rule nor are known to be linear."""
+    leaves = (type(module) for module in model.modules() if not any(module.children()))
+    known = {nn.ReLU, *ELEMENTWISE, *MAXIMA, *_LINEAR}
+    return sorted({kind.__name__ for kind in leaves if kind not in known})
+
+
+def _relu(
+    module: nn.Module, forward: Any, x: Tensor, reference: Tensor, gradient: Tensor
+) -> Tensor:
+    """Multiply by Δrelu/Δin, which is (x⁺ + b⁺) / (|x| + |b|).
+
+    Where both have one sign that is 1 or 0; where the signs differ, Δin is ±(|x| + |b|). Unlike the
+    quotient of differences it loses no digits where x is near b. At x = b = 0 it is 0, as torch's
+    derivative is.
+    """
+    size = x.abs().add_(reference.abs() + torch.finfo(x.dtype).tiny)
+    ratio = x.clamp(min=0).add_(reference.clamp(min=0)).div_(size)
+    return ratio.mul_(gradient)
+
+
+def _elementwise(
+    module: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,
+    reference: Tensor,
+    gradient: Tensor,
+) -> Tensor:
+    """Multiply by Δout/Δin, or by the derivative where Δin is too small to divide by."""
+    change = x - reference
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        out = forward(point)
+        (derived,) = torch.autograd.grad(out, point, gradient)
+    quotient = (out.detach() - forward(reference)) / change
+    return torch.where(change.abs() < _too_small(x), derived, gradient * quotient)
+
+
+def _maximum(
+    module: nn.Module, forward: Any, x: Tensor, reference: Tensor, gradient: Tensor
+) -> Tensor:
+    """Give each window's Δmax to the position of its larger maximum, divided by Δin there.
+
+    With t the position of the larger of the two maxima, |Δin_t| ≥ |Δmax|: the quotient lies in
+    [0, 1] and the window's contributions sum to Δmax.
+    """
+    axes, pool = MAXIMA[type(module)]
+    top, where = (each.flatten(-axes) for each in pool(module, x))
+    top_reference, where_reference = (each.flatten(-axes) for each in pool(module, reference))
+    flat, flat_reference = x.flatten(-axes), reference.flatten(-axes).expand(len(x), -1, -1)
+    position = torch.where(top >= top_reference, where, where_reference)
+    change = flat.gather(-1, position) - flat_reference.gather(-1, position)
+    small = change.abs() < _too_small(x)
+    # Where neither moves, the derivative of a maximum with respect to its largest entry: 1.
+    quotient = torch.where(small, torch.ones_like(change), (top - top_reference) / change)
+    spread = torch.zeros_like(flat)
+    spread.scatter_add_(-1, position, gradient.reshape(quotient.shape) * quotient)
+    return spread.reshape(x.shape)
+
+
+def _too_small(x: Tensor) -> float:
+    # 1e-6 for float32, as shap has it.
+    return 8 * torch.finfo(x.dtype).eps

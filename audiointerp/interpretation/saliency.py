@@ -1,0 +1,47 @@
+"""Saliency: the gradient of the class's logit with respect to the features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from audiointerp.interpretation.base import (
+    METHODS,
+    Explanation,
+    Interpreter,
+    choose_target,
+    pick,
+)
+
+
+@METHODS.register("saliency")
+class SaliencyInterpreter(Interpreter):
+    """Signed gradient ∂logit_c/∂X: how much the logit moves per unit (per dB) of each cell.
+
+    Parameters
+    ----------
+    model : Module
+        Maps features (batch, 1, freq, time) to logits (batch, classes).
+
+    References
+    ----------
+    K. Simonyan, A. Vedaldi, A. Zisserman, "Deep Inside Convolutional Networks: Visualising Image
+    Classification Models and Saliency Maps", ICLR workshop 2014, section 3. They show the absolute
+    value; the sign is kept here because masks need it.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 2))
+    >>> SaliencyInterpreter(model).attribute(torch.zeros(3, 1, 2, 3), target=1).shape
+    torch.Size([3, 1, 2, 3])
+    """
+
+    name = "saliency"
+
+    def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
+        features.requires_grad_()
+        logits = self.model(features)
+        target = choose_target(logits, target, len(features))
+        # Clips do not depend on each other, so the gradient of the sum holds each clip's own.
+        (gradient,) = torch.autograd.grad(pick(logits, target).sum(), features)
+        return Explanation(gradient, target)

@@ -1,0 +1,353 @@
+"""SHAP values by DeepLIFT's rescale rule, averaged over background clips."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from audiointerp.interpretation.base import (
+    METHODS,
+    Explanation,
+    Interpreter,
+    check_features,
+    check_target,
+    check_whole,
+    choose_target,
+    evaluating,
+    pick,
+)
+from audiointerp.interpretation.deeplift import RescaleRule, unknown_layers
+from audiointerp.model.inference import inference_copy
+from audiointerp.model.layers import MaxOverTime
+
+_BACKENDS = ("rescale", "shap")
+_TOLERANCE = 0.01
+
+
+class AdditivityWarning(UserWarning):
+    """SHAP values that do not sum to what they explain."""
+
+
+@METHODS.register("shap")
+class SHAPInterpreter(Interpreter):
+    """Approximate SHAP values of the class's logit, by the DeepLIFT rescale rule.
+
+    φ is the mean over the background clips b of m(x, b)·(x - b), where m is the gradient with every
+    nonlinearity's derivative replaced by Δout/Δin between x and b. So Σφ = f_c(x) - mean f_c(b).
+    The diagnostic of `explain` is ``"residual"``, by how much that is missed (see `residual`);
+    above 1 % there is an `AdditivityWarning`.
+
+    Nonlinearities must be modules (nn.ReLU, nn.MaxPool2d, `MaxOverTime`, see `deeplift`): a call to
+    ``F.relu`` inside a forward is invisible and breaks the sum.
+
+    Parameters
+    ----------
+    model : Module
+        Maps features (batch, 1, freq, time) to logits (batch, classes).
+    background : Tensor, shape (count, 1, freq, time)
+        Features of clips that stand for "nothing in particular", in the model's unit; see
+        `select_background`.
+    backend : {"rescale", "shap"}, default "rescale"
+        The rule's own implementation here, or ``shap.DeepExplainer``, which is slower.
+    batch_size : int, default 16
+        Clips, and background clips, held in memory at once.
+    fold_batch_norm : bool, default True
+        Run on a copy of the model made for speed at each call (see `inference_copy`); the same to
+        float rounding.
+
+    Raises
+    ------
+    ValueError
+        If the background has another shape or is not finite, or a setting is unknown.
+
+    References
+    ----------
+    S. Lundberg, S.-I. Lee, "A Unified Approach to Interpreting Model Predictions", NeurIPS 2017
+    (Deep SHAP, section 4.2); A. Shrikumar, P. Greenside, A. Kundaje, "Learning Important Features
+    Through Propagating Activation Differences", ICML 2017, section 3.5.2.
+    """
+
+    name = "shap"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        background: Tensor,
+        *,
+        backend: str = "rescale",
+        batch_size: int = 16,
+        fold_batch_norm: bool = True,
+    ) -> None:
+        super().__init__(model)
+        if not isinstance(background, Tensor):
+            raise TypeError(
+                f"background must be a Tensor of features, got {type(background).__name__}"
+            )
+        check_features(background, "background")
+        if backend not in _BACKENDS:
+            raise ValueError(
+                f"unknown SHAP backend {backend!r}: choose from {', '.join(_BACKENDS)}"
+            )
+        self.background = background.detach().clone()
+        self.backend = backend
+        self.batch_size = check_whole("batch_size", batch_size, 1)
+        self.fold_batch_norm = bool(fold_batch_norm)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the method's name and all its settings, ready for JSON.
+
+        The background is given by its number of clips and the SHA-256 of its values.
+        """
+        values = self.background.cpu().contiguous().view(torch.uint8).numpy()
+        return super().settings() | {
+            "backend": self.backend,
+            "batch_size": self.batch_size,
+            "fold_batch_norm": self.fold_batch_norm,
+            "background_clips": len(self.background),
+            "background_sha256": hashlib.sha256(values.tobytes()).hexdigest(),
+        }
+
+    def residual(
+        self, features: Tensor, attribution: Tensor, target: int | Tensor | None = None
+    ) -> Tensor:
+        """Return how far an attribution is from adding up, relative to what it explains.
+
+        |Σφ - Δ| / max(|Δ|, 0.001·s) with Δ = f_c(x) - mean f_c(b) and s = |f_c(x)| + mean |f_c(b)|;
+        the second term keeps a clip whose logit is the background's from dividing by zero.
+
+        Parameters
+        ----------
+        features, attribution : Tensor, shape (batch, 1, freq, time)
+        target : int or Tensor, shape (batch,), optional
+            The class that the attribution explains; by default the predicted one.
+
+        Returns
+        -------
+        Tensor of float64, shape (batch,)
+            0.01 is 1 %.
+
+        Raises
+        ------
+        ValueError
+            If shapes, values or classes do not fit.
+        """
+        self._check_features(features)
+        wanted = check_target(target, features)
+        if attribution.shape != features.shape:
+            raise ValueError(
+                f"attribution and features must have one shape, got {tuple(attribution.shape)} "
+                f"and {tuple(features.shape)}"
+            )
+        with evaluating(self.model), torch.no_grad():
+            background = self.background.to(features)
+            logits = self._logits(features)
+            wanted = choose_target(logits, wanted, len(features))
+            return _residual(attribution, logits, self._logits(background), wanted)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return torch.cat([self.model(chunk) for chunk in features.split(self.batch_size)])
+
+    def _check_features(self, features: Tensor) -> None:
+        super()._check_features(features)
+        if features.shape[1:] != self.background.shape[1:]:
+            raise ValueError(
+                f"features have the shape {tuple(features.shape[1:])} (1, freq, time), the "
+                f"background {tuple(self.background.shape[1:])}: do both come from the same "
+                "processor and have the same length?"
+            )
+
+    def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
+        background = self.background.to(features)
+        if self.backend == "shap":
+            explained = self._explain_by_library(features, background, target)
+        else:
+            explained = self._explain_by_rule(features, background, target)
+        attribution, logits, reference, target = explained
+        residual = _residual(attribution, logits, reference, target)
+        self._warn(residual)
+        return Explanation(attribution, target, {"residual": residual})
+
+    def _explain_by_rule(
+        self, features: Tensor, background: Tensor, target: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        model = inference_copy(self.model) if self.fold_batch_norm else self.model
+        attribution = torch.zeros_like(features)
+        logits, reference = [], []
+        with RescaleRule(model) as rule:
+            for baselines in background.split(self.batch_size):
+                reference.append(rule.record(baselines))
+                logits.clear()
+                for start in range(0, len(features), self.batch_size):
+                    part = slice(start, start + self.batch_size)
+                    wanted = target if target is None else target[part]
+                    logits.append(
+                        _add_contributions(
+                            rule, features[part], baselines, wanted, attribution[part]
+                        )
+                    )
+        logits = torch.cat(logits)
+        target = choose_target(logits, target, len(features))
+        return attribution.div_(len(background)), logits, torch.cat(reference), target
+
+    def _explain_by_library(
+        self, features: Tensor, background: Tensor, target: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        import shap
+
+        logits, reference = self._logits(features), self._logits(background)
+        target = choose_target(logits, target, len(features))
+        attribution = torch.empty_like(features)
+        for wanted in target.unique().tolist():
+            # On a copy: DeepExplainer leaves tensors behind in the modules it has hooked.
+            model = _OneClass(_understood_by_shap(copy.deepcopy(self.model)), wanted)
+            explainer = shap.DeepExplainer(model, background)
+            rows = (target == wanted).nonzero()[:, 0]
+            values = explainer.shap_values(features[rows], check_additivity=False)
+            attribution[rows] = torch.as_tensor(values[..., 0]).to(features)
+        return attribution, logits, reference, target
+
+    def _warn(self, residual: Tensor) -> None:
+        wrong = (residual > _TOLERANCE).nonzero()[:, 0].tolist()
+        if not wrong:
+            return
+        unknown = unknown_layers(self.model)
+        if unknown:
+            cause = f"layers without a rule: {', '.join(unknown)}"
+        else:
+            cause = (
+                "a nonlinearity called as a function (F.relu, torch.max) inside a forward, where "
+                "it needs a module of its own (nn.ReLU, MaxOverTime)"
+            )
+        warnings.warn(
+            f"SHAP values of clips {wrong} of this batch miss f(x) - mean f(background) by up to "
+            f"{100 * residual.max().item():.1f} %, so they do not explain it. Probable cause: "
+            f"{cause}.",
+            AdditivityWarning,
+            stacklevel=5,
+        )
+
+
+def select_background(labels: Sequence[int], per_class: int = 2, *, seed: int = 0) -> list[int]:
+    """Choose background clips evenly over the classes.
+
+    Parameters
+    ----------
+    labels : sequence of int
+        The class of each clip of the training folds.
+    per_class : int, default 2
+        Clips of each class.
+    seed : int, default 0
+        A class's clips depend on it and on that class's own clips only.
+
+    Returns
+    -------
+    list of int
+        Positions in `labels`, in increasing order.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels, or a class has too few clips.
+    """
+    per_class = check_whole("per_class", per_class, 1)
+    seed = check_whole("seed", seed, 0)
+    classes = np.asarray(labels)
+    if classes.ndim != 1 or not len(classes) or not np.issubdtype(classes.dtype, np.integer):
+        raise ValueError(
+            f"labels must be a non-empty sequence of ints, got {classes.dtype} of shape "
+            f"{classes.shape}"
+        )
+    chosen: list[int] = []
+    for label in np.unique(classes):
+        clips = np.flatnonzero(classes == label)
+        if len(clips) < per_class:
+            raise ValueError(
+                f"class {label} has {len(clips)} clips, {per_class} are wanted for the background"
+            )
+        random = np.random.default_rng([seed, abs(int(label))])
+        chosen += random.choice(clips, per_class, replace=False).tolist()
+    return sorted(chosen)
+
+
+def _add_contributions(
+    rule: RescaleRule,
+    features: Tensor,
+    baselines: Tensor,
+    target: Tensor | None,
+    attribution: Tensor,
+) -> Tensor:
+    """Add m(x, b)·(x - b) for every recorded baseline to `attribution`; return the logits."""
+    features = features.detach().requires_grad_()
+    logits = rule.forward(features)
+    score = pick(logits, choose_target(logits, target, len(features))).sum()
+    for index in range(len(baselines)):
+        multipliers = rule.multipliers(score, features, index, keep=index < len(baselines) - 1)
+        with torch.no_grad():
+            attribution.addcmul_(multipliers, features - baselines[index])
+    return logits.detach()
+
+
+def _residual(attribution: Tensor, logits: Tensor, reference: Tensor, target: Tensor) -> Tensor:
+    here = pick(logits, target).double()
+    there = reference.double().index_select(1, target)
+    change = here - there.mean(0)
+    missed = (attribution.double().sum((1, 2, 3)) - change).abs()
+    scale = here.abs() + there.abs().mean(0)
+    least = (1e-3 * scale).clamp(min=torch.finfo(torch.float64).tiny)
+    return missed / change.abs().maximum(least)
+
+
+class _OneClass(nn.Module):
+    """A model's logit of one class, shape (batch, 1)."""
+
+    def __init__(self, model: nn.Module, target: int) -> None:
+        super().__init__()
+        self.model = model
+        self.target = target
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.model(features)[:, self.target : self.target + 1]
+
+
+class _PooledMax(nn.Module):
+    """`MaxOverTime` by nn.MaxPool1d, which shap has a rule for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool1d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.pool.kernel_size = self.pool.stride = x.shape[-1]
+        return self.pool(x)[..., 0]
+
+
+class _TwoReLU(nn.Module):
+    """ReLU6 by two ReLUs, relu(x) - relu(x - 6): the same rescale multiplier, which shap knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower = nn.ReLU()
+        self.upper = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lower(x) - self.upper(x - 6)
+
+
+def _understood_by_shap(model: nn.Module) -> nn.Module:
+    """Replace the layers that shap has no rule for by equal ones made of layers that it knows."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is MaxOverTime:
+                setattr(module, name, _PooledMax())
+            elif type(child) is nn.ReLU6:
+                setattr(module, name, _TwoReLU())
+            elif type(child) is nn.ReLU and child.inplace:
+                setattr(module, name, nn.ReLU())
+    return model.eval()

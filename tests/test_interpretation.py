@@ -1,0 +1,313 @@
+"""What every attribution method promises, whatever it computes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from audiointerp.interpretation import METHODS, Interpreter, Quickshift
+from audiointerp.registry import UnknownNameError
+
+BINS, FRAMES, CLASSES = 12, 20, 3
+SETTINGS = {
+    "lime": {
+        "num_samples": 40,
+        "batch_size": 16,
+        "base": -4.0,
+        "segmentation": Quickshift(kernel_size=1.5, max_dist=4),
+    }
+}
+NEEDS_BACKGROUND = {"shap"}
+
+
+class Net(nn.Module):
+    """A small classifier with all that could go wrong: batch norm, dropout, pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.relu2 = nn.ReLU()
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(8, CLASSES)
+
+    @property
+    def target_layer(self) -> nn.Module:
+        return self.relu2
+
+    def forward(self, x):
+        x = self.pool(self.relu1(self.bn1(self.conv1(x))))
+        x = self.relu2(self.bn2(self.conv2(x)))
+        return self.head(self.dropout(x).mean((2, 3)))
+
+
+@pytest.fixture
+def model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = Net()
+        net(4 * torch.randn(32, 1, BINS, FRAMES))  # moves the batch norms' statistics
+    return net.eval()
+
+
+@pytest.fixture
+def features():
+    return 4 * torch.randn(4, 1, BINS, FRAMES, generator=torch.Generator().manual_seed(2))
+
+
+def build(name: str, model: nn.Module) -> Interpreter:
+    settings = dict(SETTINGS.get(name, {}))
+    if name in NEEDS_BACKGROUND:
+        weight = next(model.parameters())
+        generator = torch.Generator().manual_seed(3)
+        background = torch.randn(3, 1, BINS, FRAMES, generator=generator)
+        settings["background"] = background.to(weight)
+    return METHODS[name](model, **settings)
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in model.modules()
+    )
+
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")
+each_method = pytest.mark.parametrize("name", sorted(METHODS))
+
+
+def test_the_four_methods_are_registered():
+    assert set(METHODS) >= {"saliency", "gradcam", "lime", "shap"}
+    assert all(METHODS[name].name == name for name in METHODS)
+
+
+def test_an_unknown_method_lists_the_choices():
+    with pytest.raises(UnknownNameError, match=r"gradcam.*lime.*saliency.*shap"):
+        METHODS["gradcm"]
+
+
+@each_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_map_has_the_features_shape_dtype_and_device_and_both_signs(
+    name, dtype, model, features
+):
+    interpreter = build(name, model.to(dtype))
+    maps = [interpreter.attribute(features.to(dtype), target) for target in range(CLASSES)]
+    for attribution in maps:
+        assert attribution.shape == features.shape
+        assert attribution.dtype == dtype
+        assert attribution.device == features.device
+        assert not attribution.requires_grad
+        assert attribution.isfinite().all()
+    assert (torch.cat(maps) > 0).any()
+    assert (torch.cat(maps) < 0).any()
+
+
+@each_method
+def test_a_clip_alone_gives_the_map_it_gives_in_a_batch(name, model, features):
+    interpreter = build(name, model)
+    together = interpreter.attribute(features)
+    for index in range(len(features)):
+        alone = interpreter.attribute(features[index : index + 1])
+        torch.testing.assert_close(alone[0], together[index], rtol=1e-4, atol=1e-6)
+
+
+@each_method
+def test_neighbours_and_their_order_do_not_matter(name, model, features):
+    interpreter = build(name, model)
+    target = torch.tensor([0, 1, 2, 1])
+    order = torch.tensor([2, 0, 3, 1])
+    straight = interpreter.attribute(features, target)
+    shuffled = interpreter.attribute(features[order], target[order])
+    torch.testing.assert_close(shuffled, straight[order], rtol=1e-4, atol=1e-6)
+
+
+@each_method
+def test_the_default_target_is_the_predicted_class(name, model, features):
+    interpreter = build(name, model)
+    predicted = model(features).argmax(1)
+    explanation = interpreter.explain(features)
+    assert torch.equal(explanation.target, predicted)
+    torch.testing.assert_close(
+        explanation.attribution, interpreter.attribute(features, predicted), rtol=0, atol=0
+    )
+
+
+@each_method
+def test_one_class_for_all_equals_that_class_for_each(name, model, features):
+    interpreter = build(name, model)
+    one = interpreter.attribute(features, 2)
+    each = interpreter.attribute(features, torch.full((4,), 2, dtype=torch.int32))
+    other = interpreter.attribute(features, 0)
+    assert torch.equal(one, each)
+    assert not torch.allclose(one, other)
+
+
+@each_method
+def test_two_calls_give_the_same_bits(name, model, features):
+    interpreter = build(name, model.train())
+    assert torch.equal(interpreter.attribute(features), interpreter.attribute(features))
+
+
+@each_method
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_left_as_it_was_found(name, fails, model, features):
+    interpreter = build(name, model)
+    model.train()
+    model.bn2.eval()
+    model.conv2.weight.requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    grads = {key: parameter.grad for key, parameter in model.named_parameters()}
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    attributes = {m: set(vars(m)) for m in model.modules()}
+    modes = [m.training for m in model.modules()]
+    if fails:
+        with pytest.raises(ValueError, match="out of range"):
+            interpreter.attribute(features, CLASSES)
+    else:
+        interpreter.attribute(features, 1)
+    assert [m.training for m in model.modules()] == modes
+    assert {m: set(vars(m)) for m in model.modules()} == attributes
+    assert hooks_of(model) == 0
+    assert model.relu1.inplace
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is grads[key]
+        assert torch.equal(parameter.grad, torch.ones_like(parameter))
+        assert parameter.requires_grad == (key != "conv2.weight")
+
+
+@each_method
+def test_a_model_that_raises_is_left_as_it_was_found(name, model, features):
+    class Breaks(nn.Module):
+        broken = False
+
+        def forward(self, x):
+            if self.broken:
+                raise RuntimeError("broken on purpose")
+            return x
+
+    model.dropout = Breaks()
+    interpreter = build(name, model.train())
+    model.dropout.broken = True
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        interpreter.attribute(features)
+    assert hooks_of(model) == 0
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all("forward" not in vars(module) for module in model.modules())
+
+
+@each_method
+def test_the_features_are_not_changed(name, model, features):
+    before = features.clone()
+    build(name, model).attribute(features)
+    assert torch.equal(features, before)
+    assert not features.requires_grad
+
+
+@each_method
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(name, mode, model, features):
+    expected = build(name, model).attribute(features, 1)
+    with mode():
+        got = build(name, model).attribute(features.clone(), torch.ones(4, dtype=torch.int64))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_methods_that_share_a_model_do_not_disturb_each_other(model, features):
+    interpreters = {name: build(name, model) for name in METHODS}
+    fresh = {name: each.attribute(features) for name, each in interpreters.items()}
+    for name in reversed(list(METHODS)):
+        assert torch.equal(interpreters[name].attribute(features), fresh[name])
+
+
+@each_method
+def test_later_training_is_seen(name, model, features):
+    interpreter = build(name, model)
+    before = interpreter.attribute(features, 0)
+    with torch.no_grad():
+        model.head.weight.mul_(-1)
+    after = interpreter.attribute(features, 0)
+    assert not torch.allclose(before, after)
+
+
+@each_method
+def test_settings_are_json_and_name_the_method(name, model):
+    settings = build(name, model).settings()
+    assert settings["method"] == name
+    assert json.loads(json.dumps(settings)) == settings
+
+
+@each_method
+def test_diagnostics_hold_one_number_per_clip(name, model, features):
+    for value in build(name, model).explain(features).diagnostics.values():
+        assert value.shape == (len(features),)
+        assert value.isfinite().all()
+
+
+@each_method
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x[:, 0], ValueError, r"\(batch, 1, freq, time\).*\(4, 12, 20\)"),
+        (lambda x: x.repeat(1, 2, 1, 1), ValueError, r"\(4, 2, 12, 20\)"),
+        (lambda x: x[:0], ValueError, r"none of them 0"),
+        (lambda x: x.long(), TypeError, "floating point, got torch.int64"),
+        (lambda x: x.numpy(), TypeError, "Tensor, got ndarray"),
+        (lambda x: x.double(), ValueError, "torch.float64.*torch.float32"),
+        (lambda x: x.index_fill(0, torch.tensor([2]), float("nan")), ValueError, r"\[2\].*NaN"),
+    ],
+)
+def test_bad_features_are_named(name, change, error, message, model, features):
+    with pytest.raises(error, match=message):
+        build(name, model).attribute(change(features))
+
+
+@each_method
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        (3, ValueError, "target 3 is out of range: the model has 3 classes, 0 to 2"),
+        (-1, ValueError, "target -1 is out of range"),
+        (torch.tensor([0, 1, 7, 0]), ValueError, "target 7 is out of range"),
+        (torch.tensor([0, 1]), ValueError, r"one class per clip, shape \(4,\), got \(2,\)"),
+        (torch.tensor([0.0, 1, 2, 0]), TypeError, "integers, got torch.float32"),
+        (True, TypeError, "class index, got True"),
+        ("dog", TypeError, "got str"),
+        (1.0, TypeError, "got float"),
+    ],
+)
+def test_bad_targets_are_named(name, target, error, message, model, features):
+    with pytest.raises(error, match=message):
+        build(name, model).attribute(features, target)
+
+
+@each_method
+def test_a_model_without_one_row_of_logits_per_clip_is_named(name, model, features):
+    interpreter = build(name, model)
+    model.head = nn.Sequential(nn.Linear(8, CLASSES), nn.Flatten(0))
+    with pytest.raises(ValueError, match=r"logits of shape \(4, classes\).*got \(12,\)"):
+        interpreter.attribute(features)
+
+
+def test_a_model_and_processor_pair_is_not_a_model():
+    with pytest.raises(TypeError, match="did you pass both"):
+        METHODS["saliency"]((nn.Identity(), nn.Identity()))
+
+
+def test_a_gradient_that_overflows_is_an_error_not_a_map():
+    class Overflows(nn.Module):
+        def forward(self, x):
+            return x.abs().sqrt().flatten(1)  # the derivative at 0 is not finite
+
+    with pytest.raises(ValueError, match=r"clips \[1\].*not finite"):
+        METHODS["saliency"](Overflows()).attribute(torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1))
