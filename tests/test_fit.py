@@ -43,7 +43,7 @@ class Tones(ClipDataset):
         return super().__getitem__(index)
 
     def _source(self, index):
-        return None
+        return f"tone{self.first + index}"
 
     def _decode(self, index):
         noise = np.random.default_rng(self.first + index)
@@ -101,6 +101,28 @@ def test_learns_a_separable_set(tmp_path, processor):
     assert training.model.classes == ("low", "high")
     assert training.model.duration == 1.2
     assert not training.model.training
+
+
+def test_a_step_is_adamw_on_the_cross_entropy_of_the_clips(tmp_path, processor):
+    clips = Tones(10)
+    plain = {"mixup_alpha": 0.0, "time_shift": 0.0, "dropout_scale": 0.0, "weight_decay": 0.0}
+    trained = run(tmp_path, processor, epochs=1, batch_size=10, train=clips, **plain).model
+    model = small_model().train()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    waveforms = torch.stack([clip.waveform for clip in clips])
+    loss = torch.nn.functional.cross_entropy(
+        model(processor(waveforms)), torch.tensor(clips.labels)
+    )
+    loss.backward()
+    for (name, weight), new in zip(model.named_parameters(), trained.parameters(), strict=True):
+        # AdamW's first step is the learning rate times the sign of the gradient. Where that is
+        # next to nothing, the order of a sum decides its sign.
+        clear = weight.grad.abs() > 1e-3 * weight.grad.abs().max()
+        expected = weight - 2e-3 * weight.grad.sign()
+        torch.testing.assert_close(new[clear], expected[clear], atol=1e-5, rtol=0, msg=name)
+        assert clear.any(), name
 
 
 def test_history_has_a_row_per_epoch_and_is_on_disk(tmp_path, processor):
