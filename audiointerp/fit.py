@@ -114,8 +114,8 @@ def fit(
         The highest of the run.
     weight_decay, label_smoothing : float
     dropout_scale : float
-        Multiplies the network's own dropout rates while it trains. The rates of PANNs, 1, are for
-        full width and many clips; a slim network cannot learn under them.
+        Multiplies the network's own dropout rates while it trains. 1 are the rates of PANNs, for
+        full width and a million clips; a slim network learns faster with less.
     mixup_alpha : float
         See :func:`audiointerp.augment.mixup`; 0 for none.
     spec_augment : SpecAugment, optional
@@ -178,35 +178,13 @@ def fit(
     hardware = _resolve_device(device)
     out = Path(out).resolve()
     earlier = _read_earlier(out, settings, resume)
-    task = _Task(model, processor, spec_augment, settings, out)
     if earlier is None or not _is_finished(earlier, epochs, patience):
-        home = next(model.parameters()).device
-        with (
-            _quiet(),
-            torch.random.fork_rng(_cuda(hardware)),
-            _scaled_dropout(model, dropout_scale),
-        ):
-            trainer = Trainer(
-                max_epochs=epochs,
-                callbacks=[_Progress()] if progress else None,
-                precision=precision,
-                num_sanity_val_steps=0,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                default_root_dir=out,
-                **_accelerator(hardware),
-            )
-            trainer.fit(
-                task,
-                _loader(train, batch_size, num_workers, seed),
-                _loader(validation, batch_size, num_workers),
-                ckpt_path=None if earlier is None else out / LAST,
-                weights_only=True,
-            )
-        model.to(home, memory_format=torch.contiguous_format)
-        processor.to(home)
+        task = _Task(model, processor, spec_augment, settings, out)
+        loaders = (
+            _loader(train, batch_size, num_workers, seed),
+            _loader(validation, batch_size, num_workers),
+        )
+        _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
         earlier = task.history
     model.load_state_dict(_best_state(out / BEST), strict=True)
     model.classes, model.duration = train.classes, train.duration
@@ -297,7 +275,7 @@ class _Task(LightningModule):
         out: Path,
     ) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # convolutions run faster so
+        self.model = model
         self.processor = processor
         self.spec_augment = nn.Identity() if spec_augment is None else spec_augment
         self.settings = settings
@@ -396,6 +374,43 @@ class _Task(LightningModule):
         ):
             key = f"{phase}_{name}"
             self._sums[key] = self._sums.get(key, 0) + value
+
+
+def _train(
+    task: _Task,
+    loaders: tuple[DataLoader[Clip], DataLoader[Clip]],
+    hardware: torch.device,
+    dropout_scale: float,
+    resume: bool,
+    progress: bool,
+) -> None:
+    """Run Lightning; model, front end and random state come back to where and what they were."""
+    settings = task.settings
+    home = next(task.model.parameters()).device
+    task.model.to(memory_format=torch.channels_last)  # convolutions run faster so
+    try:
+        with (
+            _quiet(),
+            torch.random.fork_rng(_cuda(hardware)),
+            _scaled_dropout(task.model, dropout_scale),
+        ):
+            trainer = Trainer(
+                max_epochs=settings["epochs"],
+                callbacks=[_Progress()] if progress else None,
+                precision=settings["precision"],
+                num_sanity_val_steps=0,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                default_root_dir=task.out,
+                **_accelerator(hardware),
+            )
+            last = task.out / LAST if resume else None
+            trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
+    finally:
+        task.model.to(home, memory_format=torch.contiguous_format)
+        task.processor.to(home)
 
 
 class _EpochOrder(Sampler[int]):

@@ -273,6 +273,8 @@ def test_a_loss_that_explodes_is_an_error(tmp_path, processor):
         model.classifier.bias[0] = torch.inf
     with pytest.raises(TrainingError, match="lower the learning rate"):
         run(tmp_path / "run", processor, model=model)
+    assert model.base.conv_block2.conv1.weight.is_contiguous()
+    assert model.base.conv_block2.dropout.p == 0.2
 
 
 @pytest.mark.parametrize(
