@@ -160,25 +160,40 @@ def plot_interpretation(
         "masked_in": "kept by the mask",
         "masked_out": "removed from the clip",
     } | (titles or {})
-    figure = Picture(figsize=(14, 6.4), layout="constrained")
+    figure = Picture(figsize=(13, 5.6))
     figure.suptitle(heading)
     grid = figure.subplots(2, 3)
-    grid[1, 0].set_visible(False)
+    # Fixed margins: a layout engine would draw everything twice.
+    figure.subplots_adjust(left=0.05, right=0.985, top=0.87, bottom=0.09, wspace=0.2, hspace=0.5)
     peak = _peak_db(features, processor)
-    panels = ((grid[0, 0], "features", features),)
-    panels += ((grid[0, 2], "masked_in", masked_in), (grid[1, 2], "masked_out", masked_out))
-    for axes, name, cells in panels:
-        level = _draw_level(axes, cells, processor, peak, named[name])
-        figure.colorbar(level, ax=axes, label="level, dB")
     limit = float(attribution.abs().max()) or 1.0
     signed = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-    image = draw_cells(grid[0, 1], attribution, processor, title=named["attribution"], **signed)
-    figure.colorbar(image, ax=grid[0, 1], label="against      for the class")
-    image = draw_cells(
-        grid[1, 1], mask, processor, title=named["mask"], cmap="gray", vmin=0, vmax=1
+    share = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    level = _draw_level(grid[0, 0], features, processor, peak, named["features"])
+    effect = draw_cells(grid[0, 1], attribution, processor, title=named["attribution"], **signed)
+    kept = draw_cells(grid[1, 1], mask, processor, title=named["mask"], **share)
+    _draw_level(grid[0, 2], masked_in, processor, peak, named["masked_in"])
+    _draw_level(grid[1, 2], masked_out, processor, peak, named["masked_out"])
+    _draw_legend(
+        grid[1, 0],
+        {
+            "level, dB": level,
+            "attribution: against the class (blue), for it (red)": effect,
+            "share that the mask keeps": kept,
+        },
     )
-    figure.colorbar(image, ax=grid[1, 1], label="kept share")
     return figure
+
+
+def _draw_legend(axes: Axes, scales: dict[str, AxesImage]) -> None:
+    """Fill a panel with one horizontal colour bar per scale."""
+    axes.set_axis_off()
+    for place, (label, image) in enumerate(scales.items()):
+        bar = axes.inset_axes((0.05, 0.85 - 0.38 * place, 0.9, 0.1))
+        ends = image.get_clim()
+        # Few ticks in full: matplotlib would put the power of ten of small ones over the label.
+        ticks = {"ticks": [ends[0], sum(ends) / 2, ends[1]], "format": "%.3g"}
+        axes.figure.colorbar(image, cax=bar, orientation="horizontal", label=label, **ticks)
 
 
 def plot_masks(
@@ -208,9 +223,13 @@ def plot_masks(
         raise ValueError("there are no masks to draw")
     columns = min(len(masks), 4)
     rows = -(-len(masks) // columns)
-    figure = Picture(figsize=(3.4 * columns, 2.2 * rows), layout="constrained")
+    height = 2.1 * rows + 0.9
+    figure = Picture(figsize=(3.2 * columns + 0.6, height))
     figure.suptitle(heading)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure.subplots_adjust(
+        left=0.07, right=0.98, bottom=0.5 / height, top=1 - 0.75 / height, wspace=0.1, hspace=0.35
+    )
     for place, (name, mask) in enumerate(masks.items()):
         axes = grid[place]
         title = f"{name}: {100 * float(mask.mean()):.0f} % kept"

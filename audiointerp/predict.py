@@ -359,7 +359,10 @@ class Predict:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return every setting that the results depend on, ready for JSON."""
+        """Return every setting that a row of the results depends on, ready for JSON.
+
+        Which masks are scored, and on what, changes no row: more of them can be added to a run.
+        """
         model_settings = getattr(self.model, "settings", None)
         return {
             "model": model_settings() if model_settings else {"name": type(self.model).__name__},
@@ -367,10 +370,8 @@ class Predict:
             "processor": self.processor.settings(),
             "method": self.interpreter.name,
             "interpreter": self.interpreter.settings(),
-            "masks": self.masks,
             "base": self.base,
             "domain": self.domain,
-            "on": list(self.on),
         }
 
     @torch.no_grad()

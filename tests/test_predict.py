@@ -348,6 +348,19 @@ def test_a_finished_run_is_not_done_again_and_saved_maps_are_used(
     assert len(pd.read_csv(folder / "csvs" / "bin.csv")) == 6
 
 
+def test_masks_and_places_can_be_added_to_a_run_without_explaining_again(
+    make, clips, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    make(masks=["bin"]).predict_set(clips, folder, progress=False)
+    before = pd.read_csv(folder / "csvs" / "bin.csv")
+    more = make(masks=["bin", "topK_5"], on=("features", "audio"))
+    monkeypatch.setattr(more.interpreter, "explain", None)
+    more.predict_set(clips, folder, progress=False)
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "csvs" / "bin.csv"), before, atol=1e-4)
+    assert len(pd.read_csv(folder / "csvs_audio" / "topK_5.csv")) == 6
+
+
 def test_two_runs_are_never_mixed(make, clips, tmp_path):
     make(masks=["bin"]).predict_set(clips, tmp_path / "run", progress=False)
     other = make(masks=["bin"], base="quiet")
