@@ -204,11 +204,15 @@ def command_line(
     for option, default in _OPTIONS.items():
         value = options.get(option, default)
         flag = "--" + option.replace("_", "-")
-        if option in _ALWAYS or (value != default and not isinstance(default, bool)):
-            values = value if isinstance(value, (tuple, list)) else [value]
-            words += [word for one in values for word in (flag, _short(one))]
-        elif value != default:
+        if isinstance(default, tuple):
+            value = tuple(value)
+        if value == default and option not in _ALWAYS:
+            continue
+        if isinstance(default, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
+            continue
+        values = value if isinstance(default, tuple) else [value]
+        words += [word for one in values for word in (flag, _short(one))]
     return shlex.join(words)
 
 

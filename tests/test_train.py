@@ -84,13 +84,23 @@ def test_the_command_gives_every_setting_that_is_not_the_default():
     text = command_line(
         "synthetic",
         "anywhere/x.safetensors",
-        {"train_folds": (1, 2), "spec_augment": False, "learning_rate": 1e-4, "seed": 7},
+        {
+            "train_folds": [1, 2],
+            "validation_fold": 4,
+            "spec_augment": False,
+            "learning_rate": 1e-4,
+            "seed": 7,
+        },
     )
     assert text == (
         "audiointerp train --data synthetic --out weights/x.safetensors "
         "--front-end LogMelSTFTSpectrogram --train-folds 1 --train-folds 2 "
         "--learning-rate 0.0001 --no-spec-augment --seed 7"
     )
+
+
+def test_the_command_leaves_out_default_folds_however_they_are_given():
+    assert "fold" not in command_line("synthetic", "x.safetensors", {"train_folds": [1, 2, 3]})
 
 
 def test_the_command_knows_the_true_defaults():
