@@ -104,7 +104,7 @@ class LIMEInterpreter(Interpreter):
         features (1, 1, freq, time) that returns a Tensor which broadcasts to them.
     alpha : float, default 1.0
         Ridge penalty; the intercept is not penalised.
-    batch_size : int, default 32
+    batch_size : int, default 16
         Versions per forward pass, of one or several clips.
     seed : int, default 0
         For the choice of hidden segments.
@@ -135,7 +135,7 @@ class LIMEInterpreter(Interpreter):
         hide: Literal["base", "mean"] = "base",
         base: float | Callable[[Tensor], Tensor] = -100.0,
         alpha: float = 1.0,
-        batch_size: int = 32,
+        batch_size: int = 16,
         seed: int = 0,
         fold_batch_norm: bool = True,
     ) -> None:
