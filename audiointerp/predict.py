@@ -29,9 +29,9 @@ from audiointerp.dataset.audio import (
 )
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.interpretation import Interpreter
-from audiointerp.interpretation.base import evaluating
 from audiointerp.masking import BASES, DOMAINS, MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, evaluate
+from audiointerp.model.inference import inference_copy
 from audiointerp.processing import Analysis, STFTSpectrogram
 from audiointerp.registry import Registry
 from audiointerp.result import Interpretation
@@ -336,9 +336,10 @@ class Predict:
         Scores
             No clip's depend on the others in the batch.
         """
+        scorer = inference_copy(self.model)
         with torch.no_grad():
             analysis = self.processor.analyse(waveform)
-        probabilities = self._probabilities(analysis.features)
+        probabilities = self._probabilities(scorer, analysis.features)
         chosen = probabilities.argmax(1) if target is None else target
         diagnostics: dict[str, Tensor] = {}
         if attribution is None:
@@ -347,7 +348,7 @@ class Predict:
         masks = make_masks(attribution, self.masks)
         metrics, masked = {}, {}
         for name, mask in masks.items():
-            for place, (inside, outside) in self._masked_probabilities(analysis, mask).items():
+            for place, (inside, outside) in self._masked(scorer, analysis, mask).items():
                 metrics[place, name] = evaluate(probabilities, inside, outside, mask, chosen)
                 of_class = chosen[:, None]
                 masked[place, name] = (
@@ -375,8 +376,8 @@ class Predict:
         }
 
     @torch.no_grad()
-    def _masked_probabilities(
-        self, analysis: Analysis, mask: Tensor
+    def _masked(
+        self, scorer: nn.Module, analysis: Analysis, mask: Tensor
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the probabilities of the masked-in and masked-out clips, by place."""
         features = analysis.features
@@ -384,7 +385,7 @@ class Predict:
         found = {}
         for place in self.on:
             inputs = masked if place == "features" else [self._heard(analysis, m) for m in masked]
-            both = self._probabilities(torch.cat(list(inputs)))
+            both = self._probabilities(scorer, torch.cat(list(inputs)))
             found[place] = tuple(both.split(len(features)))
         return found
 
@@ -393,10 +394,9 @@ class Predict:
         return self.processor(self.processor.synthesise(analysis, gain))
 
     @torch.no_grad()
-    def _probabilities(self, features: Tensor) -> Tensor:
+    def _probabilities(self, scorer: nn.Module, features: Tensor) -> Tensor:
         """Return the class probabilities in double precision, where 1 - p keeps its digits."""
-        with evaluating(self.model):
-            logits = [self.model(chunk) for chunk in features.split(self.batch_size)]
+        logits = [scorer(chunk) for chunk in features.split(self.batch_size)]
         return torch.cat(logits).double().softmax(1)
 
     def _level(self, features: Tensor) -> Tensor:
@@ -473,8 +473,9 @@ class Predict:
     def _class_index(self, target: str | int, waveform: Tensor) -> int:
         names = self.classes
         if names is None:
-            with torch.no_grad():
-                names = self._class_names(self._probabilities(self.processor(waveform)).shape[1])
+            features = self.processor(waveform)
+            count = self._probabilities(inference_copy(self.model), features).shape[1]
+            names = self._class_names(count)
         if isinstance(target, str):
             choices: Registry[int] = Registry("class")
             choices.update({name: index for index, name in enumerate(names)})
