@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from audiointerp.masking import MASKS, base_level
 from audiointerp.metrics import METRICS
 from audiointerp.predict import Place, Predict, SetResult
 from audiointerp.processing import STFTSpectrogram
+from audiointerp.result import Interpretation
 from audiointerp.results import run_path
 from audiointerp.weights import load
 
@@ -209,10 +211,10 @@ def interpret_files(
     _check_names(methods, masks)
     models = _load_all(weights, resolve_device(device))
     failures: dict[str, str] = {}
-    rows = []
-    with tqdm(
-        total=len(models) * len(methods) * len(names), unit="clip", disable=not progress
-    ) as bar:
+    rows: list[dict[str, Any]] = []
+    total = len(models) * len(methods) * len(names)
+    # One clip's pictures are drawn while the next one is explained.
+    with tqdm(total=total, unit="clip", disable=not progress) as bar, _Writer() as writer:
         for model_name, (model, processor) in models.items():
             compared = _background_of(background, methods, model, processor, seed=seed)
             for method in methods:
@@ -222,20 +224,11 @@ def interpret_files(
                 )
                 predict = Predict(model, processor, interpreter, base=base, on=on)
                 for name, file in names.items():
-                    if name not in failures:
-                        try:
-                            result = predict.predict(file, target=target)
-                        except AudioError as error:
-                            failures[name] = str(error)
-                            tqdm.write(f"skipped: {error}")
-                        else:
-                            result.save(Path(out) / model_name / method / name, masks)
-                            about = {"model": model_name, "method": method, "clip": name}
-                            about |= {"label": result.label, "probability": result.probability}
-                            rows += [
-                                about | {"mask": mask} | values
-                                for mask, values in result.metrics.to_dict("index").items()
-                            ]
+                    result = _try_predict(predict, name, file, target, failures)
+                    if result is not None:
+                        folder = Path(out) / model_name / method / name
+                        writer.submit(result.save, folder, masks)
+                        rows += _rows(model_name, result)
                     bar.update()
     columns = ["model", "method", "clip", "label", "probability", "mask", *METRICS]
     table = pd.DataFrame(rows, columns=columns)
@@ -361,6 +354,54 @@ def parse_noise(text: str) -> tuple[str, str]:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not file:
         raise ValueError(f"noise {text!r}: expected FILE, or NAME=FILE with a plain name")
     return name, file
+
+
+class _Writer:
+    """Runs calls in order on another thread; leaving the block raises what they raised."""
+
+    def __enter__(self) -> _Writer:
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._waiting: list[Future[Any]] = []
+        return self
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
+        self._waiting = [future for future in self._waiting if not _is_done(future)]
+        self._waiting.append(self._pool.submit(call, *arguments))
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=error[0] is not None)
+        if error[0] is None:
+            for future in self._waiting:
+                future.result()
+
+
+def _is_done(future: Future[Any]) -> bool:
+    """Return whether a call has ended; raise what it raised."""
+    if future.done():
+        future.result()
+    return future.done()
+
+
+def _try_predict(
+    predict: Predict, name: str, file: Path, target: str | None, failures: dict[str, str]
+) -> Interpretation | None:
+    """Interpret a file; note it, once, and return None where it cannot be read."""
+    if name in failures:
+        return None
+    try:
+        return predict.predict(file, target=target)
+    except AudioError as error:
+        failures[name] = str(error)
+        tqdm.write(f"skipped: {error}")
+        return None
+
+
+def _rows(model: str, result: Interpretation) -> list[dict[str, Any]]:
+    about = {"model": model, "method": result.method, "clip": result.clip}
+    about |= {"label": result.label, "probability": result.probability}
+    return [
+        about | {"mask": mask} | values for mask, values in result.metrics.to_dict("index").items()
+    ]
 
 
 def _background_of(
