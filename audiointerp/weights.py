@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from audiointerp.model import TransferModel, build_model
@@ -82,7 +82,8 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata)
+        # Not save_file, whose files only their owner can read.
+        partial.write_bytes(save(tensors, metadata))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -107,15 +107,22 @@ def test_the_hash_tells_running_statistics_and_shapes_apart(model):
     assert hashed(torch.zeros(2)) != hashed(torch.zeros(2, dtype=torch.int32))
 
 
+def test_a_weight_file_may_be_read_by_whoever_may_read_other_new_files(file):
+    other = file.with_name("other")
+    other.touch()
+    assert file.stat().st_mode == other.stat().st_mode
+
+
 def test_writing_is_all_or_nothing(model, tmp_path, monkeypatch):
     path = tmp_path / "small.safetensors"
     path.write_bytes(b"earlier")
 
-    def broken(tensors, partial, metadata):
-        Path(partial).write_bytes(b"half a file")
+    def broken(partial, data):
+        with partial.open("wb") as file:
+            file.write(data[:100])
         raise OSError("disk full")
 
-    monkeypatch.setattr("audiointerp.weights.save_file", broken)
+    monkeypatch.setattr(Path, "write_bytes", broken)
     with pytest.raises(OSError, match="disk full"):
         save_weights(path, model, LogMelSTFTSpectrogram(), classes=CLASSES)
     assert [file.name for file in tmp_path.iterdir()] == ["small.safetensors"]
