@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -192,6 +193,7 @@ class Predict:
                 raise ValueError(f"no {registry.kind} given: choose from {', '.join(registry)}")
             for name in names:
                 registry[name]
+        self._check_base()
 
     def predict(
         self,
@@ -485,6 +487,19 @@ class Predict:
                 f"target {target}: expected 0 … {len(names) - 1}, or one of {', '.join(names)}"
             )
         return int(target)
+
+    def _check_base(self) -> None:
+        """Warn where a method hides parts of a clip otherwise than the metrics will."""
+        hidden = getattr(self.interpreter, "base", None)
+        if isinstance(hidden, int | float) and (
+            self.base != "floor" or hidden != self.processor.floor
+        ):
+            warnings.warn(
+                f"{self.interpreter.name} hides cells at {hidden:g}, the masks at the base "
+                f"{self.base!r}: it explains what the metrics do not measure; "
+                "audiointerp.experiment.build_interpreter gives both the same",
+                stacklevel=3,
+            )
 
     def _match_classes(self, dataset: ClipDataset) -> dict[int, int]:
         """Return the model's index of every label of a set."""

@@ -11,9 +11,14 @@ import torch
 
 from audiointerp.dataset import AudioError, Contamination, ESC50Dataset
 from audiointerp.experiment import build_interpreter
-from audiointerp.interpretation import METHODS, Interpreter, SaliencyInterpreter
+from audiointerp.interpretation import (
+    METHODS,
+    Interpreter,
+    LIMEInterpreter,
+    SaliencyInterpreter,
+)
 from audiointerp.interpretation.base import Explanation
-from audiointerp.masking import MASKS
+from audiointerp.masking import BASES, MASKS, base_level
 from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
@@ -233,6 +238,22 @@ def test_parts_that_do_not_belong_together_are_refused(model, processor):
         Predict(model, processor, SaliencyInterpreter(other))
     with pytest.raises(ValueError, match="257 frequency bins, the model expects 65"):
         Predict(model, LogSTFTSpectrogram(), SaliencyInterpreter(model))
+
+
+@pytest.mark.parametrize(("base", "hidden"), [("quiet", -100.0), ("floor", -80.0)])
+def test_a_method_that_hides_otherwise_than_the_masks_is_warned_of(model, processor, base, hidden):
+    with pytest.warns(UserWarning, match="explains what the metrics do not measure"):
+        Predict(model, processor, LIMEInterpreter(model, base=hidden), base=base)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("base", BASES)
+def test_a_method_made_for_the_base_hides_as_the_masks_do(model, processor, waveforms, base):
+    interpreter = build_interpreter("lime", model, processor, base=base)
+    Predict(model, processor, interpreter, base=base)
+    features = processor(waveforms[:1])
+    expected = base_level(features, base, floor=processor.floor)
+    assert torch.equal(interpreter.base(features), expected)
 
 
 @pytest.mark.parametrize(
