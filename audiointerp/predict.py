@@ -32,7 +32,7 @@ from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import BASES, DOMAINS, MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, evaluate
-from audiointerp.model.inference import inference_copy
+from audiointerp.model.inference import batch_size_for, inference_copy
 from audiointerp.processing import Analysis, STFTSpectrogram
 from audiointerp.registry import Registry
 from audiointerp.result import Interpretation
@@ -130,8 +130,8 @@ class Predict:
     on : {"features", "audio"} or both
         What the metrics are measured on: the masked features, or the masked sounds after
         another analysis, which is what a listener hears.
-    batch_size : int
-        Most inputs that go through the model at once.
+    batch_size : int, optional
+        Most inputs that go through the model at once; by default what suits the device.
     classes : sequence of str, optional
         Class names; the model's own, or else their numbers, by default.
     duration : float, optional
@@ -161,17 +161,22 @@ class Predict:
         base: str = "floor",
         domain: Literal["feature", "power"] = "feature",
         on: Place | Sequence[Place] = "features",
-        batch_size: int = 64,
+        batch_size: int | None = None,
         classes: Sequence[str] | None = None,
         duration: float | None = None,
     ) -> None:
         check_fit(model, processor)
+        if domain == "power" and not processor.log:
+            raise ValueError(
+                f"{type(processor).__name__} makes power already: domain='power' is for features "
+                "in dB, keep domain='feature'"
+            )
         if interpreter.model is not model:
             raise ValueError(
                 "the interpreter was made for another model: what it explains would be scored "
                 "on a model that it never saw"
             )
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: expected 1 or more")
         self.model = model
         self.processor = processor
@@ -301,7 +306,7 @@ class Predict:
         done = run.done
         todo = [index for index, clip in enumerate(dataset.clip_ids) if clip not in done]
         failures: dict[str, str] = {}
-        started = time.perf_counter()
+        started, code = time.perf_counter(), code_version()
         with tqdm(
             total=len(todo), desc=Path(folder).name, unit="clip", disable=not progress
         ) as bar:
@@ -313,7 +318,7 @@ class Predict:
             "failures": failures,
             "seconds": round(time.perf_counter() - started, 1),
             "clips_this_time": len(todo) - len(failures),
-            "code": code_version(),
+            "code": code,
         }
         run.finish(dataset.clip_ids, report)
         tables = {(place, mask): run.table(place, mask) for place in self.on for mask in self.masks}
@@ -398,7 +403,8 @@ class Predict:
     @torch.no_grad()
     def _probabilities(self, scorer: nn.Module, features: Tensor) -> Tensor:
         """Return the class probabilities in double precision, where 1 - p keeps its digits."""
-        logits = [scorer(chunk) for chunk in features.split(self.batch_size)]
+        size = self.batch_size or batch_size_for(features.device)
+        logits = [scorer(chunk) for chunk in features.split(size)]
         return torch.cat(logits).double().softmax(1)
 
     def _level(self, features: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from audiointerp.masking import BASES, MASKS, base_level
 from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
-from audiointerp.processing import LogSTFTSpectrogram
+from audiointerp.processing import LogSTFTSpectrogram, STFTSpectrogram
 
 CLASSES = ("dog", "cat", "rain")
 RATE = 8000
@@ -236,6 +236,9 @@ def test_parts_that_do_not_belong_together_are_refused(model, processor):
     other = build_model(model.settings(), seed=0).eval()
     with pytest.raises(ValueError, match="another model"):
         Predict(model, processor, SaliencyInterpreter(other))
+    power = STFTSpectrogram(sample_rate=RATE, n_fft=128, hop_length=64)
+    with pytest.raises(ValueError, match="makes power already"):
+        Predict(model, power, SaliencyInterpreter(model), domain="power")
     with pytest.raises(ValueError, match="257 frequency bins, the model expects 65"):
         Predict(model, LogSTFTSpectrogram(), SaliencyInterpreter(model))
 

@@ -21,7 +21,7 @@ from audiointerp.interpretation.base import (
     choose_target,
     pick,
 )
-from audiointerp.model.inference import inference_copy
+from audiointerp.model.inference import batch_size_for, inference_copy
 from audiointerp.registry import Registry
 
 Segmentation = Callable[[np.ndarray], np.ndarray]
@@ -104,8 +104,8 @@ class LIMEInterpreter(Interpreter):
         features (1, 1, freq, time) that returns a Tensor which broadcasts to them.
     alpha : float, default 1.0
         Ridge penalty; the intercept is not penalised.
-    batch_size : int, default 16
-        Versions per forward pass, of one or several clips.
+    batch_size : int, optional
+        Versions per forward pass, of one or several clips; by default what suits the device.
     seed : int, default 0
         For the choice of hidden segments.
     fold_batch_norm : bool, default True
@@ -135,13 +135,13 @@ class LIMEInterpreter(Interpreter):
         hide: Literal["base", "mean"] = "base",
         base: float | Callable[[Tensor], Tensor] = -100.0,
         alpha: float = 1.0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         seed: int = 0,
         fold_batch_norm: bool = True,
     ) -> None:
         super().__init__(model)
         self.num_samples = check_whole("num_samples", num_samples, 2)
-        self.batch_size = check_whole("batch_size", batch_size, 1)
+        self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size, 1)
         self.seed = check_whole("seed", seed, 0)
         self.kernel_width = _check_positive("kernel_width", kernel_width)
         self.alpha = _check_positive("alpha", alpha)
@@ -204,7 +204,7 @@ class LIMEInterpreter(Interpreter):
     def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
         model = inference_copy(self.model) if self.fold_batch_norm else self.model
         with torch.no_grad():
-            logits = torch.cat([model(chunk) for chunk in features.split(self.batch_size)])
+            logits = torch.cat([model(chunk) for chunk in features.split(self._rows(features))])
             target = choose_target(logits, target, len(features))
             clips, probability = self._sample(model, features, target)
             return self._fit(clips, probability, features, target)
@@ -232,7 +232,7 @@ class LIMEInterpreter(Interpreter):
         of the network.
         """
         waiting: list[Tensor] = []
-        room = self.batch_size
+        room = size = self._rows(features)
         pool = ThreadPoolExecutor(max_workers=1)
         try:
             for clip, labels in zip(features, pool.map(self.segment, features), strict=True):
@@ -245,11 +245,15 @@ class LIMEInterpreter(Interpreter):
                     start = stop
                     if room == 0:
                         yield torch.cat(waiting)
-                        waiting, room = [], self.batch_size
+                        waiting, room = [], size
         finally:
             pool.shutdown(cancel_futures=True)
         if waiting:
             yield torch.cat(waiting)
+
+    def _rows(self, features: Tensor) -> int:
+        """Return the number of rows of a batch."""
+        return self.batch_size or batch_size_for(features.device)
 
     def _prepare(self, clip: Tensor, labels: np.ndarray) -> _Clip:
         segments = torch.from_numpy(labels).to(clip.device)

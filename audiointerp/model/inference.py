@@ -76,6 +76,15 @@ class _ScaleAndShift(nn.Module):
         return torch.addcmul(self.shift.reshape(shape), x, self.scale.reshape(shape))
 
 
+def batch_size_for(device: torch.device) -> int:
+    """Return how many spectrograms to run at once: a few on a CPU, many on an accelerator.
+
+    A CPU is fastest while a layer's activations fit its caches and its allocator's free list:
+    of Cnn14 at 1/16 width on 257×313, batches of 8 took 7.4 ms a clip and batches of 16 11.5 ms.
+    """
+    return 8 if device.type == "cpu" else 128
+
+
 def _conv_norm_pairs(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield the dotted names of convolutions and the batch norm that alone reads their output."""
     if not any(module.children()):
