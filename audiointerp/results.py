@@ -155,6 +155,11 @@ class RunFolder:
     def _check_settings(self) -> None:
         run = read_run(self.path)
         if run is None:
+            if any(path.is_file() for path in self._tables.values()):
+                raise ValueError(
+                    f"{self.path}: has tables but no run.json to say how they were made; "
+                    "name another experiment, or overwrite it"
+                )
             return
         known = run["settings"]
         differing = sorted(
@@ -175,10 +180,7 @@ class RunFolder:
     def _read_table(self, path: Path) -> pd.DataFrame:
         if not path.is_file():
             return pd.DataFrame(columns=self.columns)
-        text = path.read_text()
-        # An interrupted write leaves a last line that is cut short, perhaps within a number.
-        whole = text[: text.rfind("\n") + 1]
-        table = pd.read_csv(io.StringIO(whole or ",".join(self.columns)), dtype={"clip": str})
+        table = read_table(path)
         if list(table.columns) != self.columns:
             raise ValueError(f"{path}: its columns are not {', '.join(self.columns)}")
         return table.drop_duplicates("clip")
@@ -214,6 +216,19 @@ def run_path(results: str | os.PathLike[str], model: str, method: str, experimen
     if "_" in method:
         raise ValueError(f"method {method!r}: the name must have no underscore")
     return Path(results) / model / f"{method}_{experiment}"
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return the rows of one CSV of a run, without a last line that was cut off in writing.
+
+    A cut can fall within a number, which then still reads as one: only a whole line counts.
+    """
+    text = Path(path).read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if not whole:
+        return pd.DataFrame()
+    # A class may be called None or NA: names are kept as they are written.
+    return pd.read_csv(io.StringIO(whole), dtype={"clip": str}, keep_default_na=False)
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:

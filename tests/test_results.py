@@ -154,6 +154,14 @@ def test_tables_of_other_columns_are_refused(tmp_path):
         make(tmp_path)
 
 
+def test_tables_without_their_settings_are_refused(tmp_path):
+    make(tmp_path).append(rows(*CLIPS))
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"no run.json to say how they were made"):
+        make(tmp_path)
+    assert not make(tmp_path, overwrite=True).done
+
+
 def test_attributions_are_kept_by_clip(tmp_path):
     run = make(tmp_path)
     maps = {clip: np.full((2, 3), index, np.float32) for index, clip in enumerate(CLIPS)}
