@@ -34,9 +34,8 @@ from audiointerp.processing import (
     STFTSpectrogram,
 )
 from audiointerp.result import Interpretation
+from audiointerp.version import __version__
 from audiointerp.weights import load, save_weights
-
-__version__ = "0.1.0"
 
 __all__ = [
     "FRONT_ENDS",
@@ -59,6 +58,7 @@ __all__ = [
     "SaliencyInterpreter",
     "SyntheticDataset",
     "TransferCnn14",
+    "__version__",
     "apply_mask",
     "load",
     "load_audio",

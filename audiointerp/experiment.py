@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from audiointerp.dataset import AudioError, ClipDataset, Contamination, open_dataset
+from audiointerp.device import resolve_device
 from audiointerp.interpretation import METHODS, Interpreter, select_background
 from audiointerp.masking import MASKS, base_level
 from audiointerp.metrics import METRICS
@@ -113,24 +114,6 @@ def background_features(
     waveforms = torch.stack([dataset[int(index)].waveform for index in chosen])
     with torch.no_grad():
         return processor(waveforms.to(processor.window.device))
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the device called `device`; "auto" is the first GPU where there is one.
-
-    Raises
-    ------
-    ValueError
-        If there is no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
-    return found
 
 
 @dataclass(frozen=True)

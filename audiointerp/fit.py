@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from audiointerp import augment
 from audiointerp.augment import SpecAugment
 from audiointerp.dataset.base import Clip, ClipDataset
+from audiointerp.device import resolve_device
 from audiointerp.model import TransferModel
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.weights import check_fit
@@ -175,7 +176,7 @@ def fit(
         "clips": [len(train), len(validation)],
     }
     _check_numbers(settings)
-    hardware = _resolve_device(device)
+    hardware = resolve_device(device)
     out = Path(out).resolve()
     earlier = _read_earlier(out, settings, resume)
     if earlier is None or not _is_finished(earlier, epochs, patience):
@@ -228,7 +229,7 @@ def predict_labels(
     """
     _check_set(model, processor, dataset, "set")
     home, mode = next(model.parameters()).device, model.training
-    where = home if device is None else _resolve_device(str(device))
+    where = home if device is None else resolve_device(str(device))
     rows: list[dict[str, Any]] = []
     try:
         model.eval().to(where)
@@ -576,30 +577,6 @@ def _check_numbers(settings: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {settings[name]}: expected {low} to {high}")
     if settings["learning_rate"] == 0:
         raise ValueError("learning_rate is 0: nothing would be learned")
-
-
-def _resolve_device(device: str) -> torch.device:
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"unknown device {device!r}: choose auto, cpu, cuda, cuda:<number> or mps"
-        ) from error
-    there = {
-        "cpu": True,
-        "cuda": (resolved.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there.get(resolved.type, False):
-        raise ValueError(
-            f"the device {device!r} is not there: this machine has {torch.cuda.device_count()} "
-            "CUDA devices; choose 'auto' for what there is, or 'cpu'"
-        )
-    return resolved
 
 
 def _accelerator(device: torch.device) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-import audiointerp
-from audiointerp.dataset.audio import (
-    AudioError,
-    fix_length,
-    load_audio,
-    peak_normalize,
-    resample,
-    samples_in,
-)
+from audiointerp.dataset.audio import AudioError, load_audio, prepare_waveform
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import BASES, DOMAINS, MASKS, apply_mask, base_level, make_masks
@@ -37,6 +27,7 @@ from audiointerp.processing import Analysis, STFTSpectrogram
 from audiointerp.registry import Registry
 from audiointerp.result import Interpretation
 from audiointerp.results import RunFolder
+from audiointerp.version import code_version
 from audiointerp.weights import check_fit, model_hash
 
 Place = Literal["features", "audio"]
@@ -463,14 +454,7 @@ class Predict:
             return load_audio(audio, rate, self.duration)[0], Path(audio).stem
         if sample_rate is None:
             raise ValueError("a waveform needs its sample rate: predict(waveform, 44100)")
-        waveform = _mono(torch.as_tensor(audio))
-        waveform = resample(waveform, sample_rate, rate)
-        if self.duration is not None:
-            waveform = fix_length(waveform, samples_in(self.duration, rate))
-        try:
-            return peak_normalize(waveform), "waveform"
-        except ValueError as error:
-            raise AudioError(f"the waveform given: {error}") from error
+        return prepare_waveform(audio, sample_rate, rate, self.duration)[0], "waveform"
 
     def _class_names(self, count: int) -> tuple[str, ...]:
         names = tuple(map(str, range(count))) if self.classes is None else tuple(self.classes)
@@ -526,26 +510,6 @@ class Predict:
                 f"knows {', '.join(self.classes)}"
             )
         return {label: index[name] for label, name in used.items()}
-
-
-def code_version() -> dict[str, str | None]:
-    """Return the versions of this package and of what its numbers depend on."""
-    found: dict[str, str | None] = {
-        name: version(name) for name in ("torch", "numpy", "scikit-image")
-    }
-    return {"audiointerp": audiointerp.__version__, "commit": _commit()} | found
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout that the package runs from, None outside one."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _batches(
@@ -605,28 +569,6 @@ def _clip_probabilities(scores: Scores, place: str) -> pd.DataFrame:
         if where == place
     }
     return pd.DataFrame(rows).T.rename_axis("mask")
-
-
-def _mono(waveform: Tensor) -> Tensor:
-    """Return a waveform (samples,) or (channels, samples) as float32 (1, samples)."""
-    if waveform.ndim not in (1, 2) or waveform.numel() == 0:
-        raise ValueError(
-            f"the waveform has shape {tuple(waveform.shape)}: expected (samples,) or "
-            "(channels, samples)"
-        )
-    if not waveform.is_floating_point():
-        raise ValueError(
-            f"the waveform is {waveform.dtype}: expected floating point in [-1, 1]; "
-            "divide 16-bit samples by 32768"
-        )
-    if waveform.ndim == 2 and waveform.shape[0] > 16:
-        raise ValueError(
-            f"the waveform has {waveform.shape[0]} channels: is it (samples, channels)? "
-            "transpose it"
-        )
-    if not torch.isfinite(waveform).all():
-        raise AudioError("the waveform given: has NaN or infinite samples; is it damaged?")
-    return waveform.float().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -20,6 +20,7 @@ from audiointerp.dataset.choose import SYNTHETIC, open_dataset
 from audiointerp.fit import Training, fit, predict_labels
 from audiointerp.model import TransferModel, build_model, download_panns, load_panns
 from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.version import __version__
 from audiointerp.weights import load, save_weights
 
 AUDIOSET = "audioset"
@@ -320,8 +321,12 @@ def _describe(
         "best_epoch": training.best_epoch,
         "command": command,
         "versions": ", ".join(
-            [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
-            + [f"{name} {version(name)}" for name in ("lightning", "audiointerp")]
+            (
+                f"Python {platform.python_version()}",
+                f"torch {torch.__version__}",
+                f"lightning {version('lightning')}",
+                f"audiointerp {__version__}",
+            )
         ),
     }
 

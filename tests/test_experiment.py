@@ -11,12 +11,12 @@ import torch
 
 from audiointerp.__main__ import main
 from audiointerp.dataset import ESC50Dataset
+from audiointerp.device import resolve_device
 from audiointerp.experiment import (
     background_features,
     build_interpreter,
     interpret_files,
     parse_noise,
-    resolve_device,
     run_experiment,
 )
 from audiointerp.interpretation import METHODS
@@ -157,7 +157,7 @@ def test_files_are_interpreted_with_every_model_and_method(weights, tiny_esc50, 
         ({"masks": ["topK_31"]}, "unknown mask 'topK_31'"),
         ({"weights": []}, "weights/"),
         ({"weights": ["nowhere.safetensors"]}, r"nowhere\.safetensors: no such file"),
-        ({"device": "cuda:99"}, "no device 'cuda:99' here"),
+        ({"device": "cuda:99"}, "the device 'cuda:99' is not there"),
         ({"files": ["a/dog.wav", "b/dog.wav"]}, "two files are called dog"),
         ({"target": "horse"}, "unknown class 'horse'"),
     ],

@@ -1,6 +1,6 @@
 """Clips and labels: ESC-50, the bundled synthetic set, background noise, sound files."""
 
-from audiointerp.dataset.audio import AudioError, load_audio, save_audio
+from audiointerp.dataset.audio import AudioError, load_audio, prepare_waveform, save_audio
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.choose import open_dataset
 from audiointerp.dataset.contamination import Contamination, contaminate
@@ -20,5 +20,6 @@ __all__ = [
     "download_esc50",
     "load_audio",
     "open_dataset",
+    "prepare_waveform",
     "save_audio",
 ]

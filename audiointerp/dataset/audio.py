@@ -25,6 +25,7 @@ _QUALITY = "VHQ"
 
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
 _LONGEST = 3600.0
+_MOST_CHANNELS = 16
 
 
 class AudioError(ValueError):
@@ -208,19 +209,91 @@ def load_audio(
         duration = check_duration(duration)
     path = Path(path)
     waveform, rate = _decode(path)
+    return _condition(waveform, rate, sample_rate, duration, normalize, path)
+
+
+def prepare_waveform(
+    waveform: Tensor | np.ndarray,
+    rate: int,
+    sample_rate: int | None = None,
+    duration: float | None = None,
+    normalize: bool = True,
+) -> tuple[Tensor, int]:
+    """Do with a waveform in memory what `load_audio` does with a file.
+
+    Parameters
+    ----------
+    waveform : Tensor or ndarray
+        Shape ``(samples,)`` or ``(channels, samples)``, floating point.
+    rate : int
+        Its sampling rate in Hz.
+    sample_rate, duration, normalize
+        See `load_audio`.
+
+    Returns
+    -------
+    waveform : Tensor
+        Shape ``(1, samples)``, float32.
+    rate : int
+        Its sampling rate in Hz.
+
+    Raises
+    ------
+    AudioError
+        If it holds NaN or infinite samples, or is silent where it should be normalised.
+    ValueError
+        If it has another shape or whole-number samples.
+    """
+    rate = check_rate(rate)
+    mono = _mono(torch.as_tensor(waveform))
+    return _condition(mono, rate, sample_rate, duration, normalize, "the waveform given")
+
+
+def _condition(
+    waveform: Tensor,
+    rate: int,
+    sample_rate: int | None,
+    duration: float | None,
+    normalize: bool,
+    source: object,
+) -> tuple[Tensor, int]:
+    """Resample, cut or pad, and normalise; name the `source` in an error."""
     if sample_rate is not None and sample_rate != rate:
         try:
             waveform = resample(waveform, rate, sample_rate)
         except ValueError as error:
-            raise AudioError(f"{path}: cannot be resampled: {error}") from error
+            raise AudioError(f"{source}: cannot be resampled: {error}") from error
         rate = sample_rate
     if duration is not None:
         waveform = fix_length(waveform, samples_in(duration, rate))
     if waveform.shape[-1] == 0:
-        raise AudioError(f"{path}: too short to leave a sample at {rate} Hz")
+        raise AudioError(f"{source}: too short to leave a sample at {rate} Hz")
     if normalize:
-        waveform = normalize_named(waveform, path)
+        waveform = normalize_named(waveform, source)
     return waveform, rate
+
+
+def _mono(waveform: Tensor) -> Tensor:
+    """Return a waveform (samples,) or (channels, samples) as float32 (1, samples)."""
+    if waveform.ndim not in (1, 2) or waveform.numel() == 0:
+        raise ValueError(
+            f"the waveform has shape {tuple(waveform.shape)}: expected (samples,) or "
+            "(channels, samples)"
+        )
+    if not waveform.is_floating_point():
+        raise ValueError(
+            f"the waveform is {waveform.dtype}: expected floating point in [-1, 1]; "
+            "divide 16-bit samples by 32768"
+        )
+    if waveform.ndim == 2 and waveform.shape[0] > _MOST_CHANNELS:
+        raise ValueError(
+            f"the waveform has {waveform.shape[0]} channels: is it (samples, channels)? "
+            "transpose it"
+        )
+    if not torch.isfinite(waveform).all():
+        raise AudioError("the waveform given: has NaN or infinite samples; is it damaged?")
+    mono = waveform.double().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
+    return mono.float()
 
 
 def samples_in(duration: float, rate: int) -> int:
@@ -425,7 +498,7 @@ def _writable(waveform: Tensor | np.ndarray, path: Path) -> np.ndarray:
     if isinstance(waveform, Tensor):
         waveform = waveform.detach().cpu().to(torch.float32).numpy()
     samples = np.atleast_2d(np.asarray(waveform, dtype=np.float32))
-    if samples.ndim != 2 or samples.shape[0] > 16 or samples.shape[1] == 0:
+    if samples.ndim != 2 or samples.shape[0] > _MOST_CHANNELS or samples.shape[1] == 0:
         raise ValueError(
             f"{path}: cannot write a waveform of shape {tuple(np.shape(waveform))}: expected "
             "(samples,) or (channels, samples) with up to 16 channels; is it a batch, or the "

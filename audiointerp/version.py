@@ -1,0 +1,27 @@
+"""Which code made a number: the package's version, its commit, and what it computes with."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+
+def code_version() -> dict[str, str | None]:
+    """Return the versions of this package and of what its numbers depend on."""
+    libraries = {name: version(name) for name in ("torch", "numpy", "scikit-image")}
+    return {"audiointerp": __version__, "commit": _commit()} | libraries
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that the package runs from, None outside one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
