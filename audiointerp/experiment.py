@@ -46,6 +46,7 @@ def build_interpreter(
     background: Tensor | None = None,
     base: str = "floor",
     seed: int = 0,
+    progress: bool = False,
     **options: Any,
 ) -> Interpreter:
     """Make an attribution method, giving its constructor what it asks for by name.
@@ -62,6 +63,8 @@ def build_interpreter(
         What methods that hide parts of a clip put there: give what the masks will.
     seed : int
         For methods that draw at random.
+    progress : bool
+        For methods that take long: show a bar over one call's work.
     **options
         Further arguments of the method's constructor.
 
@@ -81,6 +84,7 @@ def build_interpreter(
         "background": background,
         "base": partial(base_level, kind=base, floor=processor.floor),
         "seed": seed,
+        "progress": progress,
     }
     wanted = inspect.signature(interpreter).parameters
     if "background" in wanted and background is None:
@@ -203,7 +207,13 @@ def interpret_files(
             for method in methods:
                 bar.set_description(f"{model_name} {method}")
                 interpreter = build_interpreter(
-                    method, model, processor, background=compared, base=base, seed=seed
+                    method,
+                    model,
+                    processor,
+                    background=compared,
+                    base=base,
+                    seed=seed,
+                    progress=progress,
                 )
                 predict = Predict(model, processor, interpreter, base=base, on=on)
                 for name, file in names.items():
@@ -314,7 +324,13 @@ def run_experiment(
         )
         for method in methods:
             interpreter = build_interpreter(
-                method, model, processor, background=compared, base=base, seed=seed
+                method,
+                model,
+                processor,
+                background=compared,
+                base=base,
+                seed=seed,
+                progress=progress,
             )
             predict = Predict(model, processor, interpreter, masks=masks, base=base, on=on)
             for name, dataset in sets.items():

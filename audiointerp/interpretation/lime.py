@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from audiointerp.interpretation.base import (
     METHODS,
@@ -111,6 +112,8 @@ class LIMEInterpreter(Interpreter):
     fold_batch_norm : bool, default True
         Run on a copy of the model made for speed at each call (see `inference_copy`); the same to
         float rounding.
+    progress : bool, default False
+        Show a bar over the versions.
 
     Raises
     ------
@@ -138,6 +141,7 @@ class LIMEInterpreter(Interpreter):
         batch_size: int | None = None,
         seed: int = 0,
         fold_batch_norm: bool = True,
+        progress: bool = False,
     ) -> None:
         super().__init__(model)
         self.num_samples = check_whole("num_samples", num_samples, 2)
@@ -160,6 +164,7 @@ class LIMEInterpreter(Interpreter):
         self.hide = hide
         self.base = base
         self.fold_batch_norm = bool(fold_batch_norm)
+        self.progress = bool(progress)
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON."""
@@ -219,10 +224,14 @@ class LIMEInterpreter(Interpreter):
         )
         wanted = target.repeat_interleave(self.num_samples)
         start = 0
-        for rows in self._batches(features, clips):
-            part = slice(start, start + len(rows))
-            probability[part] = pick(model(rows).double().softmax(1), wanted[part])
-            start += len(rows)
+        with tqdm(
+            total=len(wanted), desc="lime", unit="version", leave=False, disable=not self.progress
+        ) as bar:
+            for rows in self._batches(features, clips):
+                part = slice(start, start + len(rows))
+                probability[part] = pick(model(rows).double().softmax(1), wanted[part])
+                start += len(rows)
+                bar.update(len(rows))
         return clips, probability.reshape(len(features), -1)
 
     def _batches(self, features: Tensor, clips: list[_Clip]) -> Iterator[Tensor]:
