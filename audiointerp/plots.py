@@ -64,7 +64,7 @@ def draw_cells(
     """
     values = _one_clip(cells, processor)
     drawn = axes.imshow(values, origin="lower", aspect="auto", interpolation="nearest", **image)
-    ticks = _frequency_ticks(processor)
+    ticks = frequency_ticks(processor)
     axes.set_yticks(
         list(ticks.values()), [f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}" for hz in ticks]
     )
@@ -80,7 +80,7 @@ def draw_cells(
     return drawn
 
 
-def _frequency_ticks(processor: STFTSpectrogram) -> dict[float, float]:
+def frequency_ticks(processor: STFTSpectrogram) -> dict[float, float]:
     """Return frequencies to mark, Hz, and their places on the axis, bins."""
     frequencies = processor.frequencies.cpu().numpy()
     marks = _TICKS_HZ
@@ -275,17 +275,18 @@ def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None
 def _draw_level(
     axes: Axes, features: Tensor, processor: STFTSpectrogram, peak: float, title: str
 ) -> AxesImage:
-    level = _in_db(features, processor)
+    level = in_db(features, processor)
     scale = {"cmap": "magma", "vmin": peak - DYNAMIC_RANGE, "vmax": peak}
     return draw_cells(axes, level, processor, title=title, **scale)
 
 
-def _in_db(features: Tensor, processor: STFTSpectrogram) -> Tensor:
+def in_db(features: Tensor, processor: STFTSpectrogram) -> Tensor:
+    """Return features in dB, which those of a power front end are not."""
     return features if processor.log else 10 * features.clamp(min=1e-10).log10()
 
 
 def _peak_db(features: Tensor, processor: STFTSpectrogram) -> float:
-    return float(_in_db(features, processor).max())
+    return float(in_db(features, processor).max())
 
 
 def _one_clip(cells: Tensor, processor: STFTSpectrogram) -> np.ndarray:

@@ -55,7 +55,7 @@ class Scores:
     metrics : dict
         ``metrics[place, mask][name]`` of shape (batch,), place "features" or "audio".
     masked_probabilities : dict
-        ``masked_probabilities[place, mask]`` = (p_in, p_out) of the explained class, (batch,).
+        ``masked_probabilities[place, mask]`` = (p_in, p_out) of every class, (batch, classes).
     """
 
     analysis: Analysis
@@ -229,12 +229,13 @@ class Predict:
             chosen = torch.tensor([self._class_index(target, waveform)], device=device)
         scores = self.interpret(waveform, chosen)
         level = self._level(scores.analysis.features)
+        classes = self._class_names(scores.probabilities.shape[1])
         return Interpretation(
             clip=name,
             method=self.interpreter.name,
             processor=self.processor,
             analysis=scores.analysis,
-            classes=self._class_names(scores.probabilities.shape[1]),
+            classes=classes,
             probabilities=scores.probabilities[0].cpu().numpy(),
             target=int(scores.target[0]),
             attribution=scores.attribution,
@@ -245,7 +246,9 @@ class Predict:
                 for mask, values in scores.masks.items()
             },
             metrics_on={place: _clip_metrics(scores, place) for place in self.on},
-            probabilities_on={place: _clip_probabilities(scores, place) for place in self.on},
+            class_probabilities_on={
+                place: _clip_probabilities(scores, place, classes) for place in self.on
+            },
         )
 
     def predict_set(
@@ -348,11 +351,7 @@ class Predict:
         for name, mask in masks.items():
             for place, (inside, outside) in self._masked(scorer, analysis, mask).items():
                 metrics[place, name] = evaluate(probabilities, inside, outside, mask, chosen)
-                of_class = chosen[:, None]
-                masked[place, name] = (
-                    inside.gather(1, of_class)[:, 0],
-                    outside.gather(1, of_class)[:, 0],
-                )
+                masked[place, name] = (inside, outside)
         return Scores(
             analysis, probabilities, chosen, attribution, diagnostics, masks, metrics, masked
         )
@@ -562,13 +561,15 @@ def _clip_metrics(scores: Scores, place: str) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("mask")
 
 
-def _clip_probabilities(scores: Scores, place: str) -> pd.DataFrame:
+def _clip_probabilities(scores: Scores, place: str, classes: tuple[str, ...]) -> pd.DataFrame:
     rows = {
-        mask: {"in": float(inside[0]), "out": float(outside[0])}
-        for (where, mask), (inside, outside) in scores.masked_probabilities.items()
+        (mask, part): values[0].cpu().numpy()
+        for (where, mask), masked in scores.masked_probabilities.items()
+        for part, values in zip(("in", "out"), masked, strict=True)
         if where == place
     }
-    return pd.DataFrame(rows).T.rename_axis("mask")
+    index = pd.MultiIndex.from_tuples(rows, names=["mask", "part"])
+    return pd.DataFrame(np.stack(list(rows.values())), index, list(classes))
 
 
 def _device(model: nn.Module) -> torch.device:

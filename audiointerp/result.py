@@ -84,8 +84,9 @@ class Interpretation:
         Masked-in and masked-out features of every mask.
     metrics_on : dict of str to DataFrame
         Metrics measured on "features" and on "audio", as far as asked for: one row per mask.
-    probabilities_on : dict of str to DataFrame
-        Likewise the explained class's probability, masked "in" and masked "out".
+    class_probabilities_on : dict of str to DataFrame
+        Likewise every class's probability: one row per mask and part, "in" or "out", one column
+        per class.
     """
 
     clip: str
@@ -100,12 +101,22 @@ class Interpretation:
     masks: dict[str, Tensor]
     masked: dict[str, tuple[Tensor, Tensor]]
     metrics_on: dict[str, pd.DataFrame]
-    probabilities_on: dict[str, pd.DataFrame]
+    class_probabilities_on: dict[str, pd.DataFrame]
 
     @property
     def metrics(self) -> pd.DataFrame:
         """The seven metrics, one row per mask: on masked features, unless only on sound."""
         return next(iter(self.metrics_on.values()))
+
+    @property
+    def probabilities_on(self) -> dict[str, pd.DataFrame]:
+        """The explained class's probability, masked "in" and masked "out": one row per mask."""
+        return {
+            place: pd.DataFrame(
+                {p: table.xs(p, level="part").iloc[:, self.target] for p in ("in", "out")}
+            )
+            for place, table in self.class_probabilities_on.items()
+        }
 
     @property
     def label(self) -> str:
@@ -191,7 +202,9 @@ class Interpretation:
         -------
         Path
             The folder, with ``original.wav``, ``masks.png``, ``metrics.csv``, ``summary.json``,
-            ``attribution.npy`` and per mask ``MASK.png``, ``MASK_in.wav`` and ``MASK_out.wav``.
+            ``probabilities.csv``, ``attribution.npy`` and per mask ``MASK.png``, ``MASK_in.wav``
+            and ``MASK_out.wav``. What was measured on sound is in ``metrics_audio.csv`` and
+            ``probabilities_audio.csv``. `audiointerp.report.write_report` makes a page of it.
 
         Raises
         ------
@@ -227,6 +240,7 @@ class Interpretation:
             "probability": self.probability,
             "explained_class": self.target_label,
             "diagnostics": self.diagnostics,
+            "front_end": self.processor.settings(),
             "probabilities": dict(zip(self.classes, self.probabilities.tolist(), strict=True)),
         }
 
@@ -238,9 +252,9 @@ class Interpretation:
             self.audio(mask, "in").save(folder / f"{mask}_in.wav")
             self.audio(mask, "out").save(folder / f"{mask}_out.wav")
         for place, metrics in self.metrics_on.items():
-            metrics.to_csv(
-                folder / ("metrics.csv" if place == "features" else f"metrics_{place}.csv")
-            )
+            ending = "" if place == "features" else f"_{place}"
+            metrics.to_csv(folder / f"metrics{ending}.csv")
+            self.class_probabilities_on[place].to_csv(folder / f"probabilities{ending}.csv")
         np.save(folder / "attribution.npy", self.attribution[0, 0].cpu().numpy())
         (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2) + "\n")
 

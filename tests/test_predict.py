@@ -22,7 +22,7 @@ from audiointerp.masking import BASES, MASKS, base_level
 from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
-from audiointerp.processing import LogSTFTSpectrogram, STFTSpectrogram
+from audiointerp.processing import LogSTFTSpectrogram, STFTSpectrogram, build_processor
 
 CLASSES = ("dog", "cat", "rain")
 RATE = 8000
@@ -99,6 +99,10 @@ def test_metrics_are_those_of_the_features_that_are_shown(make, model, waveforms
         assert row["AD"] == pytest.approx(100 * max(0, before[c] - inside[c]) / before[c], abs=1e-4)
         assert row["FidIn"] == (inside.argmax() == c)
         assert result.probabilities_on["features"].loc[mask, "in"] == pytest.approx(inside[c])
+        every = result.class_probabilities_on["features"]
+        assert list(every.columns) == list(CLASSES)
+        assert every.loc[(mask, "in")].to_numpy() == pytest.approx(inside, abs=1e-6)
+        assert every.loc[(mask, "out")].to_numpy() == pytest.approx(outside, abs=1e-6)
 
 
 def test_audio_metrics_are_those_of_the_sounds_that_are_heard(make, model, processor, waveforms):
@@ -192,13 +196,16 @@ def test_a_saved_result_is_whole_and_can_be_read(make, tmp_path, waveforms):
     assert {path.name for path in folder.iterdir()} == {
         *("original.wav", "masks.png", "topK_30.png", "topK_30_in.wav", "topK_30_out.wav"),
         *("metrics.csv", "metrics_audio.csv", "attribution.npy", "summary.json"),
+        *("probabilities.csv", "probabilities_audio.csv"),
     }
     sound, rate = soundfile.read(folder / "topK_30_in.wav", dtype="float32")
     assert rate == RATE
     assert np.array_equal(sound, result.audio("topK_30").waveform)
     table = pd.read_csv(folder / "metrics.csv", index_col="mask")
     pd.testing.assert_frame_equal(table, result.metrics)
-    assert json.loads((folder / "summary.json").read_text())["label"] == result.label
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["label"] == result.label
+    assert build_processor(summary["front_end"]).settings() == result.processor.settings()
     result.save(folder, ["topK_5"])
     assert not (folder / "topK_30.png").exists()
 
