@@ -62,8 +62,9 @@ def interpret(
     on: Places = ["features"],  # noqa: B006 (typer reads the default, nobody changes it)
     seed: Seed = 0,
     device: Device = "auto",
+    report: Annotated[bool, typer.Option(help="Write a page to look at and listen to.")] = True,
 ) -> None:
-    """Interpret sound files: pictures, masked-in and masked-out sounds, metrics."""
+    """Interpret sound files: pictures, masked-in and masked-out sounds, metrics, a page of all."""
     from audiointerp.experiment import SHOWN_MASKS, interpret_files
 
     result = interpret_files(
@@ -78,6 +79,7 @@ def interpret(
         on=on,
         seed=seed,
         device=device,
+        report=report,
     )
     if len(result.table):
         from audiointerp.tables import summarise_files
@@ -85,7 +87,23 @@ def interpret(
         typer.echo(summarise_files(result.table, mask or SHOWN_MASKS).to_string())
         typer.echo(f"\nPictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
         typer.echo(f"Every metric of every mask:  {result.folder}/summary.csv")
+    if result.report is not None:
+        typer.echo(f"To look at and listen to:    {result.report}")
     _report(result.failures)
+
+
+@app.command("report")
+def report_page(
+    folder: Annotated[Path, typer.Argument(help="What `interpret` wrote, or a part of it.")],
+    out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html.")] = None,
+    sound: Annotated[
+        str, typer.Option(help="flac, lossless; mp3, a quarter of it; auto: mp3 for large pages.")
+    ] = "auto",
+) -> None:
+    """Make one page to look at and listen to, which needs no network, of saved interpretations."""
+    from audiointerp.report import write_report
+
+    typer.echo(write_report(folder, out=out, sound=sound))
 
 
 @app.command()

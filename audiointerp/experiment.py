@@ -27,6 +27,7 @@ from audiointerp.masking import MASKS, base_level
 from audiointerp.metrics import METRICS
 from audiointerp.predict import Place, Predict, SetResult
 from audiointerp.processing import STFTSpectrogram
+from audiointerp.report import write_report
 from audiointerp.result import Interpretation
 from audiointerp.results import run_path
 from audiointerp.weights import load
@@ -132,11 +133,14 @@ class FilesResult:
         One row per model, method, clip and mask, with the seven metrics.
     failures : dict of str to str
         Files that could not be interpreted, and why.
+    report : Path or None
+        The page to look at and listen to, where one was asked for.
     """
 
     folder: Path
     table: pd.DataFrame
     failures: dict[str, str] = field(default_factory=dict)
+    report: Path | None = None
 
 
 def interpret_files(
@@ -152,6 +156,7 @@ def interpret_files(
     on: Place | Sequence[Place] = "features",
     seed: int = 0,
     device: str = "auto",
+    report: bool = False,
     progress: bool = True,
 ) -> FilesResult:
     """Interpret sound files with every model and method; write pictures, sounds and tables.
@@ -180,6 +185,8 @@ def interpret_files(
         For methods that draw at random.
     device : str
         "auto", "cpu", "cuda", "cuda:1", …
+    report : bool
+        Also write ``<out>/report.html``, a page of these results; see `audiointerp.report`.
     progress : bool
         Show a progress bar.
 
@@ -199,6 +206,7 @@ def interpret_files(
     models = _load_all(weights, resolve_device(device))
     failures: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
+    written: list[Path] = []
     total = len(models) * len(methods) * len(names)
     # One clip's pictures are drawn while the next one is explained.
     with tqdm(total=total, unit="clip", disable=not progress) as bar, _Writer() as writer:
@@ -221,13 +229,15 @@ def interpret_files(
                     if result is not None:
                         folder = Path(out) / model_name / method / name
                         writer.submit(result.save, folder, masks)
+                        written.append(folder)
                         rows += _rows(model_name, result)
                     bar.update()
     columns = ["model", "method", "clip", "label", "probability", "mask", *METRICS]
     table = pd.DataFrame(rows, columns=columns)
     if rows:
         table.to_csv(Path(out) / "summary.csv", index=False)
-    return FilesResult(Path(out), table, failures)
+    page = write_report(out, results=written) if report and written else None
+    return FilesResult(Path(out), table, failures, page)
 
 
 def run_experiment(
