@@ -235,6 +235,27 @@ def train(
     )
 
 
+@app.command()
+def tables(
+    results: Annotated[Path, typer.Argument(help="Folder that 'experiment' wrote to.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("tables"),
+    on: Annotated[str, typer.Option(help="What was measured: features or audio.")] = "features",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Folder of a model; all by default.")
+    ] = None,
+    experiment: Annotated[
+        list[str] | None, typer.Option(help="clean or the name of a noise; all by default.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Make the tables of a paper from results: CSV, LaTeX, and one PDF with pictures."""
+    from audiointerp.table_files import write_tables
+
+    written = write_tables(results, out, on=on, models=model, experiments=experiment, seed=seed)
+    for path in written:
+        typer.echo(path)
+
+
 @data_app.command("esc50")
 def data_esc50(
     root: Annotated[Path, typer.Argument(help="Folder to put ESC-50 into.")],

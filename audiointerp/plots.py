@@ -1,12 +1,13 @@
 """Pictures: spectrograms in Hz and seconds, masks, interpretations, learning curves.
 
-Every function takes tensors and a front end, which knows the axes, and returns a picture that
-shows itself in a notebook and saves itself with ``savefig``.
+Every function returns a picture that shows itself in a notebook and saves itself with ``savefig``.
+Those of sounds take tensors and a front end, which knows the axes.
 """
 
 from __future__ import annotations
 
 import io
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from audiointerp.processing import STFTSpectrogram
 
 DYNAMIC_RANGE = 80.0
@@ -269,6 +271,70 @@ def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
         axes.legend()
+    return figure
+
+
+def plot_plane(plane: pd.DataFrame, *, heading: str = "") -> Picture:
+    """Draw methods and masks in the fidelity-simplicity plane, with the Pareto front.
+
+    Parameters
+    ----------
+    plane : DataFrame
+        As `audiointerp.tables.fidelity_simplicity` returns it, of one model and experiment: one
+        row per method and mask with ``fidelity``, ``simplicity`` and ``front``.
+    heading : str
+        Above the picture.
+
+    Returns
+    -------
+    Picture
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or those of several models or experiments.
+    """
+    if plane.duplicated(["method", "mask"]).any() or plane.empty:
+        raise ValueError("expected the plane of one model and experiment, one row per mask")
+    figure = Picture(figsize=(8, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    front = plane[plane["front"]].sort_values(["simplicity", "fidelity"])
+    axes.step(
+        front["simplicity"], front["fidelity"], where="pre", color="0.6", zorder=1, label="front"
+    )
+    for (method, points), marker in zip(
+        plane.groupby("method", sort=False), cycle("osD^vP*X"), strict=False
+    ):
+        drawn = axes.scatter(
+            points["simplicity"], points["fidelity"], marker=marker, s=30, alpha=0.35, zorder=2
+        )
+        best = points[points["front"]]
+        axes.scatter(
+            best["simplicity"],
+            best["fidelity"],
+            marker=marker,
+            s=45,
+            color=drawn.get_facecolor()[0, :3],
+            edgecolor="black",
+            zorder=3,
+            label=method,
+        )
+    # Equal masks share a point, hence a label.
+    for (simplicity, fidelity), masks in front.groupby(["simplicity", "fidelity"]):
+        axes.annotate(
+            ", ".join(dict.fromkeys(masks["mask"])),
+            (simplicity, fidelity),
+            xytext=(6, 5),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("simplicity: geometric mean of SPS and 1 - COMP / ln N")
+    axes.set_ylabel("fidelity: geometric mean of FF, AI, 1 - AD, AG, FidIn")
+    axes.set_title(heading)
+    axes.grid(alpha=0.3)
+    axes.legend()
     return figure
 
 

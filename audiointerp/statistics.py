@@ -1,0 +1,188 @@
+"""Statistics of paired measurements: bootstrap intervals, signed-rank tests, Pareto fronts.
+
+Pure functions of arrays; nothing here knows of audio or of tables.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, rankdata
+
+EXACT_UP_TO = 50
+"""Differences up to which a signed-rank test is exact; more of them are near enough to normal."""
+
+
+def bootstrap_means(values: ArrayLike, *, resamples: int = 5_000, seed: int = 0) -> NDArray:
+    """Return the means of random resamples of the rows, drawn with replacement.
+
+    Every array with as many rows is resampled alike, so what is computed from the columns of one
+    resample, or from two arrays over the same clips, belongs together.
+
+    Parameters
+    ----------
+    values : array, shape (clips, columns)
+        One row per clip.
+    resamples : int
+        How many to draw.
+    seed : int
+        For the draws.
+
+    Returns
+    -------
+    array, shape (resamples, columns)
+
+    Raises
+    ------
+    ValueError
+        If there is no clip, a value is not finite or nothing is to be drawn.
+
+    References
+    ----------
+    B. Efron, R. Tibshirani, "An introduction to the bootstrap", 1993.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or len(values) == 0:
+        raise ValueError(f"values of shape {values.shape}: expected (clips, columns) with clips")
+    if not np.isfinite(values).all():
+        raise ValueError("the values have NaN or infinite ones among them: there is no mean")
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: expected at least 1")
+    return _resample_weights(len(values), resamples, seed) @ values
+
+
+@lru_cache(maxsize=4)
+def _resample_weights(clips: int, resamples: int, seed: int) -> NDArray:
+    """Return the share of each clip in each resample, (resamples, clips)."""
+    counts = np.random.default_rng(seed).multinomial(
+        clips, np.full(clips, 1 / clips), size=resamples
+    )
+    weights = counts / clips
+    weights.flags.writeable = False
+    return weights
+
+
+def signed_rank_test(differences: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Test, row by row, whether paired differences lie around zero (Wilcoxon, two-sided).
+
+    Zero differences are left out, tied ones share their mean rank. Up to 50 differences the
+    probability is exact, ties or not: all ways to sign the ranks are counted. More differences
+    take the normal approximation with the variance of the ranks at hand, hence corrected for ties.
+    For a metric that is 0 or 1 this is the sign test.
+
+    Parameters
+    ----------
+    differences : array, shape (rows, pairs)
+        One row per test.
+
+    Returns
+    -------
+    p : array, shape (rows,)
+        1 where no difference is left.
+    direction : array of int, shape (rows,)
+        1 where the positive differences rank higher, -1 where the negative ones do, else 0.
+
+    Raises
+    ------
+    ValueError
+        If the differences are not finite numbers in two dimensions.
+
+    References
+    ----------
+    F. Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin 1945.
+    """
+    differences = np.asarray(differences, dtype=float)
+    if differences.ndim != 2:
+        raise ValueError(f"differences of shape {differences.shape}: expected (rows, pairs)")
+    if not np.isfinite(differences).all():
+        raise ValueError("the differences have NaN or infinite ones: leave those pairs out")
+    if differences.size == 0:
+        return np.ones(len(differences)), np.zeros(len(differences), dtype=int)
+    used = differences != 0
+    zeros = (~used).sum(axis=1, keepdims=True)
+    ranks = np.where(used, rankdata(np.abs(differences), axis=1) - zeros, 0)
+    total = (np.sign(differences) * ranks).sum(axis=1)
+    spread = np.sqrt((ranks**2).sum(axis=1))
+    p = np.ones(len(differences))
+    p[spread > 0] = 2 * norm.sf(np.abs(total[spread > 0]) / spread[spread > 0])
+    count = used.sum(axis=1)
+    for row in np.flatnonzero((count > 0) & (count <= EXACT_UP_TO)):
+        # Twice the ranks are whole numbers: a tie's mean rank may end in a half.
+        doubled = np.sort(np.rint(2 * ranks[row, used[row]]).astype(int))
+        smaller = round((doubled.sum() - abs(2 * total[row])) / 2)
+        p[row] = min(1.0, 2 * _smaller_sums(tuple(doubled))[smaller])
+    return p, np.sign(total).astype(int)
+
+
+@lru_cache(maxsize=4096)
+def _smaller_sums(ranks: tuple[int, ...]) -> NDArray:
+    """Return, for every s, the share of all subsets of the ranks with a sum of at most s."""
+    shares = np.zeros(sum(ranks) + 1)
+    shares[0] = 1
+    for rank in ranks:
+        with_it = np.zeros_like(shares)
+        with_it[rank:] = shares[:-rank]
+        shares = (shares + with_it) / 2
+    return shares.cumsum()
+
+
+def holm(p: ArrayLike) -> NDArray:
+    """Correct the probabilities of several tests, along the last axis, for their number.
+
+    Parameters
+    ----------
+    p : array, shape (..., tests)
+
+    Returns
+    -------
+    array, same shape
+        Reject where below the level: then the chance of any false rejection is below it too.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a probability.
+
+    References
+    ----------
+    S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stat. 1979.
+    """
+    p = np.asarray(p, dtype=float)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("the probabilities must lie in [0, 1]")
+    order = np.argsort(p, axis=-1, kind="stable")
+    factors = np.arange(p.shape[-1], 0, -1)
+    stepped = np.maximum.accumulate(np.take_along_axis(p, order, -1) * factors, axis=-1)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.minimum(stepped, 1), -1)
+    return adjusted
+
+
+def pareto_front(points: ArrayLike) -> NDArray:
+    """Say of each point whether no other is as good in everything and better in something.
+
+    Parameters
+    ----------
+    points : array, shape (points, criteria)
+        Higher is better in each.
+
+    Returns
+    -------
+    array of bool, shape (points,)
+        Equal points are on the front together.
+
+    Raises
+    ------
+    ValueError
+        If the points are not finite numbers in two dimensions.
+    """
+    points = np.asarray(points, dtype=float)
+    if points.ndim != 2 or not np.isfinite(points).all():
+        raise ValueError(
+            f"points of shape {points.shape}: expected finite numbers, (points, criteria)"
+        )
+    as_good = (points[:, None] >= points[None]).all(axis=-1)
+    better = (points[:, None] > points[None]).any(axis=-1)
+    return ~(as_good & better).any(axis=0)
