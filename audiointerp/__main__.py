@@ -97,7 +97,7 @@ def report_page(
     folder: Annotated[Path, typer.Argument(help="What `interpret` wrote, or a part of it.")],
     out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html.")] = None,
     sound: Annotated[
-        str, typer.Option(help="flac, lossless; mp3, a quarter of it; auto: mp3 for large pages.")
+        str, typer.Option(help="wav, lossless; mp3, much smaller; auto: mp3 for large pages.")
     ] = "auto",
 ) -> None:
     """Make one page to look at and listen to, which needs no network, of saved interpretations."""

@@ -44,7 +44,7 @@ PLACES = {"features": "masked features", "audio": "masked sounds"}
 LOSSLESS_LIMIT = 12e6
 """Bytes of lossless sound that a page holds at most before it takes MP3 instead."""
 
-SoundFormat = Literal["auto", "flac", "mp3"]
+SoundFormat = Literal["auto", "wav", "mp3"]
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _SOFT_LEVELS = 31
@@ -68,10 +68,10 @@ def write_report(
         Only these results in it; all by default.
     out : path, optional
         The page; ``<folder>/report.html`` by default. An earlier one is replaced.
-    sound : {"auto", "flac", "mp3"}
-        FLAC, 16 bit, is lossless. MP3 of the highest variable rate is a quarter of it. "auto"
-        takes FLAC for a page with less than 12 MB of sound. A rate that MP3 does not have stays
-        FLAC.
+    sound : {"auto", "wav", "mp3"}
+        WAV, 16 bit, is lossless. MP3 of the highest variable rate is a fraction of it. "auto"
+        takes WAV for a page with less than 12 MB of sound. A rate that MP3 does not have stays
+        WAV.
 
     Returns
     -------
@@ -85,8 +85,8 @@ def write_report(
         different sounds, or the format is unknown; nothing is written.
     """
     folder = Path(folder)
-    if sound not in ("auto", "flac", "mp3"):
-        raise ValueError(f"unknown sound format {sound!r}: choose from auto, flac, mp3")
+    if sound not in ("auto", "wav", "mp3"):
+        raise ValueError(f"unknown sound format {sound!r}: choose from auto, wav, mp3")
     found = _find(folder) if results is None else [Path(result) for result in results]
     if not found:
         raise ValueError(
@@ -318,7 +318,7 @@ class _Sounds:
         ]
         self.form = form
         if form == "auto":
-            self.form = "flac"
+            self.form = "wav"
             total = 0
             for path in wanted:
                 total += len(self._encode(path)[0])
@@ -330,14 +330,14 @@ class _Sounds:
     @property
     def note(self) -> str:
         """What the reader should know of the sounds."""
-        how = {"flac": "lossless, 16 bit (FLAC)", "mp3": "compressed (MP3, highest variable rate)"}
-        exact = "" if self.form == "flac" else "; the exact ones are the WAV files in the folder"
+        how = {"wav": "lossless, 16 bit (WAV)", "mp3": "compressed (MP3, highest variable rate)"}
+        exact = "" if self.form == "wav" else "; the exact ones are the WAV files in the folder"
         return f"Made by audiointerp. Sounds in this page are {how[self.form]}{exact}."
 
     def embed(self, path: Path) -> dict[str, Any]:
         """Return a sound for the page, and by how many dB it was turned down."""
         content, turned_down = self._encode(path)
-        kind = "audio/flac" if content.startswith(b"fLaC") else "audio/mpeg"
+        kind = "audio/wav" if content.startswith(b"RIFF") else "audio/mpeg"
         return {"source": _data_uri(kind, content), "turned_down": turned_down}
 
     def _encode(self, path: Path) -> tuple[bytes, float]:
@@ -345,7 +345,7 @@ class _Sounds:
             waveform, rate = _read(path)
             # Players clip beyond full scale: what is louder is turned down, and the page says so.
             peak = max(1.0, float(np.abs(waveform).max()))
-            kind = {"format": "FLAC", "subtype": "PCM_16"}
+            kind = {"format": "WAV", "subtype": "PCM_16"}
             if self.form == "mp3" and rate in _MP3_RATES:
                 kind = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.0}
             buffer = io.BytesIO()
@@ -373,8 +373,8 @@ def _mask_picture(mask: np.ndarray) -> str:
     """Return a mask as a grey picture, white where it keeps, low frequencies at the bottom."""
     if np.isin(mask, (0, 1)).all():
         return _png(Image.fromarray(mask[::-1] > 0))
-    steps = _shades(mask, _SOFT_LEVELS)[::-1]
-    return _png(Image.fromarray((steps.astype(np.float64) * 255 / _SOFT_LEVELS).astype("u1")))
+    steps = _shades(mask, _SOFT_LEVELS)[::-1].astype(np.float64)
+    return _png(Image.fromarray(_shades(steps / _SOFT_LEVELS, 255)))
 
 
 def _shades(share: np.ndarray, highest: int) -> np.ndarray:

@@ -216,6 +216,17 @@ def test_the_command_line_interprets_files_and_says_where_to_look(
     assert "saliency" in printed
     assert "topK_30" in printed
     assert str(tmp_path / "o" / "summary.csv") in printed
+    page = tmp_path / "o" / "report.html"
+    assert str(page) in printed
+    assert all(file.stem in page.read_text() for file in files)
+
+
+def test_no_page_is_written_where_none_is_wanted(monkeypatch, weights, tiny_esc50, tmp_path):
+    file = tiny_esc50 / "audio" / "1-1000-A-10.wav"
+    arguments = ("-w", weights[0], "-m", "saliency", "--no-report", "--out", tmp_path / "o")
+    assert command(monkeypatch, "interpret", file, *arguments) == 0
+    assert (tmp_path / "o" / "summary.csv").is_file()
+    assert not (tmp_path / "o" / "report.html").exists()
 
 
 def test_a_broken_file_is_skipped_and_the_exit_status_says_so(
@@ -268,7 +279,7 @@ def test_a_mistake_is_one_line_and_exit_status_two(monkeypatch, capsys, tiny_esc
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["interpret"], ["experiment"], ["train"], ["data"], ["data", "esc50"]]
+    "words", [[], ["interpret"], ["report"], ["experiment"], ["train"], ["data"], ["data", "esc50"]]
 )
 def test_every_command_explains_itself(monkeypatch, capsys, words):
     assert command(monkeypatch, *words, "--help") == 0

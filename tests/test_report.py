@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 from browser import CHROMIUM, Browser
+from matplotlib import colormaps
 from PIL import Image
 
 import audiointerp as ai
@@ -161,7 +162,7 @@ def test_sounds_are_those_that_were_saved(data, results):
         for mask, parts in method["sounds"].items():
             embedded |= {f"{mask}_{part}": sound for part, sound in parts.items()}
         for name, sound in embedded.items():
-            heard, rate = soundfile.read(io.BytesIO(decode(sound["source"], "audio/flac")))
+            heard, rate = soundfile.read(io.BytesIO(decode(sound["source"], "audio/wav")))
             saved, saved_rate = soundfile.read(folder / f"{name}.wav")
             assert rate == saved_rate
             level = 10 ** (sound["turned_down"] / 20)
@@ -177,9 +178,13 @@ def test_the_spectrogram_is_that_of_the_sound(data, results):
     stft = librosa.stft(wave, n_fft=128, hop_length=64, pad_mode="reflect")
     level = 20 * np.log10(np.abs(stft) + 1e-30)
     shade = np.clip((level - level.max()) / 80 + 1, 0, 1) * 255
-    drawn = picture(scene["spectrogram"])
-    assert drawn.shape == shade.shape == (65, scene["frames"])
-    assert np.abs(drawn - shade).max() <= 0.6
+    drawn = Image.open(io.BytesIO(decode(scene["spectrogram"], "image/png"))).convert("RGB")
+    drawn = np.asarray(drawn)[::-1].astype(int)
+    assert drawn.shape[:2] == shade.shape == (65, scene["frames"])
+    # A level may round to the next of the 256 colours.
+    colours = 255 * colormaps["magma"](np.arange(256))[:, :3]
+    nearby = [colours[np.clip(shade.round().astype(int) + n, 0, 255)] for n in (-1, 0, 1)]
+    assert np.min([np.abs(drawn - colour).max(-1) for colour in nearby], axis=0).max() <= 0.51
 
 
 def test_masks_are_those_of_the_attribution_map(data, results):
@@ -194,7 +199,7 @@ def test_masks_are_those_of_the_attribution_map(data, results):
         assert np.array_equal(top.ravel(), largest)
         assert method["kept"]["topK_5"] == pytest.approx(count / attribution.size)
         share = (attribution - attribution.min()) / np.ptp(attribution)
-        assert np.abs(picture(method["masks"]["minmax"]) / 255 - share).max() <= 1 / 60
+        assert np.abs(picture(method["masks"]["minmax"]) / 255 - share).max() <= 1 / 62 + 1 / 509
 
 
 def test_axes_are_in_seconds_and_hz(data):
@@ -224,7 +229,7 @@ def test_mp3_is_smaller_and_sounds_alike(results, tmp_path, data):
     assert rate == RATE
     heard = heard[: len(saved)]
     assert np.corrcoef(heard, saved[: len(heard)])[0, 1] > 0.9
-    assert len(packed) < len(decode(data["scenes"][0]["sound"]["source"], "audio/flac"))
+    assert len(packed) < len(decode(data["scenes"][0]["sound"]["source"], "audio/wav"))
 
 
 def test_a_large_page_takes_mp3_and_says_so(results, tmp_path, monkeypatch, data):
@@ -366,11 +371,11 @@ def test_the_mask_lies_over_the_spectrogram_as_opaque_as_asked(browser, page, da
     for opacity in (100, 40, 0):
         browser.run(slide.format(opacity))
         browser.until(f"byId('opacity-value').textContent === '{opacity} %'")
-        browser.run("new Promise((done) => setTimeout(done, 200))")
+        browser.run("await new Promise((done) => setTimeout(done, 200))")
         expected = opacity / 100 * (255 - mask).ravel()
         assert np.abs(np.array(browser.run(alpha)) - expected).max() <= 1
     browser.run(f"byId('styles').querySelector('[value=tint]').click(); {slide.format(100)}")
-    browser.run("new Promise((done) => setTimeout(done, 200))")
+    browser.run("await new Promise((done) => setTimeout(done, 200))")
     assert np.abs(np.array(browser.run(alpha)) - mask.ravel()).max() <= 1
 
 
@@ -404,7 +409,7 @@ def test_the_table_sorts_and_a_row_shows_its_mask(browser, page, data):
 def test_every_sound_plays_to_its_length(browser, page):
     load(browser, page)
     lengths = browser.run(
-        """Promise.all(page.scenes.flatMap((scene) => [scene.sound, ...Object.values(scene.methods)
+        """await Promise.all(page.scenes.flatMap((scene) => [scene.sound, ...Object.values(scene.methods)
         .flatMap((method) => Object.values(method.sounds).flatMap(({in: a, out: b}) => [a, b]))])
         .map((sound) => new Promise((done, fail) => {
           const audio = new Audio(sound.source);
