@@ -361,7 +361,9 @@ def test_the_keyboard_plays_and_the_cursor_runs(browser, page):
 
 def test_the_mask_lies_over_the_spectrogram_as_opaque_as_asked(browser, page, data):
     load(browser, page)
-    method = data["scenes"][0]["methods"]["saliency"]
+    browser.run("byId('mask').value = 'minmax'; byId('mask').dispatchEvent(new Event('change'))")
+    shown = browser.run("shown.method")
+    method = data["scenes"][0]["methods"][shown]
     mask = picture(method["masks"]["minmax"]).astype(int)[::-1]
     alpha = (
         "[...byId('overlay').getContext('2d').getImageData(0, 0, byId('overlay').width, "
@@ -409,7 +411,8 @@ def test_the_table_sorts_and_a_row_shows_its_mask(browser, page, data):
 def test_every_sound_plays_to_its_length(browser, page):
     load(browser, page)
     lengths = browser.run(
-        """await Promise.all(page.scenes.flatMap((scene) => [scene.sound, ...Object.values(scene.methods)
+        """await Promise.all(page.scenes.flatMap((scene) => [scene.sound,
+        ...Object.values(scene.methods)
         .flatMap((method) => Object.values(method.sounds).flatMap(({in: a, out: b}) => [a, b]))])
         .map((sound) => new Promise((done, fail) => {
           const audio = new Audio(sound.source);
