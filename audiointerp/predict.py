@@ -190,6 +190,7 @@ class Predict:
             for name in names:
                 registry[name]
         self._check_base()
+        self._code = code_version()
 
     def predict(
         self,
@@ -300,7 +301,7 @@ class Predict:
         done = run.done
         todo = [index for index, clip in enumerate(dataset.clip_ids) if clip not in done]
         failures: dict[str, str] = {}
-        started, code = time.perf_counter(), code_version()
+        started = time.perf_counter()
         with tqdm(
             total=len(todo), desc=Path(folder).name, unit="clip", disable=not progress
         ) as bar:
@@ -312,7 +313,7 @@ class Predict:
             "failures": failures,
             "seconds": round(time.perf_counter() - started, 1),
             "clips_this_time": len(todo) - len(failures),
-            "code": code,
+            "code": self._code,
         }
         run.finish(dataset.clip_ids, report)
         tables = {(place, mask): run.table(place, mask) for place in self.on for mask in self.masks}

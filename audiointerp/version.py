@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 __version__ = "0.1.0"
 
 
+@cache
 def code_version() -> dict[str, str | None]:
-    """Return the versions of this package and of what its numbers depend on."""
+    """Return the versions of this package and of what its numbers depend on.
+
+    As they are at the first call: a checkout can move on while a long run goes.
+    """
     libraries = {name: version(name) for name in ("torch", "numpy", "scikit-image")}
     return {"audiointerp": __version__, "commit": _commit()} | libraries
 
