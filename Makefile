@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: demo test clean
 
 demo: .venv/ready
-	$(BIN)/audiointerp interpret samples/*.wav --out results/demo \
+	$(BIN)/audiointerp interpret samples/*.wav --out results/demo --mask topK_30 \
 		--weights weights/synthetic_logmel.safetensors \
 		--weights weights/synthetic_logstft.safetensors
 

@@ -38,7 +38,14 @@ class Picture(Figure):
 
 
 def draw_cells(
-    axes: Axes, cells: Tensor, processor: STFTSpectrogram, *, title: str = "", **image: object
+    axes: Axes,
+    cells: Tensor,
+    processor: STFTSpectrogram,
+    *,
+    title: str = "",
+    label_time: bool = True,
+    label_frequency: bool = True,
+    **image: object,
 ) -> AxesImage:
     """Draw one value per time-frequency cell, with axes in seconds and Hz.
 
@@ -51,6 +58,8 @@ def draw_cells(
         The front end that the cells belong to.
     title : str
         Above the picture.
+    label_time, label_frequency : bool
+        Mark seconds below and Hz beside the picture.
     **image
         Options of ``Axes.imshow``, such as ``cmap``, ``vmin`` and ``vmax``.
 
@@ -66,20 +75,32 @@ def draw_cells(
     """
     values = _one_clip(cells, processor)
     drawn = axes.imshow(values, origin="lower", aspect="auto", interpolation="nearest", **image)
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if label_frequency:
+        _label_frequency(axes, processor)
+    if label_time:
+        _label_time(axes, processor, values.shape[1])
+    return drawn
+
+
+def _label_frequency(axes: Axes, processor: STFTSpectrogram) -> None:
     ticks = frequency_ticks(processor)
     axes.set_yticks(
         list(ticks.values()), [f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}" for hz in ticks]
     )
-    times = processor.times(values.shape[1]).cpu().numpy()
+    axes.set_ylabel("frequency, Hz")
+
+
+def _label_time(axes: Axes, processor: STFTSpectrogram, frames: int) -> None:
+    times = processor.times(frames).cpu().numpy()
     seconds = MaxNLocator(6).tick_values(0, times[-1])
     seconds = seconds[(seconds >= 0) & (seconds <= times[-1] + 1e-9)]
     axes.set_xticks(
         np.interp(seconds, times, np.arange(len(times))), [f"{second:g}" for second in seconds]
     )
-    axes.set_title(title, fontsize=10)
     axes.set_xlabel("time, s")
-    axes.set_ylabel("frequency, Hz")
-    return drawn
 
 
 def frequency_ticks(processor: STFTSpectrogram) -> dict[float, float]:
@@ -228,18 +249,22 @@ def plot_masks(
     height = 2.1 * rows + 0.9
     figure = Picture(figsize=(3.2 * columns + 0.6, height))
     figure.suptitle(heading)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     figure.subplots_adjust(
         left=0.07, right=0.98, bottom=0.5 / height, top=1 - 0.75 / height, wspace=0.1, hspace=0.35
     )
     for place, (name, mask) in enumerate(masks.items()):
-        axes = grid[place]
-        title = f"{name}: {100 * float(mask.mean()):.0f} % kept"
-        draw_cells(axes, mask, processor, title=title, cmap="gray", vmin=0, vmax=1)
-        axes.label_outer()
-        if place + columns >= len(masks):  # the lowest of its column, though not of the grid
-            axes.tick_params(labelbottom=True)
-            axes.set_xlabel("time, s")
+        draw_cells(
+            grid[place],
+            mask,
+            processor,
+            title=f"{name}: {100 * float(mask.mean()):.0f} % kept",
+            label_time=place + columns >= len(masks),  # the lowest of its column
+            label_frequency=place % columns == 0,
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+        )
     for axes in grid[len(masks) :]:
         axes.set_visible(False)
     return figure
