@@ -294,11 +294,26 @@ def main() -> None:
     """Run the command line; an error that a user can mend is one line, not a traceback."""
     from audiointerp.registry import UnknownNameError
 
+    _keep_freed_memory()
     try:
         app()
     except (ValueError, OSError, UnknownNameError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a layer frees for the next one; elsewhere do nothing.
+
+    By default it returns large blocks to the system and has every page mapped in again: with
+    batches of spectrograms on a CPU that took a third of the time of LIME's forward passes.
+    """
+    import ctypes
+
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, top_pad, most = -1, -2, 2**31 - 1
+        libc.mallopt(trim_threshold, most)
+        libc.mallopt(top_pad, 64 * 2**20)
 
 
 def _report(failures: dict[str, str]) -> None:
