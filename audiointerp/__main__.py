@@ -305,14 +305,15 @@ def main() -> None:
 def _keep_freed_memory() -> None:
     """Let glibc keep what a layer frees for the next one; elsewhere do nothing.
 
-    By default it returns large blocks to the system and has every page mapped in again: with
-    batches of spectrograms on a CPU that took a third of the time of LIME's forward passes.
+    By default it returns large blocks to the system and has every page mapped in again: 7.2 ms
+    instead of 4.2 for each of a batch of 8 spectrograms through Cnn14 at 1/16 width on two cores.
     """
     import ctypes
 
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, top_pad, most = -1, -2, 2**31 - 1
-        libc.mallopt(trim_threshold, most)
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+        libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that glibc allows
+        libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 64 * 2**20)
 
 
