@@ -7,10 +7,9 @@ BIN := .venv/bin
 .PHONY: demo test clean
 
 demo: .venv/ready
-	$(BIN)/audiointerp interpret samples/*.wav --out results/demo --mask topK_30 --no-report \
+	$(BIN)/audiointerp interpret samples/*.wav --out results/demo --mask topK_30 \
 		--weights weights/synthetic_logmel.safetensors \
 		--weights weights/synthetic_logstft.safetensors
-	@echo "One page to look at and listen to: $(BIN)/audiointerp report results/demo"
 
 test: .venv/ready-test
 	$(BIN)/ruff check .

@@ -8,8 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from audiointerp.dataset import AudioError, ClipDataset, Contamination, open_dataset
+from audiointerp.dataset import AudioError, ClipDataset, Contamination, load_audio, open_dataset
 from audiointerp.device import resolve_device
 from audiointerp.interpretation import METHODS, Interpreter, select_background
 from audiointerp.masking import MASKS, base_level
@@ -37,6 +36,8 @@ TRAIN_FOLDS = (1, 2, 3)
 TEST_FOLD = 5
 SHOWN_MASKS = ("topK_5", "topK_30")
 """The masks that `interpret_files` draws and makes audible unless told otherwise."""
+CLIPS_PER_BATCH = 8
+"""Clips that `interpret_files` interprets together; results do not depend on it."""
 
 
 def build_interpreter(
@@ -208,9 +209,10 @@ def interpret_files(
     rows: list[dict[str, Any]] = []
     written: list[Path] = []
     total = len(models) * len(methods) * len(names)
-    # One clip's pictures are drawn while the next one is explained.
-    with tqdm(total=total, unit="clip", disable=not progress) as bar, _Writer() as writer:
+    with tqdm(total=total, unit="clip", disable=not progress) as bar:
         for model_name, (model, processor) in models.items():
+            clips = _read_clips(names, processor, model.duration, failures)
+            bar.total -= len(methods) * (len(names) - len(clips))
             compared = _background_of(background, methods, model, processor, seed=seed)
             for method in methods:
                 bar.set_description(f"{model_name} {method}")
@@ -224,14 +226,14 @@ def interpret_files(
                     progress=progress,
                 )
                 predict = Predict(model, processor, interpreter, base=base, on=on)
-                for name, file in names.items():
-                    result = _try_predict(predict, name, file, target, failures)
-                    if result is not None:
-                        folder = Path(out) / model_name / method / name
-                        writer.submit(result.save, folder, masks)
+                for batch in _batches(clips):
+                    waveforms = torch.stack(list(batch.values()))
+                    for result in predict.predict_batch(waveforms, list(batch), target=target):
+                        folder = Path(out) / model_name / method / result.clip
+                        result.save(folder, masks)
                         written.append(folder)
                         rows += _rows(model_name, result)
-                    bar.update()
+                        bar.update()
     columns = ["model", "method", "clip", "label", "probability", "mask", *METRICS]
     table = pd.DataFrame(rows, columns=columns)
     if rows:
@@ -365,44 +367,33 @@ def parse_noise(text: str) -> tuple[str, str]:
     return name, file
 
 
-class _Writer:
-    """Runs calls in order on another thread; leaving the block raises what they raised."""
-
-    def __enter__(self) -> _Writer:
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._waiting: list[Future[Any]] = []
-        return self
-
-    def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
-        self._waiting = [future for future in self._waiting if not _is_done(future)]
-        self._waiting.append(self._pool.submit(call, *arguments))
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(cancel_futures=error[0] is not None)
-        if error[0] is None:
-            for future in self._waiting:
-                future.result()
-
-
-def _is_done(future: Future[Any]) -> bool:
-    """Return whether a call has ended; raise what it raised."""
-    if future.done():
-        future.result()
-    return future.done()
+def _read_clips(
+    files: Mapping[str, Path],
+    processor: STFTSpectrogram,
+    duration: float | None,
+    failures: dict[str, str],
+) -> dict[str, Tensor]:
+    """Return the waveforms of files, (1, samples) each; note those that cannot be read, once."""
+    clips = {}
+    for name, file in files.items():
+        if name in failures:
+            continue
+        try:
+            clips[name] = load_audio(file, processor.sample_rate, duration)[0]
+        except AudioError as error:
+            failures[name] = str(error)
+            tqdm.write(f"skipped: {error}")
+    return clips
 
 
-def _try_predict(
-    predict: Predict, name: str, file: Path, target: str | None, failures: dict[str, str]
-) -> Interpretation | None:
-    """Interpret a file; note it, once, and return None where it cannot be read."""
-    if name in failures:
-        return None
-    try:
-        return predict.predict(file, target=target)
-    except AudioError as error:
-        failures[name] = str(error)
-        tqdm.write(f"skipped: {error}")
-        return None
+def _batches(clips: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield clips of one length together, a few at a time."""
+    by_length: dict[int, list[str]] = {}
+    for name, waveform in clips.items():
+        by_length.setdefault(waveform.shape[-1], []).append(name)
+    for names in by_length.values():
+        for start in range(0, len(names), CLIPS_PER_BATCH):
+            yield {name: clips[name] for name in names[start : start + CLIPS_PER_BATCH]}
 
 
 def _rows(model: str, result: Interpretation) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ Those of sounds take tensors and a front end, which knows the axes.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
@@ -43,8 +45,6 @@ def draw_cells(
     processor: STFTSpectrogram,
     *,
     title: str = "",
-    label_time: bool = True,
-    label_frequency: bool = True,
     **image: object,
 ) -> AxesImage:
     """Draw one value per time-frequency cell, with axes in seconds and Hz.
@@ -58,8 +58,6 @@ def draw_cells(
         The front end that the cells belong to.
     title : str
         Above the picture.
-    label_time, label_frequency : bool
-        Mark seconds below and Hz beside the picture.
     **image
         Options of ``Axes.imshow``, such as ``cmap``, ``vmin`` and ``vmax``.
 
@@ -76,31 +74,38 @@ def draw_cells(
     values = _one_clip(cells, processor)
     drawn = axes.imshow(values, origin="lower", aspect="auto", interpolation="nearest", **image)
     axes.set_title(title, fontsize=10)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    if label_frequency:
-        _label_frequency(axes, processor)
-    if label_time:
-        _label_time(axes, processor, values.shape[1])
+    _label_frequency(axes, processor)
+    _label_time(axes, processor, values.shape[1])
     return drawn
 
 
-def _label_frequency(axes: Axes, processor: STFTSpectrogram) -> None:
+def _label_frequency(
+    axes: Axes, processor: STFTSpectrogram, offsets: Sequence[float] | None = None
+) -> None:
+    """Mark Hz on the vertical axis, of an image or of tiles with their lower edges at offsets."""
     ticks = frequency_ticks(processor)
+    # Cells lie around whole numbers in an image of its own, from edge to edge in a tile.
+    starts = [0.0] if offsets is None else [offset + 0.5 for offset in offsets]
+    names = [f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}" for hz in ticks]
     axes.set_yticks(
-        list(ticks.values()), [f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}" for hz in ticks]
+        [start + place for start in starts for place in ticks.values()], names * len(starts)
     )
     axes.set_ylabel("frequency, Hz")
 
 
 def _label_time(axes: Axes, processor: STFTSpectrogram, frames: int) -> None:
+    ticks = time_ticks(processor, frames)
+    axes.set_xticks(list(ticks.values()), [f"{second:g}" for second in ticks])
+    axes.set_xlabel("time, s")
+
+
+def time_ticks(processor: STFTSpectrogram, frames: int) -> dict[float, float]:
+    """Return times to mark, seconds, and their places on the axis, frames."""
     times = processor.times(frames).cpu().numpy()
     seconds = MaxNLocator(6).tick_values(0, times[-1])
     seconds = seconds[(seconds >= 0) & (seconds <= times[-1] + 1e-9)]
-    axes.set_xticks(
-        np.interp(seconds, times, np.arange(len(times))), [f"{second:g}" for second in seconds]
-    )
-    axes.set_xlabel("time, s")
+    places = np.interp(seconds, times, np.arange(len(times)))
+    return dict(zip(seconds.tolist(), places.tolist(), strict=True))
 
 
 def frequency_ticks(processor: STFTSpectrogram) -> dict[float, float]:
@@ -244,30 +249,47 @@ def plot_masks(
     """
     if not masks:
         raise ValueError("there are no masks to draw")
-    columns = min(len(masks), 4)
-    rows = -(-len(masks) // columns)
-    height = 2.1 * rows + 0.9
-    figure = Picture(figsize=(3.2 * columns + 0.6, height))
+    tiles = {name: _one_clip(mask, processor) for name, mask in masks.items()}
+    bins, frames = next(iter(tiles.values())).shape
+    columns = min(len(tiles), 4)
+    rows = -(-len(tiles) // columns)
+    width, height = 3.2 * columns + 0.8, 2.1 * rows + 0.7
+    figure = Picture(figsize=(width, height))
     figure.suptitle(heading)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    figure.subplots_adjust(
-        left=0.07, right=0.98, bottom=0.5 / height, top=1 - 0.75 / height, wspace=0.1, hspace=0.35
-    )
-    for place, (name, mask) in enumerate(masks.items()):
-        draw_cells(
-            grid[place],
-            mask,
-            processor,
-            title=f"{name}: {100 * float(mask.mean()):.0f} % kept",
-            label_time=place + columns >= len(masks),  # the lowest of its column
-            label_frequency=place % columns == 0,
-            cmap="gray",
-            vmin=0,
-            vmax=1,
-        )
-    for axes in grid[len(masks) :]:
-        axes.set_visible(False)
+    # One panel for all masks: axes for each would take three times as long to draw.
+    axes = figure.add_axes((0.75 / width, 0.5 / height, 1 - 0.9 / width, 1 - 1.2 / height))
+    across, up = 1.08 * frames, 1.3 * bins
+    for place, (name, tile) in enumerate(tiles.items()):
+        left, bottom = place % columns * across, (rows - 1 - place // columns) * up
+        _draw_tile(axes, tile, f"{name}: {100 * float(tile.mean()):.0f} % kept", left, bottom)
+        if place + columns >= len(tiles):  # the lowest of its column
+            _write_seconds(axes, processor, tile.shape, left, bottom)
+    axes.set(xlim=(0, across * columns - 0.08 * frames), ylim=(0, up * rows - 0.3 * bins))
+    _label_frequency(axes, processor, offsets=[row * up for row in range(rows)])
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
     return figure
+
+
+def _draw_tile(axes: Axes, tile: np.ndarray, title: str, left: float, bottom: float) -> None:
+    """Draw a mask in a frame, its title above, with its lower left corner at a place."""
+    bins, frames = tile.shape
+    edges = (left, left + frames, bottom, bottom + bins)
+    shades = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    axes.imshow(tile, origin="lower", aspect="auto", extent=edges, **shades)
+    axes.add_patch(Rectangle((left, bottom), frames, bins, fill=False, lw=0.8, clip_on=False))
+    axes.text(left + frames / 2, bottom + 1.04 * bins, title, ha="center", fontsize=10)
+
+
+def _write_seconds(
+    axes: Axes, processor: STFTSpectrogram, shape: tuple[int, int], left: float, bottom: float
+) -> None:
+    """Write the time below a tile."""
+    bins, frames = shape
+    below = {"ha": "center", "va": "top", "fontsize": 10}
+    for second, place in time_ticks(processor, frames).items():
+        axes.text(left + place + 0.5, bottom - 0.04 * bins, f"{second:g}", **below)
+    axes.text(left + frames / 2, bottom - 0.14 * bins, "time, s", **below)
 
 
 def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None) -> Picture:

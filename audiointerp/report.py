@@ -37,6 +37,7 @@ from audiointerp.masking import make_masks
 from audiointerp.metrics import METRICS
 from audiointerp.plots import DYNAMIC_RANGE, frequency_ticks, in_db
 from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.results import READ_EXACTLY
 
 PAGE = "report.html"
 """Name of the page, in the folder that it is made from."""
@@ -151,11 +152,13 @@ class _Saved:
             ending = "" if place == "features" else f"_{place}"
             path = self.folder / f"metrics{ending}.csv"
             if path.is_file():
-                metrics = pd.read_csv(path, index_col=0, keep_default_na=False)
+                metrics = pd.read_csv(
+                    path, index_col=0, keep_default_na=False, float_precision="round_trip"
+                )
                 chances = self.folder / f"probabilities{ending}.csv"
                 tables[place] = (
                     metrics,
-                    pd.read_csv(chances, index_col=[0, 1], keep_default_na=False),
+                    pd.read_csv(chances, index_col=[0, 1], **READ_EXACTLY),
                 )
         if not tables:
             raise ValueError(f"{self.folder}: has no metrics.csv; interpret the clip again")

@@ -30,6 +30,10 @@ CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
 TABLES = {"features": "csvs", "audio": "csvs_audio"}
 """Folder of the tables, by what the metrics were measured on."""
 
+READ_EXACTLY = {"keep_default_na": False, "float_precision": "round_trip"}
+"""Options of ``pandas.read_csv`` for our tables: a class may be called None or NA, and a number
+comes back as the one that was written (pandas before 3 may miss its last bit by default)."""
+
 Row = Mapping[str, Any]
 
 
@@ -189,7 +193,7 @@ class RunFolder:
         path = self.path / "diagnostics.csv"
         if not path.is_file():
             return {}
-        rows = pd.read_csv(path, dtype={"clip": str}).to_dict("records")
+        rows = pd.read_csv(path, dtype={"clip": str}, **READ_EXACTLY).to_dict("records")
         return {row["clip"]: row for row in rows}
 
     def _write_tables(self, rows: Mapping[tuple[str, str], pd.DataFrame]) -> None:
@@ -227,8 +231,7 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     whole = text[: text.rfind("\n") + 1]
     if not whole:
         return pd.DataFrame()
-    # A class may be called None or NA: names are kept as they are written.
-    return pd.read_csv(io.StringIO(whole), dtype={"clip": str}, keep_default_na=False)
+    return pd.read_csv(io.StringIO(whole), dtype={"clip": str}, **READ_EXACTLY)
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from audiointerp.masking import MASKS
 from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.processing import LogMelSTFTSpectrogram, LogSTFTSpectrogram
-from audiointerp.weights import save_weights
+from audiointerp.weights import load, save_weights
 
 RATE = 8000
 QUICK = ["saliency", "gradcam"]
@@ -68,8 +68,6 @@ def command(monkeypatch, *arguments):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_made_from_what_its_constructor_names(method, weights):
-    from audiointerp.weights import load
-
     model, processor = load(weights[1])
     background = torch.full((2, 1, 65, 126), -100.0)
     interpreter = build_interpreter(
@@ -98,8 +96,6 @@ def test_the_background_has_clips_of_every_class_chosen_by_the_seed(tiny_esc50, 
 
 
 def test_a_method_that_compares_needs_something_to_compare_with(weights):
-    from audiointerp.weights import load
-
     with pytest.raises(ValueError, match="give their features"):
         build_interpreter("shap", *load(weights[0]))
 
@@ -148,6 +144,32 @@ def test_files_are_interpreted_with_every_model_and_method(weights, tiny_esc50, 
                 assert (folder / "topK_5_in.wav").is_file()
                 assert not (folder / "topK_30.png").exists()
     assert pd.read_csv(tmp_path / "out" / "summary.csv").shape == result.table.shape
+
+
+def test_files_of_any_length_and_number_are_interpreted_each_as_alone(
+    weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("audiointerp.experiment.CLIPS_PER_BATCH", 2)
+    model, processor = load(weights[1])
+    whole = tmp_path / "whole.safetensors"
+    save_weights(whole, model, processor, classes=model.classes)  # no duration: nothing is cut
+    generator = np.random.default_rng(1)
+    files = [tmp_path / f"clip{number}.wav" for number in range(6)]
+    for file, seconds in zip(files, (1, 2, 1, 1, 2, 1), strict=True):
+        soundfile.write(file, 0.1 * generator.standard_normal(seconds * RATE), RATE)
+    files[3].write_bytes(b"no sound")
+    request = {"methods": ["saliency"], "masks": ["minmax"], "progress": False}
+    together = interpret_files(files, [whole], tmp_path / "all", **request)
+    assert list(together.failures) == ["clip3"]
+    assert set(together.table["clip"]) == {"clip0", "clip1", "clip2", "clip4", "clip5"}
+    for file in (files[2], files[4]):
+        alone = interpret_files([file], [whole], tmp_path / file.stem, **request)
+        row = together.table[together.table["clip"] == file.stem]
+        expected = alone.table.set_index("mask").loc["minmax", list(METRICS)].astype(float)
+        found = row.set_index("mask").loc["minmax", list(METRICS)].astype(float)
+        pd.testing.assert_series_equal(found, expected, rtol=1e-3, atol=1e-3)
+        heard = soundfile.info(tmp_path / "all" / "whole" / "saliency" / file.stem / "original.wav")
+        assert heard.frames == soundfile.info(file).frames
 
 
 @pytest.mark.parametrize(

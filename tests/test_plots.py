@@ -164,16 +164,56 @@ def test_every_mask_is_drawn_under_its_name():
     processor = LogMelSTFTSpectrogram()
     masks = make_masks(clip(processor)[1])
     picture = plot_masks(masks, processor, heading="clip")
-    shown = [axes for axes in picture.axes if axes.get_visible()]
-    assert [axes.get_title().split(":")[0] for axes in shown] == list(masks)
-    assert shown[4].get_title() == "topK_30: 30 % kept"
-    for axes, mask in zip(shown, masks.values(), strict=True):
-        np.testing.assert_array_equal(axes.images[0].get_array(), mask[0, 0])
-        assert axes.images[0].get_clim() == (0, 1)
-    labelled = [axes.get_xlabel() == "time, s" for axes in shown]
-    assert labelled == [False] * 10 + [True] * 4
+    (axes,) = picture.axes
+    titles = {text.get_text().split(":")[0]: text for text in axes.texts}
+    assert "topK_30: 30 % kept" in {text.get_text() for text in axes.texts}
+    corners = []
+    for image, (name, mask) in zip(axes.images, masks.items(), strict=True):
+        np.testing.assert_array_equal(image.get_array(), mask[0, 0])
+        assert image.get_clim() == (0, 1)
+        left, right, bottom, top = image.get_extent()
+        corners.append((left, -top))
+        x, y = titles[name].get_position()
+        assert left < x < right
+        assert top < y < top + 0.1 * (top - bottom)
+    assert corners == sorted(corners, key=lambda corner: corner[::-1])  # row by row
+    lows = {image.get_extent()[2] for image in axes.images}
+    hertz_labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(lows) == 4
+    assert hertz_labels == hertz_labels[: len(hertz_labels) // 4] * 4
+    assert sum(text.get_text() == "time, s" for text in axes.texts) == 4
     with pytest.raises(ValueError, match="no masks"):
         plot_masks({}, processor)
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=lambda p: type(p).__name__)
+def test_a_cell_of_a_mask_is_drawn_where_the_labels_say(processor):
+    band, frame = processor.num_bins // 3, 70
+    blank = torch.zeros(processor.num_bins, FRAMES)
+    marked = blank.clone()
+    marked[band, frame] = 1
+    picture = plot_masks({f"mask{n}": marked if n == 5 else blank for n in range(7)}, processor)
+    picture.set_dpi(200)
+    picture.draw_without_rendering()
+    (axes,) = picture.axes
+    left, right, bottom, top = axes.images[5].get_extent()
+    cells = axes.images[5].get_array()
+    assert cells[band, frame] == 1
+    assert cells.sum() == 1
+    height = bottom + (band + 0.5) / processor.num_bins * (top - bottom)
+    places = axes.get_yticks()
+    numbers = [hertz(label.get_text()) for label in axes.get_yticklabels()]
+    inside = [(p, n) for p, n in zip(places, numbers, strict=True) if bottom < p < top]
+    expected = np.interp(height, *zip(*sorted(inside), strict=True))
+    assert expected == pytest.approx(float(processor.frequencies[band]), rel=0.15)
+    seconds = {
+        float(text.get_text()): text.get_position()[0]
+        for text in axes.texts
+        if text.get_text().replace(".", "").isdigit() and left <= text.get_position()[0] <= right
+    }
+    across = left + (frame + 0.5) / FRAMES * (right - left)
+    second = np.interp(across, sorted(seconds.values()), sorted(seconds))
+    assert second == pytest.approx(float(processor.times(FRAMES)[frame]), abs=0.02)
 
 
 def test_learning_curves():

@@ -105,6 +105,39 @@ def test_metrics_are_those_of_the_features_that_are_shown(make, model, waveforms
         assert every.loc[(mask, "out")].to_numpy() == pytest.approx(outside, abs=1e-6)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_clips_interpreted_together_are_interpreted_as_alone(make, waveforms, method):
+    predict = make(method, on=("features", "audio"))
+    together = predict.predict_batch(waveforms, ["a", "b", "c"])
+    assert [result.clip for result in together] == ["a", "b", "c"]
+    for result, waveform in zip(together, waveforms, strict=True):
+        (alone,) = predict.predict_batch(waveform[None], [result.clip])
+        assert result.summary()["label"] == alone.summary()["label"]
+        assert result.diagnostics == pytest.approx(alone.diagnostics, rel=1e-3, abs=1e-5)
+        scale = alone.attribution.abs().max()
+        torch.testing.assert_close(
+            result.attribution, alone.attribution, rtol=0, atol=float(scale) * 1e-4
+        )
+        for mask in ("minmax", "sigmoid"):  # those that no rounding can tip over
+            torch.testing.assert_close(result.masks[mask], alone.masks[mask], rtol=0, atol=1e-4)
+            for part in ("in", "out"):
+                np.testing.assert_allclose(
+                    result.audio(mask, part).waveform, alone.audio(mask, part).waveform, atol=1e-3
+                )
+            for place in ("features", "audio"):
+                np.testing.assert_allclose(
+                    result.metrics_on[place].loc[mask],
+                    alone.metrics_on[place].loc[mask],
+                    rtol=1e-2,
+                    atol=1e-2,
+                )
+
+
+def test_every_clip_of_a_batch_has_a_name(make, waveforms):
+    with pytest.raises(ValueError, match="2 names for 3 clips"):
+        make().predict_batch(waveforms, ["a", "b"])
+
+
 def test_audio_metrics_are_those_of_the_sounds_that_are_heard(make, model, processor, waveforms):
     result = make(on="audio").predict(waveforms[0], RATE)
     before = result.probabilities[result.target]
