@@ -1,10 +1,11 @@
-# make demo    interpret the clips of samples/ with the bundled models, into results/demo/
-# make test    lint and run the test suite
-# make clean   remove what these two made
+# make demo        interpret the clips of samples/ with the bundled models, into results/demo/
+# make test        lint and run the test suite
+# make notebooks   execute the notebooks in place, as they are committed
+# make clean       remove what the first two made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test notebooks clean
 
 demo: .venv/ready
 	$(BIN)/audiointerp interpret samples/*.wav --out results/demo --mask topK_30 \
@@ -15,6 +16,9 @@ test: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2
+
+notebooks: .venv/ready-test
+	$(BIN)/python tests/notebooks.py
 
 clean:
 	rm -rf .venv results/demo

@@ -7,6 +7,7 @@ import hashlib
 import io
 import operator
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -279,6 +280,46 @@ def choose_folds(folds: int | Iterable[int] | None, available: Iterable[int]) ->
     if not wanted:
         raise ValueError(f"no fold was asked for: choose from {listed}, or None for all")
     return sorted(map(int, wanted))
+
+
+def choose_clips(labels: Sequence[int], clips: int | None) -> list[int]:
+    """Return the positions of at most `clips` clips, taken class by class in turn.
+
+    The first clip of every class, in the order of the labels, then the second of every class, and
+    so on: no class has more than one clip more than another that has clips left. Fewer clips are
+    part of more of them.
+
+    Parameters
+    ----------
+    labels : sequence of int
+        Of all clips there are.
+    clips : int, optional
+        How many to take at most; None takes all.
+
+    Returns
+    -------
+    list of int
+        Ascending, so that the clips keep their order.
+
+    Raises
+    ------
+    TypeError
+        If `clips` is not a whole number.
+    ValueError
+        If it is below 1.
+    """
+    if clips is None:
+        return list(range(len(labels)))
+    if isinstance(clips, bool) or not isinstance(clips, (int, np.integer)):
+        raise TypeError(f"clips must be a whole number or None for all, not {clips!r}")
+    if clips < 1:
+        raise ValueError(f"clips={clips}: expected at least 1, or None for all")
+    taken: Counter[int] = Counter()
+    turns = []
+    for place, label in enumerate(labels):
+        turns.append((taken[label], label, place))
+        taken[label] += 1
+    return sorted(place for _, _, place in sorted(turns)[:clips])
 
 
 def _read_entry(path: Path) -> Tensor | None:

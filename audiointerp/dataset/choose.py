@@ -24,7 +24,7 @@ def open_dataset(
     subset : {"esc10"}, optional
         Of a folder's clips; see `ESC50Dataset`.
     **options
-        What both kinds take: folds, sample_rate, duration, contamination, cache_dir.
+        What both kinds take: folds, clips, sample_rate, duration, contamination, cache_dir.
 
     Returns
     -------

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from audiointerp.dataset.audio import EXTENSIONS, check_file, load_audio
-from audiointerp.dataset.base import ClipDataset, choose_folds
+from audiointerp.dataset.base import ClipDataset, choose_clips, choose_folds
 from audiointerp.dataset.contamination import Contamination
 
 SUBSETS = ("esc10",)
@@ -50,6 +50,8 @@ class ESC50Dataset(ClipDataset):
         Background noise to mix into every clip.
     cache_dir : path-like, optional
         Where to keep decoded clips on disk; None keeps them in memory.
+    clips : int, optional
+        Take at most this many clips, class by class in turn; see `choose_clips`.
 
     Attributes
     ----------
@@ -88,6 +90,7 @@ class ESC50Dataset(ClipDataset):
         normalize: bool = True,
         contamination: Contamination | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        clips: int | None = None,
     ) -> None:
         if subset is not None and subset not in SUBSETS:
             raise ValueError(f"unknown subset {subset!r}: choose from {', '.join(SUBSETS)} or None")
@@ -98,6 +101,8 @@ class ESC50Dataset(ClipDataset):
         numbers = sorted(names)
         wanted = choose_folds(folds, (row.fold for row in rows))
         rows = [row for row in rows if row.fold in wanted]
+        chosen = choose_clips([row.target for row in rows], clips)
+        rows = [rows[place] for place in chosen]
         self.paths = find_audio(self.root, [row.filename for row in rows])
         super().__init__(
             clip_ids=[Path(row.filename).stem for row in rows],

@@ -35,7 +35,7 @@ from audiointerp.dataset.audio import (
     resample,
     write_atomically,
 )
-from audiointerp.dataset.base import ClipDataset, choose_folds
+from audiointerp.dataset.base import ClipDataset, choose_clips, choose_folds
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.dataset.recipes import (
     BACKGROUNDS,
@@ -105,6 +105,9 @@ class SyntheticDataset(ClipDataset):
         Scale every clip to a peak of 1.
     clips_per_class : int
         Clips of each class. They take the folds in turn, so a multiple of 5 fills all evenly.
+    clips : int, optional
+        Take at most this many of these, class by class in turn; see
+        `audiointerp.dataset.base.choose_clips`.
 
     Attributes
     ----------
@@ -138,6 +141,7 @@ class SyntheticDataset(ClipDataset):
         cache_dir: str | os.PathLike[str] | None = None,
         normalize: bool = True,
         clips_per_class: int = 40,
+        clips: int | None = None,
     ) -> None:
         self.seed = _whole_number("seed", seed, least=0)
         count = _whole_number("clips_per_class", clips_per_class, least=1)
@@ -149,6 +153,8 @@ class SyntheticDataset(ClipDataset):
             for number in range(fold - 1, count, FOLDS)
         ]
         classes = tuple(TARGETS)
+        labels = [classes.index(category) for category, _ in self._numbers]
+        self._numbers = [self._numbers[place] for place in choose_clips(labels, clips)]
         super().__init__(
             clip_ids=[clip_name(category, number) for category, number in self._numbers],
             labels=[classes.index(category) for category, _ in self._numbers],
