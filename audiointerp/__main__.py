@@ -112,6 +112,9 @@ def experiment(
     data: Data,
     subset: Subset = None,
     fold: Annotated[int, typer.Option(help="The fold to interpret.")] = 5,
+    clips: Annotated[
+        int | None, typer.Option(help="At most so many of its clips, class by class; or all.")
+    ] = None,
     train_folds: Annotated[
         list[int], typer.Option(help="Folds that SHAP's background is drawn from.")
     ] = [1, 2, 3],  # noqa: B006
@@ -139,6 +142,7 @@ def experiment(
         data,
         subset=subset,
         fold=fold,
+        clips=clips,
         train_folds=train_folds,
         methods=method,
         noises=dict(map(parse_noise, noise or [])),

@@ -24,6 +24,8 @@ from audiointerp.device import resolve_device
 from audiointerp.interpretation import METHODS, Interpreter, select_background
 from audiointerp.masking import MASKS, base_level
 from audiointerp.metrics import METRICS
+from audiointerp.model import TransferModel
+from audiointerp.paper import accuracy_intervals
 from audiointerp.predict import Place, Predict, SetResult
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.report import write_report
@@ -94,6 +96,28 @@ def build_interpreter(
     return interpreter(
         model, **{name: value for name, value in offered.items() if name in wanted}, **options
     )
+
+
+def open_set(
+    data: str | os.PathLike[str], model: nn.Module, processor: STFTSpectrogram, **options: Any
+) -> ClipDataset:
+    """Open a set as a model takes it: at its front end's rate and cut to its duration.
+
+    Parameters
+    ----------
+    data : "synthetic" or path
+        The set.
+    model, processor
+        As `audiointerp.load` returns them. A model that names no duration takes 5 s.
+    **options
+        See `audiointerp.dataset.open_dataset`: subset, folds, clips, contamination, cache_dir.
+
+    Returns
+    -------
+    ClipDataset
+    """
+    duration = getattr(model, "duration", None) or 5.0
+    return open_dataset(data, sample_rate=processor.sample_rate, duration=duration, **options)
 
 
 def background_features(
@@ -248,6 +272,7 @@ def run_experiment(
     *,
     subset: str | None = None,
     fold: int = TEST_FOLD,
+    clips: int | None = None,
     train_folds: Sequence[int] = TRAIN_FOLDS,
     methods: Iterable[str] | None = None,
     noises: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -266,7 +291,8 @@ def run_experiment(
 ) -> dict[Path, SetResult]:
     """Interpret a test fold with every model and method, clean and under every noise.
 
-    What `results` already holds is not done again: a stopped run goes on where it was.
+    What `results` already holds is not done again: a stopped run goes on where it was, and one of
+    some clips goes on when more of them are asked for.
 
     Parameters
     ----------
@@ -278,6 +304,8 @@ def run_experiment(
         Of a folder's clips.
     fold : int
         The fold to interpret.
+    clips : int, optional
+        Interpret at most this many of its clips, the same number of every class; all by default.
     train_folds : sequence of int
         Folds that SHAP's background is drawn from, two clips of each class.
     methods : iterable of str, optional
@@ -323,12 +351,11 @@ def run_experiment(
     if not conditions:
         raise ValueError("nothing to do: neither the clean clips nor a noise was asked for")
     models = _load_all(weights, resolve_device(device))
-    open_folds = partial(open_dataset, data, subset=subset, cache_dir=cache_dir)
     done: dict[Path, SetResult] = {}
     for model_name, (model, processor) in models.items():
-        settings = {"sample_rate": processor.sample_rate, "duration": model.duration or 5.0}
+        open_fold = partial(open_set, data, model, processor, subset=subset, cache_dir=cache_dir)
         sets = {
-            name: open_folds(folds=fold, contamination=noise, **settings)
+            name: open_fold(folds=fold, clips=clips, contamination=noise)
             for name, noise in conditions.items()
         }
         compared = _background_of(
@@ -351,6 +378,117 @@ def run_experiment(
                     dataset, folder, overwrite=overwrite, progress=progress
                 )
     return done
+
+
+def list_runs(done: Mapping[Path, SetResult]) -> pd.DataFrame:
+    """Return one row per run: its folder, how many clips it has and what was done this time.
+
+    Parameters
+    ----------
+    done : mapping of Path to SetResult
+        As `run_experiment` returns it.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by folder: ``clips`` that were asked for and have results, those of them that were
+        ``interpreted now`` and that were ``already there``, those that ``failed``, and the model's
+        ``accuracy``, percent.
+    """
+    rows = {}
+    for folder, result in done.items():
+        clips = len(next(iter(result.tables.values())))
+        rows[folder.as_posix()] = {
+            "clips": clips,
+            "interpreted now": result.interpreted,
+            "already there": clips - result.interpreted,
+            "failed": len(result.failures),
+            "accuracy": 100 * result.accuracy,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("folder")
+
+
+def mean_metrics(
+    done: Mapping[Path, SetResult], masks: Sequence[str] = SHOWN_MASKS, *, on: Place = "features"
+) -> pd.DataFrame:
+    """Return the mean of every metric over the clips, for some masks of every run.
+
+    Parameters
+    ----------
+    done : mapping of Path to SetResult
+        As `run_experiment` returns it.
+    masks : sequence of str
+        Which masks to show.
+    on : {"features", "audio"}
+        What the metrics were measured on.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by mask, model, experiment and method: the methods that compete lie together.
+
+    Raises
+    ------
+    ValueError
+        If a mask was not scored, or not on what is asked for.
+    """
+    rows = {}
+    for mask in masks:
+        for folder, result in done.items():
+            means = result.mean_metrics(on)
+            if mask not in means.index:
+                raise ValueError(
+                    f"{folder}: mask {mask!r} was not scored on {on}: "
+                    f"choose from {', '.join(means.index) or 'nothing, it was not measured'}"
+                )
+            method, experiment = folder.name.split("_", 1)
+            rows[mask, folder.parent.name, experiment, method] = means.loc[mask]
+    names = ["mask", "model", "experiment", "method"]
+    return pd.DataFrame(rows).T.rename_axis(names)
+
+
+def measure_accuracy(
+    model: TransferModel,
+    processor: STFTSpectrogram,
+    sets: Mapping[str, ClipDataset],
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Return a model's accuracy on some sets, each with its 95 % bootstrap interval over clips.
+
+    Parameters
+    ----------
+    model, processor
+        A classifier and its front end.
+    sets : mapping of str to ClipDataset
+        By the experiment's name, such as "clean" and "horse".
+    seed : int
+        Of the bootstrap.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by experiment: ``clips`` and, in percent, ``accuracy``, ``accuracy_low`` and
+        ``accuracy_high``.
+
+    Raises
+    ------
+    ValueError
+        If a set does not fit the model.
+    """
+    from audiointerp.fit import predict_labels  # here, as Lightning takes seconds to import
+
+    labels = [
+        predict_labels(model, processor, dataset, progress=progress).assign(
+            model="", experiment=experiment
+        )
+        for experiment, dataset in sets.items()
+    ]
+    table = accuracy_intervals(pd.concat(labels), seed=seed)
+    return table.drop(columns="model").set_index("experiment")
 
 
 def parse_noise(text: str) -> tuple[str, str]:
@@ -420,8 +558,7 @@ def _background_of(
     ]
     if not needed:
         return None
-    settings = {"sample_rate": processor.sample_rate, "duration": model.duration or 5.0}
-    dataset = open_dataset(data, subset=subset, folds=folds, **settings)
+    dataset = open_set(data, model, processor, subset=subset, folds=folds)
     return background_features(dataset, processor, seed=seed)
 
 

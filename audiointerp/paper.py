@@ -139,7 +139,7 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
     best = mark(best, of_best, "method", within=("model", "experiment"))
 
     frames = {
-        "accuracy": _accuracy_intervals(results, **options),
+        "accuracy": accuracy_intervals(results, **options),
         "summary": best,
         "masks_by_method": by_method,
         "methods_by_mask": by_mask.sort_values(
@@ -180,7 +180,28 @@ _ROWS_AT_MOST = 32
 """Of a table that fits a page; longer ones are cut between groups."""
 
 
-def _accuracy_intervals(results: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
+def accuracy_intervals(
+    results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0
+) -> pd.DataFrame:
+    """Return the share of correctly classified clips, with its interval.
+
+    The interval is the 95 % percentile bootstrap interval over clips. One clip has none (NaN).
+
+    Parameters
+    ----------
+    results : DataFrame
+        One row or more per clip, with ``model``, ``experiment``, ``clip`` and ``is_correct``.
+    resamples : int
+        How often the clips are drawn anew.
+    seed : int
+        For the draws.
+
+    Returns
+    -------
+    DataFrame
+        One row per model and experiment: ``clips`` and, in percent, ``accuracy``,
+        ``accuracy_low`` and ``accuracy_high``.
+    """
     once = results.drop_duplicates(["model", "experiment", "clip"])
     rows = []
     for (model, experiment), group in once.groupby(["model", "experiment"], sort=False):

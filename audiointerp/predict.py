@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from audiointerp.dataset.audio import AudioError, load_audio, prepare_waveform
 from audiointerp.dataset.base import Clip, ClipDataset
+from audiointerp.dataset.synthetic import SyntheticDataset
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import BASES, DOMAINS, MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, evaluate
@@ -77,14 +78,17 @@ class SetResult:
     folder : Path
         Where the results are.
     tables : dict of (place, mask) to DataFrame
-        One row per clip.
+        One row per clip of the set. The folder may hold others, from a request for more clips.
     failures : dict of str to str
         Clips that could not be interpreted, and why.
+    interpreted : int
+        Clips interpreted this time; the others' results were there.
     """
 
     folder: Path
     tables: dict[tuple[str, str], pd.DataFrame]
     failures: dict[str, str]
+    interpreted: int
 
     @property
     def accuracy(self) -> float:
@@ -269,8 +273,8 @@ class Predict:
     ) -> SetResult:
         """Interpret every clip of a set, explaining the predicted class, and file the results.
 
-        What the folder already holds is not done again. A clip that cannot be read is reported
-        and skipped.
+        What the folder already holds is not done again, whether the earlier set had fewer clips
+        of these folds or more. A clip that cannot be read is reported and skipped.
 
         Parameters
         ----------
@@ -299,31 +303,33 @@ class Predict:
         run = RunFolder(
             folder,
             settings,
+            clips=dataset.clip_ids,
             masks=self.masks,
             metrics=list(METRICS),
             on=self.on,
             overwrite=overwrite,
         )
-        done = run.done
-        todo = [index for index, clip in enumerate(dataset.clip_ids) if clip not in done]
+        todo = [dataset.index(clip) for clip in run.todo]
         failures: dict[str, str] = {}
-        started = time.perf_counter()
-        with tqdm(
-            total=len(todo), desc=Path(folder).name, unit="clip", disable=not progress
-        ) as bar:
-            for clips in _batches(dataset, todo, clips_per_batch, failures):
-                run.append(self._interpret_clips(clips, run, dataset.classes, class_of))
-                bar.update(len(clips))
-        report = {
-            "clips": len(run.done),
-            "failures": failures,
-            "seconds": round(time.perf_counter() - started, 1),
-            "clips_this_time": len(todo) - len(failures),
-            "code": self._code,
-        }
-        run.finish(dataset.clip_ids, report)
+        if not run.is_finished:
+            run.begin()
+            started = time.perf_counter()
+            with tqdm(
+                total=len(todo), desc=Path(folder).name, unit="clip", disable=not progress
+            ) as bar:
+                for clips in _batches(dataset, todo, clips_per_batch, failures):
+                    run.append(self._interpret_clips(clips, run, dataset.classes, class_of))
+                    bar.update(len(clips))
+            report = {
+                "clips": len(run.done),
+                "failures": failures,
+                "seconds": round(time.perf_counter() - started, 1),
+                "clips_this_time": len(todo) - len(failures),
+                "code": self._code,
+            }
+            run.finish(report)
         tables = {(place, mask): run.table(place, mask) for place in self.on for mask in self.masks}
-        return SetResult(Path(folder), tables, failures)
+        return SetResult(Path(folder), tables, failures, len(todo) - len(failures))
 
     def interpret(
         self, waveform: Tensor, target: Tensor | None = None, *, attribution: Tensor | None = None
@@ -574,8 +580,10 @@ def _batches(
 
 
 def _dataset_settings(dataset: ClipDataset) -> dict[str, Any]:
+    """Return what a set's clips depend on, and how many there are; see `audiointerp.results`."""
     noise = dataset.contamination
-    return {
+    drawn = {"seed": dataset.seed} if isinstance(dataset, SyntheticDataset) else {}
+    return drawn | {
         "name": type(dataset).__name__,
         "classes": list(dataset.classes),
         "folds": sorted(set(dataset.folds)),

@@ -9,8 +9,10 @@
         attributions/<clip>.npy
         diagnostics.csv     what the method says of each map, where it says something
 
-Rows are written batch by batch, so that an interrupted run loses one batch at most. Nothing here
-needs torch.
+Rows are written batch by batch, so that an interrupted run loses one batch at most. A run of some
+clips goes on when it is asked for more of them, and keeps them all when it is asked for fewer: how
+many were asked for is the one setting that changes no row. The folds are compared, although they
+change no row either: a table of two folds would be of no test set. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ READ_EXACTLY = {"keep_default_na": False, "float_precision": "round_trip"}
 """Options of ``pandas.read_csv`` for our tables: a class may be called None or NA, and a number
 comes back as the one that was written (pandas before 3 may miss its last bit by default)."""
 
+CLIPS_ASKED_FOR = "dataset.clips"
+"""The setting that two requests for one run may differ in."""
+
 Row = Mapping[str, Any]
 
 
@@ -47,6 +52,8 @@ class RunFolder:
     settings : mapping
         What makes this run this run, ready for JSON. A folder made with other settings is
         refused, so that no table ever mixes two runs.
+    clips : sequence of str
+        Names of the clips that are wanted now, in their order. The folder may hold others.
     masks : sequence of str
         Masks that every clip has a row for.
     metrics : sequence of str
@@ -67,6 +74,7 @@ class RunFolder:
         path: str | os.PathLike[str],
         settings: Mapping[str, Any],
         *,
+        clips: Sequence[str],
         masks: Sequence[str],
         metrics: Sequence[str],
         on: Sequence[str] = ("features",),
@@ -74,18 +82,14 @@ class RunFolder:
     ) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))
+        self.clips = list(clips)
         self.columns = [*CLIP_COLUMNS, *metrics]
         self._tables = {(place, mask): self._table(place, mask) for place in on for mask in masks}
         if overwrite:
             self._remove()
-        self._check_settings()
+        self._report = self._check_settings()
         self._rows = self._read_complete_rows()
         self._diagnostics = self._read_diagnostics()
-        self.attributions.mkdir(parents=True, exist_ok=True)
-        for table in self._tables.values():
-            table.parent.mkdir(exist_ok=True)
-        self._write_tables(self._rows)
-        self._write_run({})
 
     @property
     def attributions(self) -> Path:
@@ -94,9 +98,27 @@ class RunFolder:
 
     @property
     def done(self) -> set[str]:
-        """Clips that have a row in every table."""
-        first = next(iter(self._rows.values()))
-        return set(first["clip"])
+        """Clips that have a row in every table, wanted now or not."""
+        return set.intersection(*(set(table["clip"]) for table in self._rows.values()))
+
+    @property
+    def todo(self) -> list[str]:
+        """Clips that are wanted and not done, in their order."""
+        done = self.done
+        return [clip for clip in self.clips if clip not in done]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier request was finished that leaves nothing to do."""
+        return bool(self._report) and not self.todo
+
+    def begin(self) -> None:
+        """Make the folder ready for rows; until then nothing is written."""
+        self.attributions.mkdir(parents=True, exist_ok=True)
+        for table in self._tables.values():
+            table.parent.mkdir(exist_ok=True)
+        self._write_tables(self._rows)
+        self._write_run({})
 
     def load_attribution(self, clip: str, shape: tuple[int, ...]) -> np.ndarray | None:
         """Return a clip's saved attribution map, or None where there is no whole one."""
@@ -112,10 +134,7 @@ class RunFolder:
         """Write a clip's attribution map, (bins, frames), whole or not at all."""
         if diagnostics:
             self._diagnostics[clip] = {"clip": clip, **diagnostics}
-            _write_text(
-                self.path / "diagnostics.csv",
-                pd.DataFrame(self._diagnostics.values()).to_csv(index=False),
-            )
+            self._write_diagnostics()
         target = self._attribution(clip)
         partial = target.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -130,9 +149,17 @@ class RunFolder:
             before = self._rows[key]
             self._rows[key] = pd.concat([before, frame]) if len(before) else frame
 
-    def finish(self, order: Iterable[str], report: Mapping[str, Any]) -> None:
-        """Put the rows into the order of the clips and write the report into ``run.json``."""
-        place = {clip: position for position, clip in enumerate(order)}
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Put the rows into the order of the clips and write the report into ``run.json``.
+
+        Rows of clips that were not wanted now come last.
+        """
+        place = {clip: position for position, clip in enumerate(self.clips)}
+        last = len(place)
+        order = sorted(self._diagnostics, key=lambda clip: place.get(clip, last))
+        self._diagnostics = {clip: self._diagnostics[clip] for clip in order}
+        if self._diagnostics:
+            self._write_diagnostics()
         self._rows = {
             key: rows.sort_values("clip", key=lambda clips: clips.map(place), kind="stable")
             for key, rows in self._rows.items()
@@ -141,8 +168,9 @@ class RunFolder:
         self._write_run(report)
 
     def table(self, on: str, mask: str) -> pd.DataFrame:
-        """Return the rows measured on "features" or "audio" under a mask, one per clip."""
-        return self._rows[on, mask].reset_index(drop=True)
+        """Return the wanted clips' rows measured on "features" or "audio" under a mask."""
+        rows = self._rows[on, mask]
+        return rows[rows["clip"].isin(self.clips)].reset_index(drop=True)
 
     def _table(self, on: str, mask: str) -> Path:
         return self.path / TABLES[on] / f"{mask}.csv"
@@ -156,7 +184,8 @@ class RunFolder:
         for name in ("run.json", "diagnostics.csv"):
             (self.path / name).unlink(missing_ok=True)
 
-    def _check_settings(self) -> None:
+    def _check_settings(self) -> dict[str, Any]:
+        """Return the report of the run that is there, empty if it is not finished or not there."""
         run = read_run(self.path)
         if run is None:
             if any(path.is_file() for path in self._tables.values()):
@@ -164,22 +193,24 @@ class RunFolder:
                     f"{self.path}: has tables but no run.json to say how they were made; "
                     "name another experiment, or overwrite it"
                 )
-            return
-        known = run["settings"]
-        differing = sorted(
-            name for name in known | self.settings if known.get(name) != self.settings.get(name)
-        )
+            return {}
+        differing = differing_settings(run["settings"], self.settings)
         if differing:
             raise ValueError(
                 f"{self.path}: holds a run with other settings ({', '.join(differing)}); "
                 "name another experiment, or overwrite it"
             )
+        return run.get("report") or {}
 
     def _read_complete_rows(self) -> dict[tuple[str, str], pd.DataFrame]:
-        """Return the rows of clips that are in every table, whole: the rest is measured again."""
+        """Return the rows that stay: a wanted clip is measured again unless it is in every table.
+
+        Those of a clip that is not wanted stay in the tables they are in.
+        """
         rows = {key: self._read_table(path) for key, path in self._tables.items()}
         complete = set.intersection(*(set(table["clip"]) for table in rows.values()))
-        return {key: table[table["clip"].isin(complete)] for key, table in rows.items()}
+        again = set(self.clips) - complete
+        return {key: table[~table["clip"].isin(again)] for key, table in rows.items()}
 
     def _read_table(self, path: Path) -> pd.DataFrame:
         if not path.is_file():
@@ -195,6 +226,10 @@ class RunFolder:
             return {}
         rows = pd.read_csv(path, dtype={"clip": str}, **READ_EXACTLY).to_dict("records")
         return {row["clip"]: row for row in rows}
+
+    def _write_diagnostics(self) -> None:
+        table = pd.DataFrame(self._diagnostics.values())
+        _write_text(self.path / "diagnostics.csv", table.to_csv(index=False))
 
     def _write_tables(self, rows: Mapping[tuple[str, str], pd.DataFrame]) -> None:
         for key, table in rows.items():
@@ -220,6 +255,27 @@ def run_path(results: str | os.PathLike[str], model: str, method: str, experimen
     if "_" in method:
         raise ValueError(f"method {method!r}: the name must have no underscore")
     return Path(results) / model / f"{method}_{experiment}"
+
+
+def differing_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the names of the settings by which two requests make different rows, sorted.
+
+    A setting that is not named counts as None. The parts of a group are named one by one, as
+    ``dataset.folds``. How many clips were asked for is no difference.
+    """
+    one, other = _ungrouped(one), _ungrouped(other)
+    names = (one.keys() | other.keys()) - {CLIPS_ASKED_FOR}
+    return sorted(name for name in names if one.get(name) != other.get(name))
+
+
+def _ungrouped(settings: Mapping[str, Any]) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            parts |= {f"{name}.{part}": inner for part, inner in value.items()}
+        else:
+            parts[name] = value
+    return parts
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:

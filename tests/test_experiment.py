@@ -1,5 +1,6 @@
 """Whole runs and the command line, with tiny models on a tiny set."""
 
+import json
 import subprocess
 import sys
 
@@ -10,12 +11,16 @@ import soundfile
 import torch
 
 from audiointerp.__main__ import main
-from audiointerp.dataset import ESC50Dataset
+from audiointerp.dataset import Contamination, ESC50Dataset
 from audiointerp.device import resolve_device
 from audiointerp.experiment import (
     background_features,
     build_interpreter,
     interpret_files,
+    list_runs,
+    mean_metrics,
+    measure_accuracy,
+    open_set,
     parse_noise,
     run_experiment,
 )
@@ -128,6 +133,113 @@ def test_an_experiment_fills_results_for_every_model_method_and_condition(
     assert list(residual["clip"]) == [f"5-500{n}-A-{t}" for n, t in enumerate((10, 0, 5))]
     clean, noisy = (done[results / "tiny_mel" / f"saliency_{c}"] for c in ("clean", "hiss"))
     assert not clean.mean_metrics().equals(noisy.mean_metrics())
+
+
+def test_an_experiment_of_some_clips_goes_on_with_all_to_the_same_files(
+    weights, tiny_esc50, tmp_path
+):
+    request = {"methods": ["saliency", "shap"], "device": "cpu", "progress": False}
+
+    def run(results, clips):
+        return run_experiment(weights[1:], tiny_esc50, clips=clips, results=results, **request)
+
+    def listed(done):
+        return list_runs(done)[["clips", "interpreted now", "already there"]].to_numpy().tolist()
+
+    grown, once = tmp_path / "grown", tmp_path / "once"
+    assert listed(run(grown, 2)) == [[2, 2, 0]] * 2
+    assert listed(run(grown, None)) == [[3, 1, 2]] * 2
+    before = {path: path.stat().st_mtime_ns for path in grown.rglob("*.*")}
+    fewer = run(grown, 1)
+    assert listed(fewer) == [[1, 0, 1]] * 2
+    (table, *_) = next(iter(fewer.values())).tables.values()
+    assert table["target"].tolist() == ["dog"]
+    assert {path: path.stat().st_mtime_ns for path in grown.rglob("*.*")} == before
+    run(once, None)
+    for path in once.rglob("*.csv"):
+        table, expected = pd.read_csv(grown / path.relative_to(once)), pd.read_csv(path)
+        pd.testing.assert_frame_equal(table, expected, atol=1e-4)
+    settings, expected = (
+        json.loads((results / "tiny_stft" / "shap_clean" / "run.json").read_text())["settings"]
+        for results in (grown, once)
+    )
+    assert settings == expected
+
+
+def test_an_experiment_of_another_fold_is_not_mixed_in(weights, tiny_esc50, tmp_path):
+    request = {"methods": ["saliency"], "results": tmp_path, "device": "cpu", "progress": False}
+    run_experiment(weights[:1], tiny_esc50, fold=5, **request)
+    with pytest.raises(ValueError, match=r"other settings \(dataset.folds\)"):
+        run_experiment(weights[:1], tiny_esc50, fold=4, **request)
+
+
+def test_runs_are_listed_and_averaged_from_their_tables(weights, tiny_esc50, hiss, tmp_path):
+    (tiny_esc50 / "audio" / "5-5001-A-0.wav").unlink()
+    done = run_experiment(
+        weights,
+        tiny_esc50,
+        methods=QUICK,
+        noises={"hiss_1": hiss},
+        results=tmp_path / "r",
+        device="cpu",
+        progress=False,
+    )
+    runs = list_runs(done)
+    means = mean_metrics(done, ["topK_5", "bin"])
+    assert len(runs) == 2 * 2 * 2
+    assert means.index.get_level_values("mask").tolist() == ["topK_5"] * 8 + ["bin"] * 8
+    for model in ("tiny_mel", "tiny_stft"):
+        for method in QUICK:
+            for experiment in ("clean", "hiss_1"):
+                folder = tmp_path / "r" / model / f"{method}_{experiment}"
+                table = pd.read_csv(folder / "csvs" / "bin.csv")
+                correct = (table["target"] == table["predicted"]).to_numpy()
+                row = runs.loc[folder.as_posix()]
+                assert row["accuracy"] == pytest.approx(100 * correct.mean())
+                assert (row["clips"], row["interpreted now"], row["failed"]) == (2, 2, 1)
+                found = means.loc["bin", model, experiment, method]
+                for metric in METRICS:
+                    assert found[metric] == pytest.approx(sum(table[metric]) / 2)
+
+
+def test_a_mask_or_place_that_was_not_measured_has_no_mean(weights, tiny_esc50, tmp_path):
+    request = {"methods": ["saliency"], "masks": ["bin"], "results": tmp_path, "progress": False}
+    done = run_experiment(weights[:1], tiny_esc50, **request)
+    with pytest.raises(ValueError, match="saliency_clean: mask 'topK_5' was not scored"):
+        mean_metrics(done)
+    with pytest.raises(ValueError, match=r"was not scored on audio: .*not measured"):
+        mean_metrics(done, ["bin"], on="audio")
+
+
+def test_accuracy_comes_with_its_interval_for_every_condition(weights, tiny_esc50, hiss):
+    model, processor = load(weights[0])
+    sets = {
+        "hiss": open_set(tiny_esc50, model, processor, contamination=Contamination(hiss)),
+        "clean": open_set(tiny_esc50, model, processor),
+        "one clip": open_set(tiny_esc50, model, processor, clips=1),
+    }
+    found = measure_accuracy(model, processor, sets, seed=1)
+    assert list(found.index) == ["clean", "hiss", "one clip"]
+    assert found["clips"].tolist() == [15, 15, 1]
+    generator = np.random.default_rng(2)
+    for name in ("clean", "hiss"):
+        with torch.no_grad():
+            guesses = [int(model(processor(clip.waveform[None])).argmax()) for clip in sets[name]]
+        correct = 100 * (np.array(guesses) == np.array(sets[name].labels))
+        assert found.loc[name, "accuracy"] == pytest.approx(correct.mean())
+        drawn = generator.choice(correct, (20_000, 15)).mean(axis=1)
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        assert found.loc[name, "accuracy_low"] == pytest.approx(low, abs=100 / 15 + 1e-9)
+        assert found.loc[name, "accuracy_high"] == pytest.approx(high, abs=100 / 15 + 1e-9)
+    assert np.isnan(found.loc["one clip", "accuracy_low"])
+
+
+def test_a_set_is_opened_as_the_model_takes_it(weights, tiny_esc50):
+    model, processor = load(weights[0])
+    clips = open_set(tiny_esc50, model, processor, folds=5, clips=2)
+    assert (len(clips), clips.sample_rate, clips.num_samples) == (2, RATE, RATE)
+    model.duration = None
+    assert open_set("synthetic", model, processor, folds=5).duration == 5.0
 
 
 def test_files_are_interpreted_with_every_model_and_method(weights, tiny_esc50, tmp_path):
@@ -290,6 +402,14 @@ def test_the_command_line_runs_an_experiment_and_reports_broken_clips(
     assert "gradcam_fan: accuracy" in printed.out
     assert "5-5001-A-0" in printed.err
     assert len(pd.read_csv(tmp_path / "r" / "tiny_stft" / "gradcam_fan" / "csvs" / "bin.csv")) == 2
+
+
+def test_the_command_line_takes_some_clips_of_the_fold(monkeypatch, weights, tiny_esc50, tmp_path):
+    arguments = ("-w", weights[1], "-d", tiny_esc50, "-m", "saliency", "--results", tmp_path / "r")
+    for clips in (2, 3):
+        assert command(monkeypatch, "experiment", *arguments, "--clips", clips) == 0
+        table = pd.read_csv(tmp_path / "r" / "tiny_stft" / "saliency_clean" / "csvs" / "bin.csv")
+        assert len(table) == clips
 
 
 def test_a_mistake_is_one_line_and_exit_status_two(monkeypatch, capsys, tiny_esc50, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from audiointerp.dataset import AudioError, Contamination, ESC50Dataset
+from audiointerp.dataset import AudioError, Contamination, ESC50Dataset, SyntheticDataset
 from audiointerp.experiment import build_interpreter
 from audiointerp.interpretation import (
     METHODS,
@@ -433,6 +433,17 @@ def test_two_runs_are_never_mixed(make, clips, tmp_path):
     other.predict_set(clips, tmp_path / "run", overwrite=True, progress=False)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["settings"]["base"] == "quiet"
+
+
+def test_sets_of_two_seeds_are_never_mixed(make, tmp_path):
+    one, other = (
+        SyntheticDataset(5, sample_rate=RATE, duration=1.0, clips=1, seed=seed) for seed in (0, 1)
+    )
+    assert one.clip_ids == other.clip_ids
+    predict = make(masks=["bin"], classes=("dog", "cat", "crow"))
+    predict.predict_set(one, tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=r"other settings \(dataset.seed\)"):
+        predict.predict_set(other, tmp_path / "run", progress=False)
 
 
 def test_a_broken_clip_is_reported_and_the_rest_finishes(make, tiny_esc50, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audiointerp.results import RunFolder, read_run, run_path
+from audiointerp.results import RunFolder, differing_settings, read_run, run_path
 
 SETTINGS = {"model": {"name": "Cnn14"}, "masks": ["bin", "topK_5"], "base": "floor"}
 COLUMNS = ["clip", "target", "predicted", "is_correct", "FF", "AD"]
@@ -22,9 +22,12 @@ VALUES = {
 CLIPS = list(VALUES)
 
 
-def make(path, **changes) -> RunFolder:
-    arguments = {"masks": ["bin", "topK_5"], "metrics": ["FF", "AD"]} | changes
-    return RunFolder(path, arguments.pop("settings", SETTINGS), **arguments)
+def make(path, begin=True, **changes) -> RunFolder:
+    arguments = {"clips": CLIPS, "masks": ["bin", "topK_5"], "metrics": ["FF", "AD"]} | changes
+    run = RunFolder(path, arguments.pop("settings", SETTINGS), **arguments)
+    if begin:
+        run.begin()
+    return run
 
 
 def row(clip: str, shift: float = 0.0) -> dict[str, object]:
@@ -60,7 +63,7 @@ def test_a_run_is_taken_up_where_it_stopped(tmp_path):
     again = make(tmp_path)
     assert again.done == set(CLIPS[:2])
     again.append(rows(*CLIPS[2:]))
-    again.finish(CLIPS, {"clips": 4})
+    again.finish({"clips": 4})
     table = again.table("features", "bin")
     assert table["clip"].tolist() == CLIPS
     assert list(table.columns) == COLUMNS
@@ -69,7 +72,7 @@ def test_a_run_is_taken_up_where_it_stopped(tmp_path):
         np.testing.assert_allclose(table[column].astype(float), expected, rtol=1e-15)
     once = make(tmp_path / "once")
     once.append(rows(*CLIPS))
-    once.finish(CLIPS, {"clips": 4})
+    once.finish({"clips": 4})
     for mask in ("bin", "topK_5"):
         one = (tmp_path / "once" / "csvs" / f"{mask}.csv").read_text()
         assert (tmp_path / "csvs" / f"{mask}.csv").read_text() == one
@@ -87,7 +90,7 @@ def test_a_line_cut_short_is_measured_again(tmp_path, lost):
     left = 4 - (1 + text[-lost:-1].count(b"\n"))
     assert again.done == set(CLIPS[:left])
     again.append(rows(*CLIPS[left:]))
-    again.finish(CLIPS, {})
+    again.finish({})
     assert file.read_bytes() == text
 
 
@@ -109,7 +112,7 @@ def test_rows_are_put_in_the_order_of_the_clips(tmp_path):
     run = make(tmp_path)
     run.append(rows(CLIPS[3], CLIPS[0]))
     run.append(rows(CLIPS[2], CLIPS[1]))
-    run.finish(CLIPS, {})
+    run.finish({})
     for mask, shift in (("bin", 0.0), ("topK_5", 1.0)):
         expected = [VALUES[clip][0] + shift for clip in CLIPS]
         written = pd.read_csv(tmp_path / "csvs" / f"{mask}.csv")
@@ -121,11 +124,93 @@ def test_rows_are_put_in_the_order_of_the_clips(tmp_path):
 def test_a_run_with_other_settings_is_refused_and_left_as_it_was(tmp_path):
     make(tmp_path).append(rows(*CLIPS))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"other settings \(base, model\).*overwrite"):
+    with pytest.raises(ValueError, match=r"other settings \(base, model.name\).*overwrite"):
         make(tmp_path, settings=SETTINGS | {"base": "quiet", "model": {"name": "Cnn6"}})
     with pytest.raises(ValueError, match=r"\(seed\)"):
         make(tmp_path, settings=SETTINGS | {"seed": 1})
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def asked(count: int, **changes) -> dict:
+    """Return the arguments of a request for the first clips."""
+    dataset = {"folds": [5], "clips": count, "contamination": None} | changes
+    return {"clips": CLIPS[:count], "settings": SETTINGS | {"dataset": dataset}}
+
+
+def contents(folder) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_of_some_clips_goes_on_with_more_of_them(tmp_path):
+    few = make(tmp_path, **asked(2))
+    few.append(rows(*CLIPS[:2]))
+    few.finish({"clips": 2})
+    more = make(tmp_path, **asked(4))
+    assert more.todo == CLIPS[2:]
+    more.append(rows(*reversed(CLIPS[2:])))
+    more.finish({"clips": 4})
+    once = make(tmp_path / "once", **asked(4))
+    once.append(rows(*CLIPS))
+    once.finish({"clips": 4})
+    for path in (tmp_path / "once").rglob("*.*"):
+        assert (tmp_path / path.relative_to(tmp_path / "once")).read_bytes() == path.read_bytes()
+
+
+def test_a_finished_run_of_more_clips_answers_for_fewer_and_is_left_as_it_was(tmp_path):
+    whole = make(tmp_path, **asked(4))
+    whole.append(rows(*CLIPS))
+    whole.finish({"seconds": 917.7})
+    before = contents(tmp_path)
+    few = make(tmp_path, begin=False, **asked(2))
+    assert few.is_finished
+    assert few.todo == []
+    assert few.table("features", "bin")["clip"].tolist() == CLIPS[:2]
+    assert contents(tmp_path) == before
+
+
+def test_nothing_is_written_before_the_run_begins(tmp_path):
+    run = make(tmp_path / "run", begin=False)
+    assert not run.is_finished
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_run_is_not_finished_although_the_clips_wanted_are_there(tmp_path):
+    make(tmp_path, **asked(4)).append(rows(*CLIPS[:3]))
+    few = make(tmp_path, begin=False, **asked(2))
+    assert few.todo == []
+    assert not few.is_finished
+
+
+def test_masks_added_for_fewer_clips_take_no_row_from_the_others(tmp_path):
+    only = {key: value for key, value in rows(*CLIPS).items() if key[1] == "bin"}
+    first = make(tmp_path, masks=["bin"], **asked(4))
+    first.append(only)
+    first.finish({"clips": 4})
+    more = make(tmp_path, **asked(2))
+    assert more.todo == CLIPS[:2]
+    more.append(rows(*CLIPS[:2]))
+    more.finish({"clips": len(more.done)})
+    assert pd.read_csv(tmp_path / "csvs" / "bin.csv")["clip"].tolist() == CLIPS
+    assert pd.read_csv(tmp_path / "csvs" / "topK_5.csv")["clip"].tolist() == CLIPS[:2]
+    again = make(tmp_path, **asked(4))
+    assert again.todo == CLIPS[2:]
+
+
+@pytest.mark.parametrize("change", [{"folds": [4, 5]}, {"contamination": {"alpha": 0.6}}])
+def test_other_clips_than_those_of_the_run_are_refused(tmp_path, change):
+    make(tmp_path, **asked(2))
+    (name,) = change
+    with pytest.raises(ValueError, match=rf"other settings \(dataset.{name}\)"):
+        make(tmp_path, **asked(4, **change))
+
+
+def test_settings_differ_by_their_parts_and_not_by_the_number_of_clips():
+    one = {"base": "floor", "dataset": {"clips": 40, "folds": [5], "seed": 0}, "masks": ["bin"]}
+    same = {"base": "floor", "dataset": {"clips": 80, "folds": [5], "seed": 0, "x": None}}
+    assert differing_settings(one, same | {"masks": ["bin"]}) == []
+    assert differing_settings(same, one) == ["masks"]
+    other = one | {"dataset": {"clips": 40, "folds": [4], "seed": 1}, "base": "quiet"}
+    assert differing_settings(one, other) == ["base", "dataset.folds", "dataset.seed"]
 
 
 def test_settings_are_compared_as_they_are_written(tmp_path):
@@ -197,11 +282,20 @@ def test_diagnostics_outlive_an_interruption(tmp_path):
     assert table.to_dict("list") == {"clip": CLIPS[:2], "residual": [0.25, 0.5]}
 
 
+def test_diagnostics_are_put_in_the_order_of_the_clips(tmp_path):
+    run = make(tmp_path, clips=CLIPS[1:])
+    for clip in reversed(CLIPS):
+        run.save_attribution(clip, np.ones((2, 3)), {"residual": 0.25})
+    run.append(rows(*CLIPS[1:]))
+    run.finish({})
+    assert pd.read_csv(tmp_path / "diagnostics.csv")["clip"].tolist() == [*CLIPS[1:], CLIPS[0]]
+
+
 def test_run_json_holds_settings_and_report(tmp_path):
     run = make(tmp_path)
     assert read_run(tmp_path) == {"settings": SETTINGS, "report": {}}
     run.append(rows(*CLIPS))
-    run.finish(CLIPS, {"clips": 4, "failures": {}})
+    run.finish({"clips": 4, "failures": {}})
     assert read_run(tmp_path) == {"settings": SETTINGS, "report": {"clips": 4, "failures": {}}}
     assert read_run(tmp_path / "nowhere") is None
     assert not list(tmp_path.rglob("*.partial"))
