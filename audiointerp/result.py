@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import os
 import shutil
@@ -16,44 +14,16 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import soundfile
 from torch import Tensor
 
-from audiointerp.dataset.audio import save_audio
 from audiointerp.masking import MASKS
 from audiointerp.plots import Picture, plot_interpretation, plot_masks
 from audiointerp.processing import Analysis, STFTSpectrogram
+from audiointerp.sound import SOUND_FORMATS, Sound
 
 Part = Literal["in", "out"]
 
 _PLAYED = ("topK_5", "topK_30", "minmax_pos")
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A mono waveform that plays in a notebook.
-
-    Attributes
-    ----------
-    waveform : ndarray, shape (samples,), float32
-    sample_rate : int
-        Hz.
-    """
-
-    waveform: np.ndarray
-    sample_rate: int
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a WAV file; see `audiointerp.dataset.save_audio`."""
-        return save_audio(path, self.waveform, self.sample_rate)
-
-    def _repr_html_(self) -> str:
-        # A player clips beyond full scale: a loud sound is turned down, a quiet one left quiet.
-        playable = self.waveform / max(1.0, float(np.abs(self.waveform).max()))
-        buffer = io.BytesIO()
-        soundfile.write(buffer, playable, self.sample_rate, format="WAV", subtype="PCM_16")
-        data = base64.b64encode(buffer.getvalue()).decode()
-        return f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
 
 
 @dataclass(frozen=True)
@@ -152,7 +122,8 @@ class Interpretation:
         if mask is None:
             waveform = self.analysis.waveform
         else:
-            gain = self.processor.gain_db(self.analysis.features, self._masked(mask)[_part(part)])
+            masked = self._masked(mask)[check_part(part)]
+            gain = self.processor.gain_db(self.analysis.features, masked)
             waveform = self.processor.synthesise(self.analysis, gain)
         return Sound(waveform[0, 0].detach().cpu().float().numpy(), self.processor.sample_rate)
 
@@ -169,13 +140,13 @@ class Interpretation:
         Picture
         """
         if mask is None:
-            return plot_masks(self.masks, self.processor, heading=self._heading())
+            return plot_masks(self.masks, self.processor, heading=self.heading())
         masked_in, masked_out = self._masked(mask)
         score = next(iter(self.probabilities_on.values())).loc[mask]
         return plot_interpretation(
             self.analysis.features,
             self.attribution,
-            self._mask(mask),
+            self.masks[mask],
             masked_in,
             masked_out,
             self.processor,
@@ -185,10 +156,16 @@ class Interpretation:
                 "masked_in": f"kept by the mask: {self._score(score['in'])}",
                 "masked_out": f"mask removed: {self._score(score['out'])}",
             },
-            heading=self._heading(),
+            heading=self.heading(),
         )
 
-    def save(self, folder: str | os.PathLike[str], masks: Iterable[str] | None = None) -> Path:
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        masks: Iterable[str] | None = None,
+        *,
+        sound: str = "wav",
+    ) -> Path:
         """Write pictures, sounds and tables into a folder, all of them or none.
 
         Parameters
@@ -197,6 +174,10 @@ class Interpretation:
             Is made; an earlier result in it is replaced.
         masks : iterable of str, optional
             Masks to draw and to make audible; all by default. The tables always have all.
+        sound : {"wav", "flac", "mp3"}
+            What masked sounds are written as: 32-bit float WAV keeps every value, FLAC has 24 bits
+            and half the size, MP3 a tenth of it. The clip itself is never MP3 but FLAC, so that
+            its spectrogram can be made again.
 
         Returns
         -------
@@ -204,17 +185,22 @@ class Interpretation:
             The folder, with ``original.wav``, ``masks.png``, ``metrics.csv``, ``summary.json``,
             ``probabilities.csv``, ``attribution.npy`` and per mask ``MASK.png``, ``MASK_in.wav``
             and ``MASK_out.wav``. What was measured on sound is in ``metrics_audio.csv`` and
-            ``probabilities_audio.csv``. `audiointerp.report.write_report` makes a page of it.
+            ``probabilities_audio.csv``. Sounds beyond full scale are turned down where they are
+            not WAV; ``summary.json`` says by how much. `audiointerp.report.write_report` makes a
+            page of the folder.
 
         Raises
         ------
         FileExistsError
             If the folder holds something other than an earlier result.
+        ValueError
+            If there is no such mask or format, or the format does not have the clip's rate.
         """
         folder = Path(folder)
         chosen = list(self.masks if masks is None else masks)
         for mask in chosen:
-            self._mask(mask)
+            self.check_mask(mask)
+        SOUND_FORMATS[sound].check_rate(self.processor.sample_rate)
         if folder.exists() and not (folder / "summary.json").is_file() and any(folder.iterdir()):
             raise FileExistsError(
                 f"{folder}: holds files that are no earlier result; choose an empty folder"
@@ -222,7 +208,7 @@ class Interpretation:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            self._write(partial, chosen)
+            self._write(partial, chosen, sound)
             partial.chmod(0o755)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -244,35 +230,43 @@ class Interpretation:
             "probabilities": dict(zip(self.classes, self.probabilities.tolist(), strict=True)),
         }
 
-    def _write(self, folder: Path, masks: list[str]) -> None:
-        self.audio().save(folder / "original.wav")
-        self.plot().savefig(folder / "masks.png", dpi=80)
+    def _write(self, folder: Path, masks: list[str], form: str) -> None:
+        files = {f"original.{'wav' if form == 'wav' else 'flac'}": self.audio()}
         for mask in masks:
+            files |= {f"{mask}_{part}.{form}": self.audio(mask, part) for part in ("in", "out")}
             self.plot(mask).savefig(folder / f"{mask}.png", dpi=80)
-            self.audio(mask, "in").save(folder / f"{mask}_in.wav")
-            self.audio(mask, "out").save(folder / f"{mask}_out.wav")
+        for name, sound in files.items():
+            sound.save(folder / name)
+        self.plot().savefig(folder / "masks.png", dpi=80)
         for place, metrics in self.metrics_on.items():
             ending = "" if place == "features" else f"_{place}"
             metrics.to_csv(folder / f"metrics{ending}.csv")
             self.class_probabilities_on[place].to_csv(folder / f"probabilities{ending}.csv")
         np.save(folder / "attribution.npy", self.attribution[0, 0].cpu().numpy())
-        (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2) + "\n")
+        turned_down = {
+            name: sound.excess_db
+            for name, sound in files.items()
+            if sound.excess_db > 0 and not name.endswith(".wav")
+        }
+        summary = self.summary() | {"turned_down_db": turned_down}
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
     def _repr_html_(self) -> str:
         """Show label, players and metrics; few masks have players, to keep notebooks small."""
         shown = [mask for mask in _PLAYED if mask in self.masks] or list(self.masks)[:3]
         rows = "".join(
-            f"<tr><th>{mask}</th><td>{self.audio(mask, 'in')._repr_html_()}</td>"
-            f"<td>{self.audio(mask, 'out')._repr_html_()}</td></tr>"
+            f"<tr><th>{mask}</th><td>{self.audio(mask, 'in').player()}</td>"
+            f"<td>{self.audio(mask, 'out').player()}</td></tr>"
             for mask in shown
         )
         return (
-            f"<h4>{html.escape(self._heading())}</h4>{self.audio()._repr_html_()}"
+            f"<h4>{html.escape(self.heading())}</h4>{self.audio().player()}"
             f"<table><tr><th></th><th>kept by the mask</th><th>mask removed</th></tr>{rows}</table>"
             f"{self.metrics.round(3).to_html()}"
         )
 
-    def _heading(self) -> str:
+    def heading(self) -> str:
+        """Return clip, class and probability, and the explained class if it is another."""
         text = f"{self.clip}: {self.label}, p = {self.probability:.3f}"
         if self.target_label == self.label:
             return text
@@ -281,18 +275,19 @@ class Interpretation:
     def _score(self, probability: float) -> str:
         return f"p({self.target_label}) = {probability:.3f}"
 
-    def _mask(self, name: str) -> Tensor:
+    def check_mask(self, name: str) -> None:
+        """Raise a ValueError if there is no such mask, or it was not made."""
         if name not in self.masks:
             MASKS[name]  # a name that no mask has is told so
             raise ValueError(f"mask {name!r} was not made: choose from {', '.join(self.masks)}")
-        return self.masks[name]
 
     def _masked(self, name: str) -> tuple[Tensor, Tensor]:
-        self._mask(name)
+        self.check_mask(name)
         return self.masked[name]
 
 
-def _part(part: str) -> int:
+def check_part(part: str) -> int:
+    """Return the place of a part in `Interpretation.masked`: 0 kept, 1 removed."""
     if part not in ("in", "out"):
         raise ValueError(f"part {part!r}: choose 'in', what the mask keeps, or 'out', the rest")
     return 0 if part == "in" else 1

@@ -1,0 +1,185 @@
+"""Sounds to listen to: players for notebooks and pages, files on disk; encoded in this one place.
+
+A player in a notebook holds its sound. As 16-bit WAV that is 430 kB for 5 s at 32 kHz, 10 MB for
+four methods and three masks; so players are MP3 unless WAV is asked for. What MP3 of the highest
+variable rate changes, measured on clips of `samples/`, whole and masked: 19 to 64 dB SNR; half of
+the mel cells within 60 dB of the loudest change by less than 0.3 dB and 95 % by less than 1 dB;
+above 15.3 kHz (7.2 kHz at a rate of 16 kHz) nothing is left; length and timing stay to the sample.
+That is near enough to hear what was scored, not to score it: score `Interpretation.audio`.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from audiointerp.dataset.audio import save_audio, write_atomically
+from audiointerp.registry import Registry
+
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+
+@dataclass(frozen=True)
+class SoundFormat:
+    """How sounds are encoded.
+
+    Attributes
+    ----------
+    media_type : str
+        What a browser calls it.
+    about : str
+        What a listener should know of it.
+    options : mapping
+        Arguments of ``soundfile.write``.
+    rates : tuple of int
+        Sampling rates that it has, Hz; none given means all.
+    """
+
+    media_type: str
+    about: str
+    options: Mapping[str, object]
+    rates: tuple[int, ...] = ()
+
+    def has_rate(self, sample_rate: int) -> bool:
+        """Return whether sounds of a rate can be encoded."""
+        return not self.rates or sample_rate in self.rates
+
+    def check_rate(self, sample_rate: int) -> None:
+        """Raise a ValueError if sounds of a rate cannot be encoded."""
+        if not self.has_rate(sample_rate):
+            raise ValueError(
+                f"{self.options['format']} has no sampling rate of {sample_rate} Hz, only "
+                f"{', '.join(map(str, self.rates))}: take wav"
+            )
+
+
+SOUND_FORMATS: Registry[SoundFormat] = Registry("sound format")
+SOUND_FORMATS["wav"] = SoundFormat(
+    "audio/wav", "lossless, 16 bit (WAV)", {"format": "WAV", "subtype": "PCM_16"}
+)
+SOUND_FORMATS["flac"] = SoundFormat(
+    "audio/flac", "lossless, 24 bit (FLAC)", {"format": "FLAC", "subtype": "PCM_24"}
+)
+SOUND_FORMATS["mp3"] = SoundFormat(
+    "audio/mpeg",
+    "compressed (MP3, highest variable rate)",
+    {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.0},
+    _MP3_RATES,
+)
+
+
+class Html(str):
+    """Markup that a notebook shows as what it means; elsewhere a string."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A mono waveform that plays in a notebook.
+
+    Attributes
+    ----------
+    waveform : ndarray, shape (samples,), float32
+    sample_rate : int
+        Hz.
+    """
+
+    waveform: np.ndarray
+    sample_rate: int
+
+    @property
+    def excess_db(self) -> float:
+        """By how much the sound goes beyond full scale, dB; 0 where it does not.
+
+        A player would clip it there, and so would every format but 32-bit float: players and
+        such files are turned down by this much. A quiet sound is left quiet.
+        """
+        return 20 * float(np.log10(max(1.0, np.abs(self.waveform).max(initial=0))))
+
+    def encode(self, form: str) -> bytes:
+        """Return the sound as a file's content, turned down by `excess_db`.
+
+        Parameters
+        ----------
+        form : {"wav", "flac", "mp3"}
+            WAV of 16 bits and FLAC of 24 keep every sample but for rounding. MP3 is a fifth of
+            the WAV or less; what it changes is said at the top of `audiointerp.sound`.
+
+        Raises
+        ------
+        ValueError
+            If the format is unknown or does not have the sound's rate.
+        """
+        encoding = SOUND_FORMATS[form]
+        encoding.check_rate(self.sample_rate)
+        playable = self.waveform / 10 ** (self.excess_db / 20)
+        buffer = io.BytesIO()
+        soundfile.write(buffer, playable, self.sample_rate, **encoding.options)
+        return buffer.getvalue()
+
+    def player(self, form: str | None = None, *, name: str = "") -> Html:
+        """Return a player that holds the sound.
+
+        Parameters
+        ----------
+        form : {"mp3", "wav", "flac"}, optional
+            See `encode`. By default MP3, or WAV where MP3 does not have the rate. Browsers cannot
+            seek in a short FLAC sound.
+        name : str
+            What a screen reader says.
+
+        Returns
+        -------
+        Html
+            Shows itself in a notebook; needs no network.
+        """
+        if form is None:
+            form = "mp3" if SOUND_FORMATS["mp3"].has_rate(self.sample_rate) else "wav"
+        source = data_uri(SOUND_FORMATS[form].media_type, self.encode(form))
+        label = f' aria-label="{html.escape(name)}"' if name else ""
+        return Html(f'<audio controls{label} src="{source}"></audio>')
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            ``.wav`` is 32-bit float, which keeps every value; ``.flac`` and ``.mp3`` are as
+            `encode` makes them. An existing file is replaced.
+
+        Raises
+        ------
+        ValueError
+            If the name ends otherwise, or the format does not have the sound's rate.
+        FileNotFoundError
+            If the folder does not exist.
+        """
+        path = Path(path)
+        form = path.suffix.lower().removeprefix(".")
+        if form not in SOUND_FORMATS:
+            raise ValueError(f"{path}: the name must end in .{', .'.join(SOUND_FORMATS)}")
+        if form == "wav":
+            return save_audio(path, self.waveform, self.sample_rate)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+        write_atomically(path, self.encode(form))
+        return path
+
+    def _repr_html_(self) -> str:
+        return self.player()
+
+
+def data_uri(media_type: str, content: bytes) -> str:
+    """Return an address that holds what it leads to."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
