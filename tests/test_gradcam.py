@@ -135,7 +135,15 @@ def raw_map(model, layer, features, target):
 
 
 @pytest.mark.parametrize(
-    "layer", ["base.conv_block6.relu2", "base.conv_block3", "base.conv_block1"]
+    "layer",
+    [
+        "base.conv_block6.relu2",
+        "base.conv_block3",
+        "base.conv_block1",
+        # A batch norm follows: what the layer gives must not be what the norm makes of it.
+        "base.conv_block4.conv2",
+        "base.conv_block4.bn1",
+    ],
 )
 def test_pytorch_grad_cam_agrees_on_the_untransposed_map(layer):
     model = cnn14(5)

@@ -62,8 +62,8 @@ def features():
     return 4 * torch.randn(4, 1, BINS, FRAMES, generator=torch.Generator().manual_seed(2))
 
 
-def build(name: str, model: nn.Module) -> Interpreter:
-    settings = dict(SETTINGS.get(name, {}))
+def build(name: str, model: nn.Module, **options: object) -> Interpreter:
+    settings = SETTINGS.get(name, {}) | options
     if name in NEEDS_BACKGROUND:
         weight = next(model.parameters())
         generator = torch.Generator().manual_seed(3)
@@ -117,6 +117,22 @@ def test_a_clip_alone_gives_the_map_it_gives_in_a_batch(name, model, features):
     for index in range(len(features)):
         alone = interpreter.attribute(features[index : index + 1])
         torch.testing.assert_close(alone[0], together[index], rtol=1e-4, atol=1e-6)
+
+
+@each_method
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 4}])
+def test_the_batch_size_and_the_copy_made_for_speed_change_nothing(name, options, model, features):
+    plain = build(name, model.double(), batch_size=100, fold_batch_norm=False)
+    for target in (None, torch.tensor([0, 1, 2, 1])):
+        expected = plain.attribute(features.double(), target)
+        found = build(name, model, **options).attribute(features.double(), target)
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@each_method
+def test_a_batch_size_below_one_is_refused(name, model):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+        build(name, model, batch_size=0)
 
 
 @each_method

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from audiointerp.model.inference import batch_size_for, inference_copy
 from audiointerp.registry import Registry
 
 METHODS: Registry[type[Interpreter]] = Registry("method")
@@ -46,6 +47,11 @@ class Interpreter(ABC):
     model : Module
         Maps features (batch, 1, freq, time) to logits (batch, classes), each clip independently
         of the others in evaluation mode.
+    batch_size : int, optional
+        Inputs that go through the model at once; by default what suits the device.
+    fold_batch_norm : bool, default True
+        Run on a copy of the model made for speed at each call (see
+        `audiointerp.model.inference.inference_copy`); the same to float rounding.
 
     Attributes
     ----------
@@ -56,17 +62,23 @@ class Interpreter(ABC):
     ------
     TypeError
         If `model` is not a Module.
+    ValueError
+        If the batch size is below 1.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, *, batch_size: int | None = None, fold_batch_norm: bool = True
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"model must be a torch.nn.Module, got {type(model).__name__}: "
                 "audiointerp.load returns (model, processor), did you pass both?"
             )
         self.model = model
+        self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size, 1)
+        self.fold_batch_norm = bool(fold_batch_norm)
 
     def attribute(self, features: Tensor, target: int | Tensor | None = None) -> Tensor:
         """Return how much each cell of the features speaks for a class.
@@ -123,6 +135,22 @@ class Interpreter(ABC):
     @abstractmethod
     def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
         """Explain checked features; the model is in evaluation mode, its parameters frozen."""
+
+    def _fast_model(self, keep: Iterable[str] = ()) -> nn.Module:
+        """Return what to run: a copy made for speed, or the model where none is wanted."""
+        return inference_copy(self.model, keep=keep) if self.fold_batch_norm else self.model
+
+    def _rows(self, features: Tensor) -> int:
+        """Return how many inputs go through the model at once."""
+        return self.batch_size or batch_size_for(features.device)
+
+    def _in_batches(
+        self, features: Tensor, target: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the clips and their classes a batch at a time."""
+        for start in range(0, len(features), self._rows(features)):
+            part = slice(start, start + self._rows(features))
+            yield features[part], None if target is None else target[part]
 
     def _check_features(self, features: Tensor) -> None:
         if not isinstance(features, Tensor):

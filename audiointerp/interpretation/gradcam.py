@@ -40,6 +40,8 @@ class GradCAMInterpreter(Interpreter):
     target_layers : Module, str, or sequence of them, optional
         Layers with activations (batch, channels, ., .), each used once per forward pass: the
         modules or their dotted names, e.g. ``"base.conv_block4"``. Default: ``model.target_layer``.
+    batch_size, fold_batch_norm
+        See `Interpreter`.
 
     Raises
     ------
@@ -59,8 +61,11 @@ class GradCAMInterpreter(Interpreter):
         self,
         model: nn.Module,
         target_layers: nn.Module | str | Sequence[nn.Module | str] | None = None,
+        *,
+        batch_size: int | None = None,
+        fold_batch_norm: bool = True,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
         self.target_layers = _find_layers(model, target_layers)
         self.activation_axes = tuple(getattr(model, "activation_axes", ("freq", "time")))
         if self.activation_axes not in _AXES:
@@ -73,10 +78,24 @@ class GradCAMInterpreter(Interpreter):
         return super().settings() | {"target_layers": list(self.target_layers)}
 
     def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
-        with _watching(self.target_layers) as seen:
-            logits = self.model(features)
+        model = self._fast_model(keep=self.target_layers)
+        layers = {name: model.get_submodule(name) for name in self.target_layers}
+        parts = [self._maps(model, layers, *part) for part in self._in_batches(features, target)]
+        maps, targets = zip(*parts, strict=True)
+        return Explanation(torch.cat(maps), torch.cat(targets))
+
+    def _maps(
+        self,
+        model: nn.Module,
+        layers: dict[str, nn.Module],
+        features: Tensor,
+        target: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return a batch's maps, resized to its features, and the classes explained."""
+        with _watching(layers) as seen:
+            logits = model(features)
             target = choose_target(logits, target, len(features))
-            activations = [_only(name, seen[name], len(features)) for name in self.target_layers]
+            activations = [_only(name, seen[name], len(features)) for name in layers]
             gradients = torch.autograd.grad(
                 pick(logits, target).sum(), activations, materialize_grads=True
             )
@@ -92,7 +111,7 @@ class GradCAMInterpreter(Interpreter):
         ]
         if len(maps) > 1:
             maps = [each / _largest(each) for each in maps]
-        return Explanation(torch.stack(maps).mean(0), target)
+        return torch.stack(maps).mean(0), target
 
 
 def _find_layers(

@@ -22,7 +22,6 @@ from audiointerp.interpretation.base import (
     choose_target,
     pick,
 )
-from audiointerp.model.inference import batch_size_for, inference_copy
 from audiointerp.registry import Registry
 
 Segmentation = Callable[[np.ndarray], np.ndarray]
@@ -110,8 +109,7 @@ class LIMEInterpreter(Interpreter):
     seed : int, default 0
         For the choice of hidden segments.
     fold_batch_norm : bool, default True
-        Run on a copy of the model made for speed at each call (see `inference_copy`); the same to
-        float rounding.
+        See `Interpreter`.
     progress : bool, default False
         Show a bar over the versions.
 
@@ -143,9 +141,8 @@ class LIMEInterpreter(Interpreter):
         fold_batch_norm: bool = True,
         progress: bool = False,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
         self.num_samples = check_whole("num_samples", num_samples, 2)
-        self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size, 1)
         self.seed = check_whole("seed", seed, 0)
         self.kernel_width = _check_positive("kernel_width", kernel_width)
         self.alpha = _check_positive("alpha", alpha)
@@ -163,7 +160,6 @@ class LIMEInterpreter(Interpreter):
         self.segmentation = segmentation
         self.hide = hide
         self.base = base
-        self.fold_batch_norm = bool(fold_batch_norm)
         self.progress = bool(progress)
 
     def settings(self) -> dict[str, Any]:
@@ -207,7 +203,7 @@ class LIMEInterpreter(Interpreter):
         return labels.reshape(image.shape).astype(np.int64)
 
     def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
-        model = inference_copy(self.model) if self.fold_batch_norm else self.model
+        model = self._fast_model()
         with torch.no_grad():
             logits = torch.cat([model(chunk) for chunk in features.split(self._rows(features))])
             target = choose_target(logits, target, len(features))
@@ -259,10 +255,6 @@ class LIMEInterpreter(Interpreter):
             pool.shutdown(cancel_futures=True)
         if waiting:
             yield torch.cat(waiting)
-
-    def _rows(self, features: Tensor) -> int:
-        """Return the number of rows of a batch."""
-        return self.batch_size or batch_size_for(features.device)
 
     def _prepare(self, clip: Tensor, labels: np.ndarray) -> _Clip:
         segments = torch.from_numpy(labels).to(clip.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiointerp.interpretation.base import (
     METHODS,
@@ -22,6 +22,8 @@ class SaliencyInterpreter(Interpreter):
     ----------
     model : Module
         Maps features (batch, 1, freq, time) to logits (batch, classes).
+    batch_size, fold_batch_norm
+        See `Interpreter`.
 
     References
     ----------
@@ -39,9 +41,16 @@ class SaliencyInterpreter(Interpreter):
     name = "saliency"
 
     def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
-        features.requires_grad_()
-        logits = self.model(features)
-        target = choose_target(logits, target, len(features))
-        # Clips do not depend on each other, so the gradient of the sum holds each clip's own.
-        (gradient,) = torch.autograd.grad(pick(logits, target).sum(), features)
-        return Explanation(gradient, target)
+        model = self._fast_model()
+        parts = [_gradient(model, *part) for part in self._in_batches(features, target)]
+        gradients, targets = zip(*parts, strict=True)
+        return Explanation(torch.cat(gradients), torch.cat(targets))
+
+
+def _gradient(model: nn.Module, features: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    features = features.detach().requires_grad_()
+    logits = model(features)
+    target = choose_target(logits, target, len(features))
+    # Clips do not depend on each other, so the gradient of the sum holds each clip's own.
+    (gradient,) = torch.autograd.grad(pick(logits, target).sum(), features)
+    return gradient, target

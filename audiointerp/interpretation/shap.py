@@ -24,7 +24,6 @@ from audiointerp.interpretation.base import (
     pick,
 )
 from audiointerp.interpretation.deeplift import RescaleRule, unknown_layers
-from audiointerp.model.inference import inference_copy
 from audiointerp.model.layers import MaxOverTime
 
 _BACKENDS = ("rescale", "shap")
@@ -59,8 +58,7 @@ class SHAPInterpreter(Interpreter):
     batch_size : int, default 16
         Clips, and background clips, held in memory at once.
     fold_batch_norm : bool, default True
-        Run on a copy of the model made for speed at each call (see `inference_copy`); the same to
-        float rounding.
+        See `Interpreter`.
 
     Raises
     ------
@@ -85,7 +83,7 @@ class SHAPInterpreter(Interpreter):
         batch_size: int = 16,
         fold_batch_norm: bool = True,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
         if not isinstance(background, Tensor):
             raise TypeError(
                 f"background must be a Tensor of features, got {type(background).__name__}"
@@ -97,8 +95,6 @@ class SHAPInterpreter(Interpreter):
             )
         self.background = background.detach().clone()
         self.backend = backend
-        self.batch_size = check_whole("batch_size", batch_size, 1)
-        self.fold_batch_norm = bool(fold_batch_norm)
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON.
@@ -177,7 +173,7 @@ class SHAPInterpreter(Interpreter):
     def _explain_by_rule(
         self, features: Tensor, background: Tensor, target: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        model = inference_copy(self.model) if self.fold_batch_norm else self.model
+        model = self._fast_model()
         attribution = torch.zeros_like(features)
         logits, reference = [], []
         with RescaleRule(model) as rule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -21,7 +21,7 @@ _NORM_AFTER = {
 
 
 @torch.no_grad()
-def inference_copy(model: M) -> M:
+def inference_copy(model: M, *, keep: Iterable[str] = ()) -> M:
     """Return an evaluation-mode copy that computes the same logits faster, to float rounding.
 
     Every batch norm that directly follows a convolution is folded into its weights and replaced by
@@ -36,6 +36,9 @@ def inference_copy(model: M) -> M:
     ----------
     model : Module
         Left as it is.
+    keep : iterable of str
+        Dotted names of layers whose outputs are wanted as the model has them: no batch norm is
+        folded into these.
 
     Returns
     -------
@@ -44,7 +47,10 @@ def inference_copy(model: M) -> M:
     """
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     uses = Counter(id(module) for _, module in twin.named_modules(remove_duplicate=False))
+    kept = set(keep)
     for conv_name, norm_name in list(_conv_norm_pairs(twin)):
+        if conv_name in kept:
+            continue
         conv, norm = twin.get_submodule(conv_name), twin.get_submodule(norm_name)
         if uses[id(conv)] == uses[id(norm)] == 1 and _plain(conv) and _plain(norm):
             _replace(twin, conv_name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))

@@ -1,0 +1,125 @@
+"""Masked clips → class probabilities: every distinct input once, in full batches.
+
+Several of the fourteen masks often coincide (``topK_5`` and ``topK_5_pos``, say, wherever 5 % of
+the cells are positive). What is equal is scored once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from audiointerp.model.inference import batch_size_for, inference_copy
+
+
+class Scorer:
+    """Class probabilities of features, from a copy of the model made for speed.
+
+    Parameters
+    ----------
+    model : Module
+        Features (batch, 1, bins, frames) to logits (batch, classes). Later changes of it are not
+        followed: make another scorer.
+    batch_size : int, optional
+        Most features that go through the model at once; by default what suits the device.
+    """
+
+    def __init__(self, model: nn.Module, *, batch_size: int | None = None) -> None:
+        self.model = inference_copy(model)
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return the probabilities in double precision, where 1 - p keeps its digits.
+
+        Parameters
+        ----------
+        features : Tensor, shape (batch, 1, bins, frames)
+
+        Returns
+        -------
+        Tensor of float64, shape (batch, classes)
+        """
+        logits = [self.model(chunk) for chunk in features.split(self.rows(features.device))]
+        return torch.cat(logits).double().softmax(1)
+
+    def rows(self, device: torch.device) -> int:
+        """Return how many features go through the model at once."""
+        return self.batch_size or batch_size_for(device)
+
+
+@dataclass(frozen=True)
+class DistinctMasks:
+    """The masks of a batch of clips without repetitions.
+
+    Attributes
+    ----------
+    masks : Tensor, shape (distinct, 1, bins, frames)
+        No two of one clip are equal.
+    clip : Tensor of int64, shape (distinct,)
+        Position in the batch of the clip that each belongs to.
+    place : dict of str to Tensor of int64, shape (batch,)
+        Where in `masks` the mask of that name is, for each clip.
+    """
+
+    masks: Tensor
+    clip: Tensor
+    place: dict[str, Tensor]
+
+
+def distinct_masks(masks: Mapping[str, Tensor]) -> DistinctMasks:
+    """Find the masks of each clip that are equal, cell by cell.
+
+    Parameters
+    ----------
+    masks : mapping of str to Tensor, shape (batch, 1, bins, frames)
+        As `audiointerp.masking.make_masks` returns them.
+
+    Returns
+    -------
+    DistinctMasks
+    """
+    stacked = torch.stack(list(masks.values()))
+    flat = stacked.flatten(2)
+    count, batch = flat.shape[:2]
+    first = torch.arange(count, device=flat.device)[:, None].repeat(1, batch)
+    for later in range(1, count):
+        equal = torch.stack([(flat[later] == flat[earlier]).all(1) for earlier in range(later)])
+        first[later] = torch.where(equal.any(0), equal.byte().argmax(0), later)
+    is_first = first == torch.arange(count, device=flat.device)[:, None]
+    numbers = (is_first.flatten().cumsum(0) - 1).view(count, batch).gather(0, first)
+    which, clip = is_first.nonzero(as_tuple=True)
+    return DistinctMasks(stacked[which, clip], clip, dict(zip(masks, numbers, strict=True)))
+
+
+def score_masks(
+    scorer: Scorer,
+    masks: DistinctMasks,
+    masked: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Return the class probabilities of every distinct masked-in and masked-out clip.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    masks : DistinctMasks
+    masked : callable
+        ``masked(clip, mask)`` returns the masked-in and masked-out features, (rows, 1, bins,
+        frames), for some clips of the batch (rows,) and their masks (rows, 1, bins, frames).
+
+    Returns
+    -------
+    inside, outside : Tensor of float64, shape (distinct, classes)
+    """
+    # Half as many masks as rows go through the model: each makes two.
+    size = max(1, scorer.rows(masks.masks.device) // 2)
+    inside, outside = [], []
+    with torch.no_grad():
+        for clip, mask in zip(masks.clip.split(size), masks.masks.split(size), strict=True):
+            both = scorer(torch.cat(masked(clip, mask)))
+            inside.append(both[: len(clip)])
+            outside.append(both[len(clip) :])
+    return torch.cat(inside), torch.cat(outside)
