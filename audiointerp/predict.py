@@ -23,11 +23,12 @@ from audiointerp.dataset.synthetic import SyntheticDataset
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import BASES, DOMAINS, MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, evaluate
-from audiointerp.model.inference import batch_size_for, inference_copy
+from audiointerp.precision import PRECISIONS, computing
 from audiointerp.processing import Analysis, STFTSpectrogram
 from audiointerp.registry import Registry
 from audiointerp.result import Interpretation
 from audiointerp.results import RunFolder
+from audiointerp.scoring import DistinctMasks, Scorer, distinct_masks, score_masks
 from audiointerp.version import code_version
 from audiointerp.weights import check_fit, model_hash
 
@@ -125,6 +126,8 @@ class Predict:
     on : {"features", "audio"} or both
         What the metrics are measured on: the masked features, or the masked sounds after
         another analysis, which is what a listener hears.
+    precision : {"float32", "tf32", "bfloat16"}
+        In how many bits attribution and scoring compute; see `audiointerp.precision.computing`.
     batch_size : int, optional
         Most inputs that go through the model at once; by default what suits the device.
     classes : sequence of str, optional
@@ -156,6 +159,7 @@ class Predict:
         base: str = "floor",
         domain: Literal["feature", "power"] = "feature",
         on: Place | Sequence[Place] = "features",
+        precision: str = "float32",
         batch_size: int | None = None,
         classes: Sequence[str] | None = None,
         duration: float | None = None,
@@ -180,6 +184,7 @@ class Predict:
         self.on = (on,) if isinstance(on, str) else tuple(on)
         self.base = base
         self.domain = domain
+        self.precision = precision
         self.batch_size = batch_size
         self.classes = classes if classes is not None else getattr(model, "classes", None)
         self.duration = duration if duration is not None else getattr(model, "duration", None)
@@ -188,6 +193,7 @@ class Predict:
             (PLACES, self.on),
             (BASES, [base]),
             (DOMAINS, [domain]),
+            (PRECISIONS, [precision]),
         ):
             if not names:
                 raise ValueError(f"no {registry.kind} given: choose from {', '.join(registry)}")
@@ -313,12 +319,13 @@ class Predict:
         failures: dict[str, str] = {}
         if not run.is_finished:
             run.begin()
+            scorer = self._scorer()
             started = time.perf_counter()
             with tqdm(
                 total=len(todo), desc=Path(folder).name, unit="clip", disable=not progress
             ) as bar:
                 for clips in _batches(dataset, todo, clips_per_batch, failures):
-                    run.append(self._interpret_clips(clips, run, dataset.classes, class_of))
+                    run.append(self._interpret_clips(scorer, clips, run, dataset.classes, class_of))
                     bar.update(len(clips))
             report = {
                 "clips": len(run.done),
@@ -332,7 +339,12 @@ class Predict:
         return SetResult(Path(folder), tables, failures, len(todo) - len(failures))
 
     def interpret(
-        self, waveform: Tensor, target: Tensor | None = None, *, attribution: Tensor | None = None
+        self,
+        waveform: Tensor,
+        target: Tensor | None = None,
+        *,
+        attribution: Tensor | None = None,
+        scorer: Scorer | None = None,
     ) -> Scores:
         """Interpret a batch of waveforms: a pure function of clip, settings and seed.
 
@@ -344,27 +356,26 @@ class Predict:
             Classes to explain; the predicted ones by default.
         attribution : Tensor, shape (batch, 1, bins, frames), optional
             Attribution maps made earlier, to be scored instead of computed.
+        scorer : Scorer, optional
+            Made earlier of this model as it is now; by default made anew.
 
         Returns
         -------
         Scores
             No clip's depend on the others in the batch.
         """
-        scorer = inference_copy(self.model)
+        scorer = self._scorer() if scorer is None else scorer
         with torch.no_grad():
             analysis = self.processor.analyse(waveform)
-        probabilities = self._probabilities(scorer, analysis.features)
-        chosen = probabilities.argmax(1) if target is None else target
-        diagnostics: dict[str, Tensor] = {}
-        if attribution is None:
-            explanation = self.interpreter.explain(analysis.features, chosen)
-            attribution, diagnostics = explanation.attribution, explanation.diagnostics
-        masks = make_masks(attribution, self.masks)
-        metrics, masked = {}, {}
-        for name, mask in masks.items():
-            for place, (inside, outside) in self._masked(scorer, analysis, mask).items():
-                metrics[place, name] = evaluate(probabilities, inside, outside, mask, chosen)
-                masked[place, name] = (inside, outside)
+        with computing(self.precision, waveform.device):
+            probabilities = scorer(analysis.features)
+            chosen = probabilities.argmax(1) if target is None else target
+            diagnostics: dict[str, Tensor] = {}
+            if attribution is None:
+                explanation = self.interpreter.explain(analysis.features, chosen)
+                attribution, diagnostics = explanation.attribution, explanation.diagnostics
+            masks = make_masks(attribution, self.masks)
+            metrics, masked = self._score(scorer, analysis, masks, probabilities, chosen)
         return Scores(
             analysis, probabilities, chosen, attribution, diagnostics, masks, metrics, masked
         )
@@ -383,21 +394,46 @@ class Predict:
             "interpreter": self.interpreter.settings(),
             "base": self.base,
             "domain": self.domain,
+            **({} if self.precision == "float32" else {"precision": self.precision}),
         }
 
-    @torch.no_grad()
-    def _masked(
-        self, scorer: nn.Module, analysis: Analysis, mask: Tensor
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the probabilities of the masked-in and masked-out clips, by place."""
-        features = analysis.features
-        masked = apply_mask(features, mask, self._level(features), domain=self.domain)
-        found = {}
-        for place in self.on:
-            inputs = masked if place == "features" else [self._heard(analysis, m) for m in masked]
-            both = self._probabilities(scorer, torch.cat(list(inputs)))
-            found[place] = tuple(both.split(len(features)))
-        return found
+    def _scorer(self) -> Scorer:
+        return Scorer(self.model, batch_size=self.batch_size)
+
+    def _score(
+        self,
+        scorer: Scorer,
+        analysis: Analysis,
+        masks: dict[str, Tensor],
+        probabilities: Tensor,
+        target: Tensor,
+    ) -> tuple[dict[tuple[str, str], dict[str, Tensor]], dict[tuple[str, str], tuple]]:
+        """Return metrics and masked probabilities, by what is measured on and mask."""
+        distinct = distinct_masks(masks)
+        before, chosen = probabilities[distinct.clip], target[distinct.clip]
+        metrics, masked = {}, {}
+        for on in self.on:
+            inside, outside = self._masked_probabilities(scorer, analysis, distinct, on)
+            found = evaluate(before, inside, outside, distinct.masks, chosen)
+            for name, rows in distinct.place.items():
+                metrics[on, name] = {metric: values[rows] for metric, values in found.items()}
+                masked[on, name] = (inside[rows], outside[rows])
+        return metrics, masked
+
+    def _masked_probabilities(
+        self, scorer: Scorer, analysis: Analysis, masks: DistinctMasks, on: str
+    ) -> tuple[Tensor, Tensor]:
+        level = self._level(analysis.features)
+
+        def masked(clip: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+            features = analysis.features[clip]
+            parts = apply_mask(features, mask, level[clip], domain=self.domain)
+            if on == "features":
+                return parts
+            chosen = analysis[clip]
+            return self._heard(chosen, parts[0]), self._heard(chosen, parts[1])
+
+        return score_masks(scorer, masks, masked)
 
     def _interpretation(self, scores: Scores, place: int, name: str) -> Interpretation:
         """Return one clip's part of a batch."""
@@ -431,18 +467,12 @@ class Predict:
         gain = self.processor.gain_db(analysis.features, masked)
         return self.processor(self.processor.synthesise(analysis, gain))
 
-    @torch.no_grad()
-    def _probabilities(self, scorer: nn.Module, features: Tensor) -> Tensor:
-        """Return the class probabilities in double precision, where 1 - p keeps its digits."""
-        size = self.batch_size or batch_size_for(features.device)
-        logits = [scorer(chunk) for chunk in features.split(size)]
-        return torch.cat(logits).double().softmax(1)
-
     def _level(self, features: Tensor) -> Tensor:
         return base_level(features, self.base, floor=self.processor.floor)
 
     def _interpret_clips(
         self,
+        scorer: Scorer,
         clips: list[Clip],
         run: RunFolder,
         classes: tuple[str, ...],
@@ -456,7 +486,7 @@ class Predict:
         attribution = None
         if all(kept is not None for kept in saved):
             attribution = torch.from_numpy(np.stack(saved))[:, None].to(waveforms)
-        scores = self.interpret(waveforms, attribution=attribution)
+        scores = self.interpret(waveforms, attribution=attribution, scorer=scorer)
         if attribution is None:
             found = {name: values.tolist() for name, values in scores.diagnostics.items()}
             for place, clip in enumerate(clips):
@@ -506,7 +536,7 @@ class Predict:
         names = self.classes
         if names is None:
             features = self.processor(waveform)
-            count = self._probabilities(inference_copy(self.model), features).shape[1]
+            count = self._scorer()(features).shape[1]
             names = self._class_names(count)
         if isinstance(target, str):
             choices: Registry[int] = Registry("class")
