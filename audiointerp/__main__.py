@@ -94,16 +94,52 @@ def interpret(
 
 @app.command("report")
 def report_page(
-    folder: Annotated[Path, typer.Argument(help="What `interpret` wrote, or a part of it.")],
+    folder: Annotated[
+        Path, typer.Argument(help="What `interpret` wrote, or runs of `experiment`, or a part.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html.")] = None,
     sound: Annotated[
         str, typer.Option(help="wav, lossless; mp3, much smaller; auto: mp3 for large pages.")
     ] = "auto",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", "-d", help="Of runs: their set, to hear clips; or 'synthetic'."),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", "-w", help="Of runs: their model, for class probabilities."),
+    ] = None,
+    noise: Annotated[
+        list[Path] | None, typer.Option(help="Of runs: their noise file, to hear noisy clips.")
+    ] = None,
+    mask: Annotated[
+        list[str] | None, typer.Option(help="Of runs: mask to hear; topK_5, topK_30.")
+    ] = None,
+    clips: Annotated[
+        int, typer.Option(help="Of runs: clips to hear, half the best and half the worst.")
+    ] = 6,
+    clip: Annotated[list[str] | None, typer.Option(help="Of runs: this clip instead.")] = None,
+    by: Annotated[str, typer.Option(help="Of runs: the metric of best and worst.")] = "FF",
 ) -> None:
-    """Make one page to look at and listen to, which needs no network, of saved interpretations."""
+    """Make one page to look at and listen to, which needs no network, of saved interpretations.
+
+    Or of an experiment's runs: how they were made, means by mask and every clip. With --data,
+    some of the clips can be looked at and listened to.
+    """
     from audiointerp.report import write_report
 
-    typer.echo(write_report(folder, out=out, sound=sound))
+    page = write_report(
+        folder,
+        out=out,
+        sound=sound,
+        data=data,
+        weights=weights or (),
+        noises=noise or (),
+        masks=mask,
+        clips=clip or clips,
+        by=by,
+    )
+    typer.echo(page)
 
 
 @app.command()
@@ -184,6 +220,9 @@ def train(
     train_folds: Annotated[list[int], typer.Option(help="Folds to train on.")] = [1, 2, 3],  # noqa: B006
     validation_fold: Annotated[int, typer.Option(help="Fold that chooses the epoch.")] = 4,
     test_fold: Annotated[int, typer.Option(help="Fold to test on, once.")] = 5,
+    clips: Annotated[
+        int | None, typer.Option(help="At most this many clips of each; all by default.")
+    ] = None,
     epochs: int = 100,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
@@ -197,6 +236,7 @@ def train(
         int | None, typer.Option(help="Epochs without a better one before stopping.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with a stopped training.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier training.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded clips.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -216,6 +256,7 @@ def train(
         train_folds=train_folds,
         validation_fold=validation_fold,
         test_fold=test_fold,
+        clips=clips,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -227,6 +268,7 @@ def train(
         time_shift=time_shift,
         patience=patience,
         resume=resume,
+        overwrite=overwrite,
         cache_dir=cache,
         seed=seed,
         device=device,

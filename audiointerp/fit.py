@@ -6,11 +6,12 @@ that was cut off and resumed ends with the weights of one that was not.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,7 @@ def fit(
     device: str = "auto",
     precision: str = "32-true",
     resume: bool = False,
+    overwrite: bool = False,
     num_workers: int = 0,
     progress: bool = True,
 ) -> Training:
@@ -135,6 +137,9 @@ def fit(
     resume : bool
         Go on from ``last.ckpt`` where there is one, to the very result of an uninterrupted run;
         a finished run is only read back.
+    overwrite : bool
+        Begin anew where `out` holds a training; with `resume`, only if it had other settings or
+        other clips.
     num_workers : int
         Processes that load clips; 0 loads them in this one.
     progress : bool
@@ -174,11 +179,12 @@ def fit(
         "model": model.settings(),
         "processor": processor.settings(),
         "clips": [len(train), len(validation)],
+        "clip_ids": [_fingerprint(train.clip_ids), _fingerprint(validation.clip_ids)],
     }
     _check_numbers(settings)
     hardware = resolve_device(device)
     out = Path(out).resolve()
-    earlier = _read_earlier(out, settings, resume)
+    earlier = _read_earlier(out, settings, resume, overwrite)
     if earlier is None or not _is_finished(earlier, epochs, patience):
         task = _Task(model, processor, spec_augment, settings, out)
         loaders = (
@@ -256,6 +262,35 @@ def accuracy(
     """Return the share of a set's clips that are classified right; see `predict_labels`."""
     labels = predict_labels(model, processor, dataset, batch_size=batch_size, device=device)
     return float(labels["is_correct"].mean())
+
+
+def confusion(labels: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Count for every class what its clips were taken for.
+
+    Parameters
+    ----------
+    labels : DataFrame
+        With the columns ``target`` and ``predicted``, as `predict_labels` returns them.
+    classes : sequence of str
+        All classes, in the order wanted.
+
+    Returns
+    -------
+    DataFrame
+        One row and one column per class; a clip counts in the row of what it is and the column of
+        what it was taken for.
+
+    Raises
+    ------
+    ValueError
+        If a label is not among the classes.
+    """
+    names = list(classes)
+    unknown = sorted((set(labels["target"]) | set(labels["predicted"])) - set(names))
+    if unknown:
+        raise ValueError(f"labels {', '.join(unknown)} are not among the classes {names}")
+    counts = pd.crosstab(labels["target"], labels["predicted"])
+    return counts.reindex(index=names, columns=names, fill_value=0)
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:
@@ -471,6 +506,10 @@ def _rate(step: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
+def _fingerprint(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
 def _mix_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)
 
@@ -590,18 +629,21 @@ def _cuda(device: torch.device) -> list[int]:
 
 
 def _read_earlier(
-    out: Path, settings: dict[str, Any], resume: bool
+    out: Path, settings: dict[str, Any], resume: bool, overwrite: bool
 ) -> list[dict[str, float]] | None:
     """Return the history of the training in `out`, None if there is none to go on from."""
     last = out / LAST
-    if not last.exists():
+    if not last.exists() or (overwrite and not resume):
         return None
     if not resume:
         raise ValueError(
-            f"{out} holds a training already: pass resume=True to go on with it, or another folder"
+            f"{out} holds a training already: pass resume=True to go on with it, overwrite=True to "
+            "begin anew, or another folder"
         )
     kept = _read_checkpoint(last)["training"]
     differ = [name for name, value in settings.items() if kept["settings"].get(name) != value]
+    if differ and overwrite:
+        return None
     if differ:
         listed = ", ".join(
             f"{name} {kept['settings'].get(name)!r} then, {settings[name]!r} now" for name in differ

@@ -153,6 +153,56 @@ def plot_spectrogram(features: Tensor, processor: STFTSpectrogram, *, title: str
     return figure
 
 
+def plot_spectrograms(
+    spectrograms: dict[str, Tensor], processor: STFTSpectrogram, *, heading: str = ""
+) -> Picture:
+    """Draw the features of several clips side by side, on one colour scale.
+
+    Parameters
+    ----------
+    spectrograms : dict of str to Tensor, shape (..., bins, frames) with one clip
+        By the title of each panel, dB or power; at most five panels stand in a row.
+    processor : STFTSpectrogram
+        The front end that made them.
+    heading : str
+        Above all panels.
+
+    Returns
+    -------
+    Picture
+
+    Raises
+    ------
+    ValueError
+        If there are no spectrograms.
+    """
+    if not spectrograms:
+        raise ValueError("there are no spectrograms to draw")
+    columns = min(len(spectrograms), 5)
+    rows = -(-len(spectrograms) // columns)
+    width, height = 2.5 * columns + 1.7, 1.9 * rows + 0.9
+    figure = Picture(figsize=(width, height))
+    figure.suptitle(heading, y=1 - 0.06 / height, va="top")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    # Fixed margins: a layout engine would draw everything twice.
+    top = 1 - (0.7 if heading else 0.4) / height
+    edges = {"left": 0.7 / width, "right": 1 - 1.0 / width, "bottom": 0.5 / height, "top": top}
+    figure.subplots_adjust(**edges, wspace=0.08, hspace=0.25)
+    peak = max(_peak_db(features, processor) for features in spectrograms.values())
+    for place, (title, features) in enumerate(spectrograms.items()):
+        axes = grid[place]
+        image = _draw_level(axes, features, processor, peak, title)
+        if place % columns:
+            axes.set(yticklabels=[], ylabel="")
+        if place + columns < len(spectrograms):  # another panel stands below
+            axes.set(xticklabels=[], xlabel="")
+    for axes in grid[len(spectrograms) :]:
+        axes.set_visible(False)
+    bar = figure.add_axes((1 - 0.85 / width, edges["bottom"], 0.14 / width, top - edges["bottom"]))
+    figure.colorbar(image, cax=bar, label="level, dB")
+    return figure
+
+
 def plot_interpretation(
     features: Tensor,
     attribution: Tensor,
@@ -290,6 +340,64 @@ def _write_seconds(
     for second, place in time_ticks(processor, frames).items():
         axes.text(left + place + 0.5, bottom - 0.04 * bins, f"{second:g}", **below)
     axes.text(left + frames / 2, bottom - 0.14 * bins, "time, s", **below)
+
+
+def plot_confusion(counts: pd.DataFrame, *, heading: str = "") -> Picture:
+    """Draw what the clips of every class were taken for.
+
+    Parameters
+    ----------
+    counts : DataFrame
+        As `audiointerp.fit.confusion` returns it: a row for what clips are, a column for what they
+        were taken for. The number is written into each cell that has clips; its colour is the
+        number's share of the row, and the share that is right stands at the row's end.
+    heading : str
+        Above the picture.
+
+    Returns
+    -------
+    Picture
+
+    Raises
+    ------
+    ValueError
+        If rows and columns are not the same classes, or there are none.
+    """
+    if list(counts.index) != list(counts.columns) or counts.empty:
+        raise ValueError(
+            f"rows {list(counts.index)} and columns {list(counts.columns)}: expected the same "
+            "classes in one order"
+        )
+    values = counts.to_numpy()
+    totals = values.sum(axis=1)
+    shares = values / np.maximum(totals, 1)[:, None]
+    size, cell, font = len(counts), *((0.42, 9) if len(counts) <= 20 else (0.25, 7))
+    side, left, right, bottom, top = size * cell, 1.6, 1.0, 1.5, 0.6
+    width, height = side + left + right, side + bottom + top
+    figure = Picture(figsize=(width, height))
+    figure.suptitle(heading, x=(left + side / 2) / width, y=1 - 0.15 / height, va="top")
+    axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    for row, column in np.argwhere(values):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        place = {"ha": "center", "va": "center", "fontsize": font, "color": color}
+        axes.text(column, row, f"{values[row, column]}", **place)
+    axes.set_xticks(range(size), counts.columns, rotation=90, fontsize=font)
+    axes.set_yticks(range(size), counts.index, fontsize=font)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("clip is")
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.85", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    ends = axes.secondary_yaxis("right")
+    recalls = [
+        f"{100 * share:.0f} %" if total else "no clip"
+        for share, total in zip(shares.diagonal(), totals, strict=True)
+    ]
+    ends.set_yticks(range(size), recalls, fontsize=font)
+    ends.set_ylabel("share that is right")
+    return figure
 
 
 def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None) -> Picture:

@@ -9,22 +9,30 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from scipy.stats import binomtest
 
 from audiointerp.augment import SpecAugment
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.choose import SYNTHETIC, open_dataset
 from audiointerp.fit import Training, fit, predict_labels
-from audiointerp.model import TransferModel, build_model, download_panns, load_panns
+from audiointerp.model import (
+    TransferModel,
+    build_model,
+    download_panns,
+    find_panns,
+    load_panns,
+)
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.version import __version__
 from audiointerp.weights import load, save_weights
 
 AUDIOSET = "audioset"
 _PANNS_BINS = 64
+_SLIM = 1 / 16
 
 _LICENCES = {
     "synthetic": (
@@ -71,6 +79,13 @@ class Trained:
         """Share of the test clips, used for nothing else, that are classified right."""
         return float(self.labels["is_correct"].mean())
 
+    @property
+    def test_interval(self) -> tuple[float, float]:
+        """95 % confidence interval of `test_accuracy`, by Wilson's score, of clips like these."""
+        right = int(self.labels["is_correct"].sum())
+        interval = binomtest(right, len(self.labels)).proportion_ci(0.95, method="wilson")
+        return float(interval.low), float(interval.high)
+
 
 def train_classifier(
     data: str | os.PathLike[str],
@@ -84,6 +99,7 @@ def train_classifier(
     train_folds: Iterable[int] = (1, 2, 3),
     validation_fold: int = 4,
     test_fold: int = 5,
+    clips: int | None = None,
     epochs: int = 100,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
@@ -100,6 +116,7 @@ def train_classifier(
     run_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     num_workers: int = 0,
     progress: bool = True,
 ) -> Trained:
@@ -123,6 +140,9 @@ def train_classifier(
         Of a folder's clips.
     train_folds, validation_fold, test_fold
         No fold may be in two of them.
+    clips : int, optional
+        Take at most this many clips for training, for validation and for the test, the same number
+        of every class; see `audiointerp.dataset.base.choose_clips`.
     spec_augment : bool
         Hide stripes, two each of up to an eighth of the frequency axis and of the time axis: the
         sizes of PANNs, whatever the front end.
@@ -131,7 +151,7 @@ def train_classifier(
     cache_dir : path, optional
         For decoded clips; by default in memory.
     epochs, batch_size, learning_rate, weight_decay, label_smoothing, dropout_scale, mixup_alpha, \
-time_shift, patience, seed, device, precision, resume, num_workers, progress
+time_shift, patience, seed, device, precision, resume, overwrite, num_workers, progress
         See `audiointerp.fit.fit`. The seed also draws the initial weights.
 
     Returns
@@ -156,7 +176,8 @@ time_shift, patience, seed, device, precision, resume, num_workers, progress
         raise ValueError(f"{out}: weight files end in .safetensors")
     folds = _check_folds(train_folds, validation_fold, test_fold)
     processor = build_processor({"name": front_end})
-    options = {"subset": subset, "sample_rate": processor.sample_rate, "cache_dir": cache_dir}
+    rate = processor.sample_rate
+    options = {"subset": subset, "sample_rate": rate, "cache_dir": cache_dir, "clips": clips}
     train, validation, test = (open_dataset(data, folds=fold, **options) for fold in folds)
     network = _build(model, width, len(train.classes), processor, seed)
     if pretrained is not None:
@@ -174,13 +195,14 @@ time_shift, patience, seed, device, precision, resume, num_workers, progress
         label_smoothing=label_smoothing,
         dropout_scale=dropout_scale,
         mixup_alpha=mixup_alpha,
-        spec_augment=_stripes(processor, train.num_samples) if spec_augment else None,
+        spec_augment=panns_stripes(processor, train.num_samples) if spec_augment else None,
         time_shift=time_shift,
         patience=patience,
         seed=seed,
         device=device,
         precision=precision,
         resume=resume,
+        overwrite=overwrite,
         num_workers=num_workers,
         progress=progress,
     )
@@ -191,6 +213,100 @@ time_shift, patience, seed, device, precision, resume, num_workers, progress
     page = out.with_suffix(".md")
     page.write_text(_page(out.stem, network, processor, train, card, labels), encoding="utf-8")
     return Trained(out, page, training, labels)
+
+
+class Start(NamedTuple):
+    """Where a training of Cnn14 starts and how it goes on: arguments of `train_classifier`.
+
+    Attributes
+    ----------
+    pretrained : str, Path or None
+        Earlier weights; None for random ones.
+    width : float
+        Channels as a share of the published ones.
+    learning_rate, dropout_scale : float
+        Those that suit the weights and the width.
+    """
+
+    pretrained: str | os.PathLike[str] | None
+    width: float
+    learning_rate: float
+    dropout_scale: float
+
+    def __str__(self) -> str:
+        size = "full width" if self.width == 1 else f"{self.width:g} of the published width"
+        if self.pretrained is None:
+            return f"trained from scratch at {size}"
+        source = "AudioSet" if str(self.pretrained) == AUDIOSET else Path(self.pretrained).name
+        return f"fine-tuned from the weights {source} at {size}"
+
+
+def choose_start(
+    pretrained: str | os.PathLike[str] | None = None,
+    width: float | None = None,
+    *,
+    folder: str | os.PathLike[str] = "pretrained",
+) -> Start:
+    """Decide where a training of Cnn14 starts: from the published weights, where they are.
+
+    Parameters
+    ----------
+    pretrained : "audioset" or path, optional
+        As for `train_classifier`. None: the published AudioSet weights where they lie in `folder`
+        and are of the width asked for, random ones elsewhere.
+    width : float, optional
+        None: 1 for published weights, that of the file for a weight file of this package, 1/16
+        for random weights, which suits a few hundred clips and a CPU.
+    folder : path
+        Where the published weights lie once they were fetched.
+
+    Returns
+    -------
+    Start
+        The learning rate is 1e-4 from earlier weights, as in PANNs' own transfer to other data,
+        and 2e-3 from random ones. Random weights of less than full width take a quarter of the
+        published dropout.
+
+    Raises
+    ------
+    ValueError
+        If a weight file named cannot be read.
+
+    Examples
+    --------
+    >>> start = choose_start()
+    >>> train_classifier("synthetic", "mine.safetensors", **start._asdict())  # doctest: +SKIP
+    """
+    if pretrained is None and width in (None, 1):
+        pretrained = find_panns("Cnn14", folder)
+    if pretrained is None:
+        width = _SLIM if width is None else width
+        return Start(None, width, 2e-3, 1.0 if width >= 1 else 0.25)
+    if width is None:
+        is_own = Path(pretrained).suffix == ".safetensors"
+        width = load(pretrained)[0].settings().get("width", 1.0) if is_own else 1.0
+    return Start(pretrained, width, 1e-4, 1.0 if width >= 1 else 0.25)
+
+
+def panns_stripes(processor: STFTSpectrogram, samples: int) -> SpecAugment:
+    """Return the augmentation of PANNs, its stripes in proportion to a front end's axes.
+
+    Parameters
+    ----------
+    processor : STFTSpectrogram
+    samples : int
+        Of a clip.
+
+    Returns
+    -------
+    SpecAugment
+        Two stripes each of up to 8/64 of the bins and 64/501 of the frames: 8 bands and 64 frames
+        of five seconds of PANNs' own features.
+    """
+    frames = processor.num_frames(samples)
+    return SpecAugment(
+        time_width=round(frames * 64 / 501), freq_width=round(processor.num_bins * 8 / 64)
+    )
 
 
 def command_line(
@@ -227,6 +343,7 @@ _OPTIONS: dict[str, Any] = {
     "train_folds": (1, 2, 3),
     "validation_fold": 4,
     "test_fold": 5,
+    "clips": None,
     "epochs": 100,
     "batch_size": 16,
     "learning_rate": 2e-3,
@@ -265,14 +382,6 @@ def _build(
     if width is not None:
         settings["width"] = width
     return build_model(settings, seed=seed)
-
-
-def _stripes(processor: STFTSpectrogram, samples: int) -> SpecAugment:
-    """PANNs hide up to 8 of 64 bands and 64 of 501 frames: the same shares of any front end."""
-    frames = processor.num_frames(samples)
-    return SpecAugment(
-        time_width=round(frames * 64 / 501), freq_width=round(processor.num_bins * 8 / 64)
-    )
 
 
 def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> None:

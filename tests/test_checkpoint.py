@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from audiointerp.model import MODELS, CheckpointError, checkpoint, download_panns, load_panns
+from audiointerp.model import (
+    MODELS,
+    CheckpointError,
+    checkpoint,
+    download_panns,
+    find_panns,
+    load_panns,
+)
 
 # ---- the names and shapes of the published files, written down apart from our models
 
@@ -413,3 +420,13 @@ def test_an_unknown_model_lists_the_choices():
 
 def test_every_model_has_its_published_file():
     assert checkpoint.PANNS_FILES.keys() == MODELS.keys()
+
+
+def test_weights_are_found_where_downloads_go(tmp_path):
+    assert find_panns("Cnn6", tmp_path) is None
+    (tmp_path / "Cnn10_mAP=0.380.pth").touch()
+    (tmp_path / "Cnn6_mAP=0.343.pth").mkdir()
+    assert find_panns("Cnn6", tmp_path) is None
+    assert find_panns("Cnn10", tmp_path) == tmp_path / "Cnn10_mAP=0.380.pth"
+    with pytest.raises(ValueError, match="unknown model 'Cnn41'"):
+        find_panns("Cnn41", tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from audiointerp.augment import SpecAugment, mixup, time_shift
 from audiointerp.dataset.base import ClipDataset
-from audiointerp.fit import TrainingError, accuracy, best_epoch, fit, predict_labels
+from audiointerp.fit import TrainingError, accuracy, best_epoch, confusion, fit, predict_labels
 from audiointerp.model import TransferCnn14
 from audiointerp.processing import LogMelSTFTSpectrogram
 
@@ -233,9 +233,47 @@ def test_an_earlier_training_is_not_overwritten_nor_mixed_with_other_settings(tm
         run(tmp_path, processor, epochs=1)
     with pytest.raises(ValueError, match=r"other settings \(learning_rate 0.002 then, 0.1 now\)"):
         run(tmp_path, processor, epochs=1, resume=True, learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"other settings \(clip_ids "):
+        run(tmp_path, processor, epochs=1, resume=True, train=Tones(10, 50))
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(ValueError, match=r"last\.ckpt: not a readable checkpoint"):
         run(tmp_path, processor, epochs=1, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_earlier_training_of_other_clips_is_replaced_if_asked(tmp_path, processor, resume):
+    other = Tones(10, 50)
+    run(tmp_path / "used", processor, epochs=1)
+    fresh = run(tmp_path / "fresh", processor, epochs=1, train=other)
+    again = run(tmp_path / "used", processor, epochs=1, train=other, resume=resume, overwrite=True)
+    assert same_weights(fresh.model, again.model)
+    pd.testing.assert_frame_equal(fresh.history, again.history)
+
+
+def test_overwriting_begins_anew_but_resuming_still_goes_on(tmp_path, processor):
+    clips = Tones(10)
+    first = run(tmp_path, processor, epochs=1, train=clips)
+    assert clips.taken == 10
+    run(tmp_path, processor, epochs=1, train=clips, resume=True, overwrite=True)
+    assert clips.taken == 10
+    again = run(tmp_path, processor, epochs=1, train=clips, overwrite=True)
+    assert clips.taken == 20
+    assert same_weights(first.model, again.model)
+
+
+def test_confusion_counts_pairs_in_the_order_of_the_classes():
+    pairs = [("b", "b"), ("b", "c"), ("b", "c"), ("c", "b"), ("a", "a")]
+    counts = confusion(pd.DataFrame(pairs, columns=["target", "predicted"]), ("c", "b", "d", "a"))
+    assert counts.index.tolist() == counts.columns.tolist() == ["c", "b", "d", "a"]
+    for target in counts.index:
+        for predicted in counts.columns:
+            assert counts.loc[target, predicted] == pairs.count((target, predicted))
+
+
+def test_confusion_refuses_labels_of_other_classes():
+    labels = pd.DataFrame({"target": ["a"], "predicted": ["z"]})
+    with pytest.raises(ValueError, match=r"labels z are not among the classes \['a', 'b'\]"):
+        confusion(labels, ["a", "b"])
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_global_state_alone(tmp_path, processor):

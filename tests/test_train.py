@@ -13,7 +13,15 @@ from audiointerp.dataset import save_audio
 from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.fit import accuracy
 from audiointerp.processing import FRONT_ENDS
-from audiointerp.train import _OPTIONS, command_line, train_classifier
+from audiointerp.train import (
+    _OPTIONS,
+    Start,
+    Trained,
+    choose_start,
+    command_line,
+    panns_stripes,
+    train_classifier,
+)
 from audiointerp.weights import load
 
 SMALL = {"width": 1 / 16, "epochs": 1, "batch_size": 8, "device": "cpu", "progress": False}
@@ -113,10 +121,75 @@ def test_the_command_knows_the_true_defaults():
         "run_dir",
         "cache_dir",
         "resume",
+        "overwrite",
         "num_workers",
         "progress",
     }
     assert set(parameters) - set(_OPTIONS) == left_out
+
+
+def test_some_clips_are_taken_of_every_set(folder, tmp_path):
+    out = tmp_path / "few.safetensors"
+    options = SMALL | {"clips": 1, "test_fold": 1, "train_folds": (2, 5)}
+    trained = train_classifier(folder, out, run_dir=tmp_path / "run", **options)
+    assert trained.labels["clip"].tolist() == ["1-cow-A-3"]
+    checkpoint = torch.load(trained.training.checkpoint, weights_only=True)
+    assert checkpoint["training"]["settings"]["clips"] == [1, 1]
+    assert "--test-fold 1 --clips 1" in trained.card.read_text()
+
+
+@pytest.mark.parametrize(
+    ("right", "clips", "low", "high"),
+    # By hand from Wilson's formula, z = 1.959964.
+    [(79, 80, 0.93254, 0.99779), (5, 10, 0.23659, 0.76341), (0, 4, 0.0, 0.48989)],
+)
+def test_the_interval_of_the_accuracy_is_wilsons(trained, right, clips, low, high):
+    labels = pd.DataFrame({"is_correct": [place < right for place in range(clips)]})
+    many = Trained(trained.weights, trained.card, trained.training, labels)
+    assert many.test_interval == pytest.approx((low, high), abs=1e-5)
+
+
+class TestStart:
+    def test_without_published_weights_it_is_from_scratch_and_slim(self, tmp_path):
+        start = choose_start(folder=tmp_path)
+        assert start == Start(None, 1 / 16, 2e-3, 0.25)
+        assert str(start) == "trained from scratch at 0.0625 of the published width"
+        assert choose_start(width=1 / 4, folder=tmp_path).width == 1 / 4
+        assert choose_start(width=1.0, folder=tmp_path) == Start(None, 1.0, 2e-3, 1.0)
+
+    def test_published_weights_are_taken_where_they_lie(self, tmp_path):
+        published = tmp_path / "Cnn14_mAP=0.431.pth"
+        published.touch()
+        for width in (None, 1.0):
+            start = choose_start(width=width, folder=tmp_path)
+            assert start == Start(published, 1.0, 1e-4, 1.0)
+        assert str(start) == "fine-tuned from the weights Cnn14_mAP=0.431.pth at full width"
+
+    def test_a_slim_network_cannot_take_them(self, tmp_path):
+        (tmp_path / "Cnn14_mAP=0.431.pth").touch()
+        assert choose_start(width=1 / 8, folder=tmp_path) == Start(None, 1 / 8, 2e-3, 0.25)
+
+    def test_what_is_named_is_taken(self, trained, tmp_path):
+        assert choose_start("audioset", folder=tmp_path) == Start("audioset", 1.0, 1e-4, 1.0)
+        assert "the weights AudioSet at full width" in str(choose_start("audioset"))
+        other = tmp_path / "mine.pth"
+        assert choose_start(other, folder=tmp_path) == Start(other, 1.0, 1e-4, 1.0)
+        assert choose_start(trained.weights) == Start(trained.weights, 1 / 16, 1e-4, 0.25)
+
+    def test_it_is_what_train_classifier_takes(self, trained):
+        parameters = inspect.signature(train_classifier).parameters
+        assert set(choose_start(trained.weights)._asdict()) <= set(parameters)
+
+
+@pytest.mark.parametrize(
+    ("front_end", "freq", "time"),
+    [("LogMelSTFTSpectrogram", 8, 64), ("LogSTFTSpectrogram", 32, 40)],
+)
+def test_stripes_have_the_shares_that_panns_hide(front_end, freq, time):
+    processor = FRONT_ENDS[front_end]()
+    stripes = panns_stripes(processor, 5 * processor.sample_rate)
+    assert (stripes.freq_width, stripes.time_width) == (freq, time)
+    assert (stripes.freq_stripes, stripes.time_stripes) == (2, 2)
 
 
 def test_starts_from_earlier_weights_of_another_front_end(trained, folder, tmp_path):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from audiointerp.model.base import MODELS, TransferModel, build_model
-from audiointerp.model.checkpoint import CheckpointError, download_panns, load_panns
+from audiointerp.model.checkpoint import (
+    CheckpointError,
+    download_panns,
+    find_panns,
+    load_panns,
+)
 from audiointerp.model.cnn6 import TransferCnn6
 from audiointerp.model.cnn10 import TransferCnn10
 from audiointerp.model.cnn14 import TransferCnn14
@@ -34,5 +39,6 @@ __all__ = [
     "TransferResNet38",
     "build_model",
     "download_panns",
+    "find_panns",
     "load_panns",
 ]

@@ -115,6 +115,28 @@ def download_panns(
     return Path(path)
 
 
+def find_panns(name: str, folder: str | Path = "pretrained") -> Path | None:
+    """Return where the published AudioSet weights of a model lie, None if they do not.
+
+    Nothing is fetched, and nothing read: `load_panns` checks the file.
+
+    Parameters
+    ----------
+    name : str
+        A name in `MODELS`.
+    folder : path, default "pretrained"
+        Where `download_panns` puts them.
+
+    Raises
+    ------
+    ValueError
+        If the model is unknown.
+    """
+    MODELS[name]
+    path = Path(folder) / PANNS_FILES[name].filename
+    return path if path.is_file() else None
+
+
 def load_panns(model: TransferModel, path: str | Path, *, skip: Iterable[str] = ()) -> None:
     """Load AudioSet weights published with PANNs into ``model.base``; the classifier stays.
 
