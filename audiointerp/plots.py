@@ -7,17 +7,25 @@ Those of sounds take tensors and a front end, which knows the axes.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from audiointerp.labels import place_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,15 +35,54 @@ if TYPE_CHECKING:
 DYNAMIC_RANGE = 80.0
 """dB shown below the loudest cell; what lies lower is drawn as the darkest colour."""
 
+PRINT_WIDTH = 7.0
+"""Inches that figures for print are wide: both columns of a page."""
+PRINT_DPI = 300
+
 _TICKS_HZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 
 
 class Picture(Figure):
-    """A figure that needs no global plotting state and shows itself in a notebook."""
+    """A figure that needs no global plotting state and shows itself in a notebook.
+
+    Attributes
+    ----------
+    screen_dpi : int
+        Pixels per inch in a notebook.
+    """
+
+    screen_dpi = 90
+
+    def save_print(self, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
+        """Write the picture for print, as PDF and as PNG.
+
+        Parameters
+        ----------
+        stem : path
+            Of both files, without ending; the folder is made.
+
+        Returns
+        -------
+        pdf, png : Path
+            Text in the PDF is text, in embedded TrueType fonts; cells have sharp edges, whatever
+            the viewer. The PNG has 300 dpi. The same picture always gives the same bytes.
+        """
+        pdf, png = (Path(f"{os.fspath(stem)}.{ending}") for ending in ("pdf", "png"))
+        pdf.parent.mkdir(parents=True, exist_ok=True)
+        # Cells are drawn at twice the resolution: at 300 dpi a small panel has fewer pixels than
+        # frames and would drop some of them. The PNG takes the mean of every two by two pixels.
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=2 * PRINT_DPI, pil_kwargs={"compress_level": 1})
+        # One picture per panel: together, with what lies between them, they are twice as large.
+        with rc_context({"pdf.fonttype": 42, "image.composite_image": False}):
+            self.savefig(pdf, dpi=2 * PRINT_DPI, metadata={"CreationDate": None})
+        small = Image.open(buffer).convert("RGB").reduce(2)
+        small.save(png, dpi=(PRINT_DPI, PRINT_DPI), optimize=True)
+        return pdf, png
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=90)
+        self.savefig(buffer, format="png", dpi=self.screen_dpi)
         return buffer.getvalue()
 
 
@@ -342,6 +389,241 @@ def _write_seconds(
     axes.text(left + frames / 2, bottom - 0.14 * bins, "time, s", **below)
 
 
+def plot_comparison(
+    features: Tensor,
+    attributions: Mapping[str, Tensor],
+    masked: Mapping[str, Mapping[str, Tensor]],
+    processor: STFTSpectrogram,
+    *,
+    captions: Mapping[str, Mapping[str, str]] | None = None,
+    heading: str = "",
+) -> Picture:
+    """Draw one clip under several methods and masks, as a paper prints it.
+
+    Rows are methods; columns are the clip, the method's attribution map, and what every mask
+    keeps (or removes). Spectrograms share one colour scale; attribution maps, whose units differ
+    from method to method, are each drawn relative to their own 99th percentile of the magnitude,
+    because a single extreme cell would leave the rest of a map blank.
+
+    Parameters
+    ----------
+    features : Tensor, shape (..., bins, frames)
+        Of one clip.
+    attributions : mapping of str to Tensor, shape (..., bins, frames)
+        Maps of the clip by the name of the method.
+    masked : mapping of str to mapping of str to Tensor, shape (..., bins, frames)
+        ``masked[method][mask]``, the masked features; every method with the same masks.
+    processor : STFTSpectrogram
+        The front end that made the features.
+    captions : mapping of str to mapping of str to str, optional
+        ``captions[method][mask]``, a few words above a masked spectrogram, such as what the
+        model says of it.
+    heading : str
+        Above all panels.
+
+    Returns
+    -------
+    Picture
+        As wide as a page of two columns; see `Picture.save_print`.
+
+    Raises
+    ------
+    ValueError
+        If there is no method, methods and masks are not the same everywhere, or there are more
+        masks than fit.
+    """
+    columns = list(next(iter(masked.values()), ()))
+    if len(columns) > _MOST_COLUMNS - 2:
+        raise ValueError(
+            f"{len(columns)} masks are too many for the width of a page: choose at most "
+            f"{_MOST_COLUMNS - 2}"
+        )
+    if not attributions or list(masked) != list(attributions):
+        raise ValueError(
+            f"attribution maps of {', '.join(attributions) or 'no method'}, masked spectrograms "
+            f"of {', '.join(masked) or 'no method'}: give both for the same methods, in one order"
+        )
+    for method, levels in masked.items():
+        if list(levels) != columns:
+            raise ValueError(
+                f"{method} has the masks {', '.join(levels)}, not {', '.join(columns)}: give every "
+                "method the same ones, in one order"
+            )
+    level = _level_look(_peak_db(features, processor))
+    original = _Tile(in_db(features, processor), level)
+    rows = []
+    for method, attribution in attributions.items():
+        tiles = [original, _Tile(attribution, _signed_look(attribution))]
+        for mask, cells in masked[method].items():
+            caption = (captions or {}).get(method, {}).get(mask, "")
+            tiles.append(_Tile(in_db(cells, processor), level, caption))
+        rows.append((method, tiles))
+    return _draw_sheet(rows, ["original", "attribution", *columns], processor, heading)
+
+
+def plot_attributions(
+    features: Tensor,
+    attributions: Mapping[str, Tensor],
+    processor: STFTSpectrogram,
+    *,
+    heading: str = "",
+) -> Picture:
+    """Draw a clip and every method's attribution map of it, in one row as far as they fit.
+
+    Parameters
+    ----------
+    features : Tensor, shape (..., bins, frames)
+        Of one clip.
+    attributions : mapping of str to Tensor, shape (..., bins, frames)
+        Maps of the clip by the name of the method; drawn as `plot_comparison` draws them.
+    processor : STFTSpectrogram
+        The front end that made the features.
+    heading : str
+        Above all panels.
+
+    Returns
+    -------
+    Picture
+
+    Raises
+    ------
+    ValueError
+        If there is no method.
+    """
+    if not attributions:
+        raise ValueError("there are no attribution maps to draw")
+    level = _level_look(_peak_db(features, processor))
+    tiles = [_Tile(in_db(features, processor), level, "original")]
+    tiles += [_Tile(cells, _signed_look(cells), name) for name, cells in attributions.items()]
+    columns = -(-len(tiles) // -(-len(tiles) // _MOST_COLUMNS))
+    rows = [("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    return _draw_sheet(rows, [], processor, heading)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One panel of a sheet: its cells, the options of ``imshow`` for them, and what is above."""
+
+    cells: Tensor
+    look: dict[str, Any]
+    caption: str = ""
+
+
+def _level_look(peak: float) -> dict[str, Any]:
+    return {"cmap": "magma", "vmin": peak - DYNAMIC_RANGE, "vmax": peak}
+
+
+def _signed_look(cells: Tensor) -> dict[str, Any]:
+    magnitude = cells.detach().abs().float().cpu().numpy()
+    # Where fewer than one cell in a hundred differs from 0, the largest is the scale.
+    limit = float(np.percentile(magnitude, 99)) or float(magnitude.max()) or 1.0
+    return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+
+
+_MOST_COLUMNS = 8
+_LEFT, _RIGHT, _GAP = 0.62, 0.06, 0.06
+_CAPTION, _COLUMN, _HEADING, _BOTTOM = 0.15, 0.16, 0.24, 0.72
+"""Inches around and between the panels of a sheet."""
+
+
+def _draw_sheet(
+    rows: Sequence[tuple[str, Sequence[_Tile]]],
+    columns: Sequence[str],
+    processor: STFTSpectrogram,
+    heading: str,
+) -> Picture:
+    """Draw named rows of equal panels, with Hz, seconds and names on the outer ones only.
+
+    All panels are in one axes whose unit is an inch, so that letters keep their size in print;
+    axes for each would also take five times as long to draw.
+    """
+    width = (PRINT_WIDTH - _LEFT - _RIGHT + _GAP) / len(rows[0][1]) - _GAP
+    height = min(0.75 * width, 1.1)
+    captions = any(tile.caption for _, tiles in rows for tile in tiles)
+    step = height + _GAP + _CAPTION * captions
+    total = _BOTTOM + len(rows) * step + _COLUMN * bool(columns) + _HEADING * bool(heading)
+    figure = Picture(figsize=(PRINT_WIDTH, total))
+    figure.screen_dpi = 160
+    axes = figure.add_axes((0, 0, 1, 1))
+    for place, (name, tiles) in enumerate(rows):
+        bottom = _BOTTOM + (len(rows) - 1 - place) * step
+        axes.text(0.03, bottom + height / 2, name, rotation=90, va="center", fontsize=8)
+        _write_hertz(axes, processor, bottom, height)
+        below = rows[place + 1][1] if place + 1 < len(rows) else []
+        for column, tile in enumerate(tiles):
+            box = (_LEFT + column * (width + _GAP), bottom, width, height)
+            _draw_panel(axes, _one_clip(tile.cells, processor), box, tile.look)
+            top = {"x": box[0] + width / 2, "y": bottom + height + 0.045}
+            axes.text(**top, s=tile.caption, ha="center", fontsize=7)
+            if column >= len(below):
+                _write_times(axes, processor, tile.cells.shape[-1], box)
+    for column, name in enumerate(columns):
+        middle = _LEFT + column * (width + _GAP) + width / 2
+        axes.text(middle, _BOTTOM + len(rows) * step, name, ha="center", fontsize=8)
+    axes.text(PRINT_WIDTH / 2, total - 0.15, heading, ha="center", fontsize=8)
+    _draw_scales(axes, rows[0][1][0].look)
+    axes.set(xlim=(0, PRINT_WIDTH), ylim=(0, total), aspect="auto")
+    axes.set_axis_off()
+    return figure
+
+
+def _draw_panel(
+    axes: Axes, values: np.ndarray, box: tuple[float, float, float, float], look: dict[str, Any]
+) -> None:
+    """Draw cells with a frame into a box: left, bottom, width, height."""
+    left, bottom, width, height = box
+    edges = (left, left + width, bottom, bottom + height)
+    axes.imshow(values, origin="lower", extent=edges, interpolation="nearest", **look)
+    axes.add_patch(Rectangle((left, bottom), width, height, fill=False, lw=0.6))
+
+
+def _write_hertz(axes: Axes, processor: STFTSpectrogram, bottom: float, height: float) -> None:
+    """Write the frequencies left of a row."""
+    for hz, place in frequency_ticks(processor).items():
+        name = f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}"
+        y = bottom + (place + 0.5) / processor.num_bins * height
+        axes.plot((_LEFT - 0.03, _LEFT), (y, y), color="black", lw=0.4)
+        axes.text(_LEFT - 0.05, y, name, ha="right", va="center_baseline", fontsize=6)
+    middle = bottom + height / 2
+    axes.text(0.2, middle, "Hz", rotation=90, va="center", fontsize=6)
+
+
+def _write_times(
+    axes: Axes, processor: STFTSpectrogram, frames: int, box: tuple[float, float, float, float]
+) -> None:
+    """Write the seconds below a panel."""
+    left, bottom, width, _ = box
+    ticks = list(time_ticks(processor, frames).items())
+    # A digit is 0.055 inch wide; numbers at the ends are half their width nearer to the next.
+    needed = 1.5 * 0.055 * max(len(f"{second:g}") for second, _ in ticks) + 0.05
+    every = math.ceil(needed * len(ticks) / width)
+    for second, place in ticks[::every]:
+        x = left + (place + 0.5) / frames * width
+        axes.plot((x, x), (bottom - 0.03, bottom), color="black", lw=0.4)
+        # At a panel's ends a number stays over it, lest it touch that of the next panel.
+        side = "left" if x < left + 0.05 else "right" if x > left + width - 0.05 else "center"
+        axes.text(x, bottom - 0.05, f"{second:g}", ha=side, va="top", fontsize=6)
+    axes.text(left + width / 2, bottom - 0.16, "time, s", ha="center", va="top", fontsize=6)
+
+
+def _draw_scales(axes: Axes, level: dict[str, Any]) -> None:
+    """Draw the two colour scales below the panels."""
+    steps = np.linspace(0, 1, 256)[None]
+    span = PRINT_WIDTH - _LEFT - _RIGHT
+    ends = [f"{end:.0f}".replace("-", "−") for end in (level["vmin"], level["vmax"])]
+    for left, cmap, below, low, high in (
+        (_LEFT, level["cmap"], "level, dB", *ends),
+        (_LEFT + span / 2, "RdBu_r", "attribution, each map by its own scale", "against", "for"),
+    ):
+        room = 0.42
+        box = (left + room, 0.24, span / 2 - 2 * room, 0.08)
+        _draw_panel(axes, steps, box, {"cmap": cmap, "vmin": 0, "vmax": 1})
+        aside = {"va": "center", "fontsize": 6}
+        axes.text(left + room - 0.04, 0.28, low, ha="right", **aside)
+        axes.text(left + span / 2 - room + 0.04, 0.28, high, ha="left", **aside)
+        axes.text(left + span / 4, 0.19, below, ha="center", va="top", fontsize=6)
+
+
 def plot_confusion(counts: pd.DataFrame, *, heading: str = "") -> Picture:
     """Draw what the clips of every class were taken for.
 
@@ -443,16 +725,39 @@ def plot_plane(plane: pd.DataFrame, *, heading: str = "") -> Picture:
     Returns
     -------
     Picture
+        As wide as a page of two columns. The masks on the front are named.
 
     Raises
     ------
     ValueError
         If there are no rows, or those of several models or experiments.
     """
+    figure = Picture(figsize=(PRINT_WIDTH, 4.6))
+    # The margins must be final before the names are placed.
+    figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1)
+    draw_plane(figure.add_subplot(), plane, title=heading)
+    return figure
+
+
+def draw_plane(axes: Axes, plane: pd.DataFrame, *, title: str = "") -> None:
+    """Draw methods and masks in the fidelity-simplicity plane into axes.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw; its place in the figure must be final.
+    plane : DataFrame
+        As `plot_plane` takes it.
+    title : str
+        Above the axes.
+
+    Raises
+    ------
+    ValueError
+        As `plot_plane`.
+    """
     if plane.duplicated(["method", "mask"]).any() or plane.empty:
         raise ValueError("expected the plane of one model and experiment, one row per mask")
-    figure = Picture(figsize=(8, 5.5), layout="constrained")
-    axes = figure.add_subplot()
     front = plane[plane["front"]].sort_values(["simplicity", "fidelity"])
     axes.step(
         front["simplicity"], front["fidelity"], where="pre", color="0.6", zorder=1, label="front"
@@ -461,44 +766,49 @@ def plot_plane(plane: pd.DataFrame, *, heading: str = "") -> Picture:
         plane.groupby("method", sort=False), cycle("osD^vP*X"), strict=False
     ):
         drawn = axes.scatter(
-            points["simplicity"], points["fidelity"], marker=marker, s=30, alpha=0.35, zorder=2
+            points["simplicity"],
+            points["fidelity"],
+            marker=marker,
+            s=20,
+            alpha=0.4,
+            linewidth=0,
+            zorder=2,
         )
         best = points[points["front"]]
         axes.scatter(
             best["simplicity"],
             best["fidelity"],
             marker=marker,
-            s=45,
+            s=28,
             color=drawn.get_facecolor()[0, :3],
             edgecolor="black",
+            linewidth=0.7,
             zorder=3,
             label=method,
         )
-    # Equal masks share a point, hence a label.
-    for (simplicity, fidelity), masks in front.groupby(["simplicity", "fidelity"]):
-        axes.annotate(
-            ", ".join(dict.fromkeys(masks["mask"])),
-            (simplicity, fidelity),
-            xytext=(6, 5),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("simplicity: geometric mean of SPS and 1 - COMP / ln N")
-    axes.set_ylabel("fidelity: geometric mean of FF, AI, 1 - AD, AG, FidIn")
-    axes.set_title(heading)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel("simplicity: geometric mean of SPS and 1 − COMP / ln N", fontsize=8)
+    axes.set_ylabel("fidelity: geometric mean of FF, AI, 1 − AD, AG, FidIn", fontsize=8)
+    axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+    legend = axes.legend(fontsize=8, loc="upper right")
+    # Equal masks share a point, hence a name.
+    named = front.groupby(["simplicity", "fidelity"])["mask"].unique().map(", ".join)
+    place_labels(
+        axes,
+        [*named.index],
+        named.tolist(),
+        keep_free=[legend.get_window_extent()],
+        avoid=plane.loc[~plane["front"], ["simplicity", "fidelity"]],
+    )
 
 
 def _draw_level(
     axes: Axes, features: Tensor, processor: STFTSpectrogram, peak: float, title: str
 ) -> AxesImage:
     level = in_db(features, processor)
-    scale = {"cmap": "magma", "vmin": peak - DYNAMIC_RANGE, "vmax": peak}
-    return draw_cells(axes, level, processor, title=title, **scale)
+    return draw_cells(axes, level, processor, title=title, **_level_look(peak))
 
 
 def in_db(features: Tensor, processor: STFTSpectrogram) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from itertools import pairwise
 
 import matplotlib.image
@@ -10,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from audiointerp.masking import apply_mask, make_masks
 from audiointerp.plots import (
     DYNAMIC_RANGE,
     Picture,
     draw_cells,
+    plot_attributions,
+    plot_comparison,
     plot_interpretation,
     plot_learning_curves,
     plot_masks,
@@ -214,6 +218,222 @@ def test_a_cell_of_a_mask_is_drawn_where_the_labels_say(processor):
     across = left + (frame + 0.5) / FRAMES * (right - left)
     second = np.interp(across, sorted(seconds.values()), sorted(seconds))
     assert second == pytest.approx(float(processor.times(FRAMES)[frame]), abs=0.02)
+
+
+METHODS = ("saliency", "gradcam", "lime", "shap")
+
+
+def sheet(processor, masks=("topK_5", "topK_30", "minmax_pos"), **options) -> Picture:
+    """Return the figure of four methods with random maps, on one clip."""
+    features = clip(processor)[0]
+    generator = torch.Generator().manual_seed(1)
+    maps = {name: torch.randn(features.shape, generator=generator) for name in METHODS}
+    masked = {
+        name: {
+            mask: apply_mask(features, cells, processor.floor)[0]
+            for mask, cells in make_masks(attribution, list(masks)).items()
+        }
+        for name, attribution in maps.items()
+    }
+    return plot_comparison(features, maps, masked, processor, **options)
+
+
+def panels(picture: Picture) -> list[list]:
+    """Return the images of a sheet as rows, from the top; the colour scales below them not."""
+    (axes,) = picture.axes
+    rows: dict[float, list] = {}
+    for image in axes.images[:-2]:
+        rows.setdefault(image.get_extent()[3], []).append(image)
+    assert list(rows) == sorted(rows, reverse=True)
+    return list(rows.values())
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS.values())
+def test_rows_are_methods_and_columns_the_clip_its_map_and_what_masks_keep(front_end):
+    processor = front_end()
+    features = clip(processor)[0]
+    level = features if processor.log else 10 * features.clamp(min=1e-10).log10()
+    peak = float(level.max())
+    generator = torch.Generator().manual_seed(1)
+    rows = panels(sheet(processor))
+    assert [len(row) for row in rows] == [5] * 4
+    names = ["topK_5", "topK_30", "minmax_pos"]
+    for original, effect, *masked in rows:
+        np.testing.assert_allclose(original.get_array(), level[0, 0], rtol=1e-5)
+        attribution = torch.randn(features.shape, generator=generator)
+        np.testing.assert_array_equal(effect.get_array(), attribution[0, 0])
+        limit = np.percentile(np.abs(attribution.numpy()), 99)
+        assert effect.get_clim() == pytest.approx((-limit, limit))
+        for image, mask in zip(masked, names, strict=True):
+            cells = make_masks(attribution, mask)[mask]
+            kept = apply_mask(features, cells, processor.floor)[0][0, 0]
+            kept = kept if processor.log else 10 * kept.clamp(min=1e-10).log10()
+            np.testing.assert_allclose(image.get_array(), kept, rtol=1e-5, err_msg=mask)
+        for image in (original, *masked):
+            assert image.get_clim() == pytest.approx((peak - DYNAMIC_RANGE, peak))
+            assert image.get_cmap().name == original.get_cmap().name
+
+
+def test_names_numbers_and_units_are_on_the_outer_panels_only():
+    captions = {name: {"topK_5": f"p of {name}"} for name in METHODS}
+    picture = sheet(LogMelSTFTSpectrogram(), captions=captions, heading="my clip")
+    (axes,) = picture.axes
+    texts = [text.get_text() for text in axes.texts]
+    rows = panels(picture)
+    for name in ("original", "attribution", "topK_5", "topK_30", "minmax_pos", "my clip", *METHODS):
+        assert texts.count(name) == 1
+    assert texts.count("Hz") == 4
+    assert texts.count("1k") == 4
+    assert texts.count("time, s") == 5
+    for place, (row, name) in enumerate(zip(rows, METHODS, strict=True)):
+        left, right, bottom, top = row[2].get_extent()
+        (x, y) = next(t.get_position() for t in axes.texts if t.get_text() == f"p of {name}")
+        assert left < x < right
+        assert top < y < (rows[place - 1][0].get_extent()[2] if place else top + 0.2)
+        (x, y) = next(t.get_position() for t in axes.texts if t.get_text() == name)
+        assert bottom < y < top
+        assert x < row[0].get_extent()[0]
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=["mel", "stft"])
+@pytest.mark.parametrize("masks", [(), ("bin",), tuple(make_masks(torch.randn(1, 1, 2, 2)))[:6]])
+def test_a_figure_fits_its_page_and_its_letters_can_be_read(processor, masks):
+    captions = {name: dict.fromkeys(masks, "p = 0.99") for name in METHODS}
+    picture = sheet(processor, masks, captions=captions, heading="clip: class, p = 0.99")
+    picture.draw_without_rendering()
+    (axes,) = picture.axes
+    assert picture.get_figwidth() == 7
+    assert picture.get_figheight() < 8
+    page = picture.bbox
+    shown = [text for text in axes.texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in shown]
+    for text, box in zip(shown, boxes, strict=True):
+        assert text.get_fontsize() >= 6
+        assert page.x0 <= box.x0 < box.x1 <= page.x1
+        assert page.y0 <= box.y0 < box.y1 <= page.y1
+    # Boxes have room above and below the letters; a third of it may be shared.
+    for place, (text, one) in enumerate(zip(shown, boxes, strict=True)):
+        for other_text, other in zip(shown[place + 1 :], boxes[place + 1 :], strict=True):
+            across = min(one.x1, other.x1) - max(one.x0, other.x0)
+            up = min(one.y1, other.y1) - max(one.y0, other.y0)
+            low = min(one.height, other.height) / 3
+            assert across <= 0 or up <= low, (text.get_text(), other_text.get_text())
+    for row in panels(picture):
+        for image in row:
+            extent = axes.transData.transform(np.reshape(image.get_extent(), (2, 2)).T)
+            for box in boxes:
+                across = min(extent[1, 0], box.x1) - max(extent[0, 0], box.x0)
+                assert across <= 0 or min(extent[1, 1], box.y1) - max(extent[0, 1], box.y0) < 2
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=["mel", "stft"])
+def test_a_cell_of_a_figure_is_drawn_where_the_numbers_say(processor):
+    band, frame = processor.num_bins // 3, 70
+    cells = torch.zeros(processor.num_bins, FRAMES)
+    cells[band, frame] = 1
+    picture = plot_attributions(cells, {"map": cells}, processor)
+    (axes,) = picture.axes
+    left, right, bottom, top = panels(picture)[0][1].get_extent()
+    height = bottom + (band + 0.5) / processor.num_bins * (top - bottom)
+    across = left + (frame + 0.5) / FRAMES * (right - left)
+    lines = [line.get_xydata() for line in axes.lines]
+    rows = sorted(y for (x, y), (other, same) in lines if y == same and x != other)
+    columns = sorted(x for (x, y), (same, other) in lines if x == same and left <= x <= right)
+    named = [(t.get_position(), t.get_text()) for t in axes.texts if t.get_text()]
+    hertz_at = {y: hertz(name) for (_, y), name in named if y in rows and name != "Hz"}
+    assert len(hertz_at) == len(rows) > 2
+    expected = np.interp(height, rows, [hertz_at[row] for row in rows])
+    assert expected == pytest.approx(float(processor.frequencies[band]), rel=0.15)
+    below = [name for (x, y), name in named if left < x < right and bottom - 0.1 < y < bottom]
+    seconds = [float(name) for name in below]
+    assert len(columns) == len(seconds) > 2
+    second = np.interp(across, columns, seconds)
+    assert second == pytest.approx(float(processor.times(FRAMES)[frame]), abs=0.02)
+
+
+def test_maps_of_many_methods_are_wrapped_and_every_column_has_its_seconds():
+    processor = LogMelSTFTSpectrogram()
+    features, attribution, *_ = clip(processor)
+    maps = {f"m{n}": n * attribution for n in range(1, 12)}
+    picture = plot_attributions(features, maps, processor)
+    rows = panels(picture)
+    assert [len(row) for row in rows] == [6, 6]
+    texts = [text.get_text() for text in picture.axes[0].texts]
+    assert texts.count("time, s") == 6
+    assert {"original", *maps} <= set(texts)
+    np.testing.assert_array_equal(rows[1][0].get_array(), 6 * attribution[0, 0])
+    short = panels(plot_attributions(features, {f"m{n}": attribution for n in range(8)}, processor))
+    assert [len(row) for row in short] == [5, 4]
+
+
+def test_a_map_of_one_cell_is_seen_and_an_empty_one_is_blank():
+    processor = LogMelSTFTSpectrogram()
+    features = clip(processor)[0]
+    one = torch.zeros_like(features)
+    one[..., 3, 4] = -0.2
+    images = panels(plot_attributions(features, {"one": one, "none": 0 * one}, processor))[0]
+    assert images[1].get_clim() == pytest.approx((-0.2, 0.2))
+    assert images[2].get_clim() == (-1, 1)
+
+
+def test_a_print_is_sharp_has_text_and_is_the_same_every_time(tmp_path):
+    processor = LogMelSTFTSpectrogram()
+    picture = sheet(processor, ("topK_5",), heading="clip")
+    pdf, png = picture.save_print(tmp_path / "new" / "figure")
+    assert (pdf.name, png.name) == ("figure.pdf", "figure.png")
+    image = Image.open(png)
+    assert image.width == 2100
+    assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/FontFile2" in content  # TrueType, embedded
+    assert b"/Type3" not in content
+    # A panel of 64 bands on 600 dpi: cells are larger than the pixels that draw them.
+    widths = [int(found) for found in re.findall(rb"/Width (\d+)", content)]
+    assert sum(width > 4 * 101 for width in widths) >= 12
+    again = picture.save_print(tmp_path / "again")
+    assert [path.read_bytes() for path in again] == [content, png.read_bytes()]
+
+
+def test_a_print_drops_no_frame(tmp_path):
+    processor = LogMelSTFTSpectrogram()
+    frames = 501
+    features = torch.full((processor.num_bins, frames), -80.0)
+    names = [f"m{n}" for n in range(8)]
+    masked = {}
+    for place, name in enumerate(names):
+        masked[name] = {mask: features.clone() for mask in ("a", "b", "c", "d")}
+        for column, cells in enumerate(masked[name].values()):
+            cells[:, 200 + 4 * place + column] = 0
+    features[0, 0] = 0
+    picture = plot_comparison(features, dict.fromkeys(names, features), masked, processor)
+    _, png = picture.save_print(tmp_path / "figure")
+    image = np.asarray(Image.open(png).convert("L"), float)
+    scale = len(image) / picture.get_figheight()
+    for row in panels(picture):
+        for panel in row[2:]:
+            left, right, bottom, top = (scale * edge for edge in panel.get_extent())
+            line = image[round(len(image) - (bottom + top) / 2), round(left) + 4 : round(right) - 4]
+            assert line.max() > 100  # some pixel is far from black
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attributions": {}, "masked": {}}, "of no method, masked spectrograms of no method"),
+        ({"masked": {"b": {}}}, "attribution maps of a, b, masked spectrograms of b"),
+        ({"masked": {"a": {"bin": 0}, "b": {"topK_5": 0}}}, "b has the masks topK_5, not bin"),
+        ({"masked": {"a": dict.fromkeys("1234567", 0), "b": {}}}, "7 masks are too many"),
+    ],
+)
+def test_a_figure_of_unequal_methods_is_refused(change, message):
+    processor = LogMelSTFTSpectrogram()
+    features = clip(processor)[0]
+    request = {"attributions": {"a": features, "b": features}, "masked": {"a": {}, "b": {}}}
+    with pytest.raises(ValueError, match=message):
+        plot_comparison(features, **(request | change), processor=processor)
+    with pytest.raises(ValueError, match="no attribution maps"):
+        plot_attributions(features, {}, processor)
 
 
 def test_learning_curves():
