@@ -282,6 +282,7 @@ def run_experiment(
     masks: Sequence[str] | None = None,
     base: str = "floor",
     on: Place | Sequence[Place] = "features",
+    precision: str = "float32",
     results: str | os.PathLike[str] = "results",
     cache_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -318,7 +319,7 @@ def run_experiment(
         Level of the clips over the noise; see `audiointerp.dataset.Contamination`.
     masks : sequence of str, optional
         Masks to score; all by default.
-    base, on
+    base, on, precision
         See `audiointerp.predict.Predict`.
     results : path
         Runs are written to ``<results>/<model>/<method>_<experiment>/``.
@@ -371,7 +372,9 @@ def run_experiment(
                 seed=seed,
                 progress=progress,
             )
-            predict = Predict(model, processor, interpreter, masks=masks, base=base, on=on)
+            predict = Predict(
+                model, processor, interpreter, masks=masks, base=base, on=on, precision=precision
+            )
             for name, dataset in sets.items():
                 folder = run_path(results, model_name, method, name)
                 done[folder] = predict.predict_set(

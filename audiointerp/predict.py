@@ -273,7 +273,7 @@ class Predict:
         dataset: ClipDataset,
         folder: str | os.PathLike[str],
         *,
-        clips_per_batch: int = 8,
+        clips_per_batch: int | None = None,
         overwrite: bool = False,
         progress: bool = True,
     ) -> SetResult:
@@ -288,7 +288,7 @@ class Predict:
             At the front end's sample rate, with classes that the model knows.
         folder : path
             ``results/<model>/<method>_<experiment>``; see `audiointerp.results`.
-        clips_per_batch : int
+        clips_per_batch : int, optional
             Clips interpreted together; results do not depend on it.
         overwrite : bool
             Remove an earlier run in the folder first.
@@ -320,11 +320,13 @@ class Predict:
         if not run.is_finished:
             run.begin()
             scorer = self._scorer()
+            # Enough clips that a GPU waits for none of them.
+            size = clips_per_batch or (8 if _device(self.model).type == "cpu" else 64)
             started = time.perf_counter()
             with tqdm(
                 total=len(todo), desc=Path(folder).name, unit="clip", disable=not progress
             ) as bar:
-                for clips in _batches(dataset, todo, clips_per_batch, failures):
+                for clips in _batches(dataset, todo, size, failures):
                     run.append(self._interpret_clips(scorer, clips, run, dataset.classes, class_of))
                     bar.update(len(clips))
             report = {

@@ -43,12 +43,12 @@ class Scorer:
         -------
         Tensor of float64, shape (batch, classes)
         """
-        logits = [self.model(chunk) for chunk in features.split(self.rows(features.device))]
+        logits = [self.model(chunk) for chunk in features.split(self.rows(features))]
         return torch.cat(logits).double().softmax(1)
 
-    def rows(self, device: torch.device) -> int:
-        """Return how many features go through the model at once."""
-        return self.batch_size or batch_size_for(device)
+    def rows(self, features: Tensor) -> int:
+        """Return how many of such features go through the model at once."""
+        return self.batch_size or batch_size_for(features)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def score_masks(
     inside, outside : Tensor of float64, shape (distinct, classes)
     """
     # Half as many masks as rows go through the model: each makes two.
-    size = max(1, scorer.rows(masks.masks.device) // 2)
+    size = max(1, scorer.rows(masks.masks) // 2)
     inside, outside = [], []
     with torch.no_grad():
         for clip, mask in zip(masks.clip.split(size), masks.masks.split(size), strict=True):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from audiointerp.model import MODELS, build_model
-from audiointerp.model.inference import inference_copy
+from audiointerp.model.inference import batch_size_for, inference_copy, rows_that_fit
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -175,3 +175,18 @@ def test_a_layer_with_a_hook_is_not_folded():
     model[0].register_forward_hook(lambda module, inputs, output: 2 * output)
     features = randn(3, 1, 8, 10, seed=5)
     torch.testing.assert_close(inference_copy(model)(features), model(features))
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_as_many_rows_as_fit_in_half_of_the_free_memory(gradient):
+    cells = 64 * 501
+    assert rows_that_fit(0, cells, gradient=gradient) == 1
+    assert rows_that_fit(2**50, cells, gradient=gradient) == 128
+    some = rows_that_fit(2**31, cells, gradient=gradient)
+    assert some == (2**30) // (cells * 256 * (12 if gradient else 4))
+    assert rows_that_fit(2**32, cells, gradient=gradient) in (2 * some, 2 * some + 1)
+    assert rows_that_fit(2**32, 2 * cells, gradient=gradient) == some
+
+
+def test_a_cpu_takes_a_few_rows_at_a_time():
+    assert batch_size_for(torch.zeros(1, 1, 64, 501)) == 8

@@ -133,6 +133,18 @@ def test_clips_interpreted_together_are_interpreted_as_alone(make, waveforms, me
                 )
 
 
+def test_a_lower_precision_is_named_in_the_settings_and_moves_the_numbers_little(make, waveforms):
+    full, low = make(), make(precision="bfloat16")
+    assert "precision" not in full.settings()
+    assert low.settings() == full.settings() | {"precision": "bfloat16"}
+    for clip in waveforms:
+        expected, found = (predict.predict(clip, RATE) for predict in (full, low))
+        difference = np.abs(found.probabilities - expected.probabilities).max()
+        assert 0 < difference < 0.05
+        again = make(precision="tf32").predict(clip, RATE)  # which a CPU does not have
+        assert np.array_equal(again.probabilities, expected.probabilities)
+
+
 def test_every_clip_of_a_batch_has_a_name(make, waveforms):
     with pytest.raises(ValueError, match="2 names for 3 clips"):
         make().predict_batch(waveforms, ["a", "b"])
@@ -264,6 +276,7 @@ def test_saving_replaces_no_foreign_folder_and_leaves_nothing_half_written(
         ({"on": "sound"}, "unknown place"),
         ({"base": "zero"}, "unknown masking base 'zero'"),
         ({"domain": "amplitude"}, "unknown masking domain"),
+        ({"precision": "half"}, "unknown precision 'half'"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )

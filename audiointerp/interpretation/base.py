@@ -140,16 +140,13 @@ class Interpreter(ABC):
         """Return what to run: a copy made for speed, or the model where none is wanted."""
         return inference_copy(self.model, keep=keep) if self.fold_batch_norm else self.model
 
-    def _rows(self, features: Tensor) -> int:
-        """Return how many inputs go through the model at once."""
-        return self.batch_size or batch_size_for(features.device)
-
     def _in_batches(
         self, features: Tensor, target: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield the clips and their classes a batch at a time."""
-        for start in range(0, len(features), self._rows(features)):
-            part = slice(start, start + self._rows(features))
+        """Yield the clips and their classes, as many as go through a backward pass at once."""
+        rows = self.batch_size or batch_size_for(features, gradient=True)
+        for start in range(0, len(features), rows):
+            part = slice(start, start + rows)
             yield features[part], None if target is None else target[part]
 
     def _check_features(self, features: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
@@ -22,6 +23,7 @@ from audiointerp.interpretation.base import (
     choose_target,
     pick,
 )
+from audiointerp.model.inference import batch_size_for
 from audiointerp.registry import Registry
 
 Segmentation = Callable[[np.ndarray], np.ndarray]
@@ -233,12 +235,14 @@ class LIMEInterpreter(Interpreter):
     def _batches(self, features: Tensor, clips: list[_Clip]) -> Iterator[Tensor]:
         """Yield full batches of versions, (rows, 1, freq, time), and collect the clips.
 
-        A batch may end one clip and begin the next. Clips are segmented in another thread, ahead
+        A batch may end one clip and begin the next. Clips are segmented in other threads, ahead
         of the network.
         """
         waiting: list[Tensor] = []
         room = size = self._rows(features)
-        pool = ThreadPoolExecutor(max_workers=1)
+        # A network on the CPU needs its cores itself.
+        cores = 1 if features.device.type == "cpu" else os.cpu_count() or 1
+        pool = ThreadPoolExecutor(max_workers=cores)
         try:
             for clip, labels in zip(features, pool.map(self.segment, features), strict=True):
                 clips.append(self._prepare(clip, labels))
@@ -255,6 +259,10 @@ class LIMEInterpreter(Interpreter):
             pool.shutdown(cancel_futures=True)
         if waiting:
             yield torch.cat(waiting)
+
+    def _rows(self, features: Tensor) -> int:
+        """Return how many versions go through the model at once."""
+        return self.batch_size or batch_size_for(features)
 
     def _prepare(self, clip: Tensor, labels: np.ndarray) -> _Clip:
         segments = torch.from_numpy(labels).to(clip.device)
