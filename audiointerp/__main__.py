@@ -38,6 +38,10 @@ Alpha = Annotated[
     float | None, typer.Option(help="Share of the clip in α·clip + (1-α)·noise; 0.6 by default.")
 ]
 SnrDb = Annotated[float | None, typer.Option(help="The clip's level over the noise, dB, instead.")]
+Target = Annotated[str | None, typer.Option(help="Class to explain; the predicted one by default.")]
+Background = Annotated[
+    str, typer.Option(help="Set that SHAP compares with: 'synthetic' or a folder.")
+]
 Data = Annotated[
     str, typer.Option("--data", "-d", help="A folder laid out like ESC-50, or 'synthetic'.")
 ]
@@ -52,12 +56,14 @@ def interpret(
     mask: Annotated[
         list[str] | None, typer.Option(help="Mask to draw and to make audible; topK_5, topK_30.")
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Class to explain; the predicted one by default.")
-    ] = None,
-    background: Annotated[
-        str, typer.Option(help="Set that SHAP compares with: 'synthetic' or a folder.")
-    ] = "synthetic",
+    all_masks: Annotated[
+        bool, typer.Option("--all-masks", help="Draw all masks and make them audible.")
+    ] = False,
+    sound: Annotated[
+        str, typer.Option(help="wav, exact; flac, half as large; mp3, a tenth, but not exact.")
+    ] = "wav",
+    target: Target = None,
+    background: Background = "synthetic",
     base: Base = "floor",
     on: Places = ["features"],  # noqa: B006 (typer reads the default, nobody changes it)
     seed: Seed = 0,
@@ -66,13 +72,16 @@ def interpret(
 ) -> None:
     """Interpret sound files: pictures, masked-in and masked-out sounds, metrics, a page of all."""
     from audiointerp.experiment import SHOWN_MASKS, interpret_files
+    from audiointerp.masking import MASKS
 
+    shown = list(MASKS) if all_masks else mask or SHOWN_MASKS
     result = interpret_files(
         files,
         weights,
         out,
         methods=method,
-        masks=mask or SHOWN_MASKS,
+        masks=shown,
+        sound=sound,
         target=target,
         background=background,
         base=base,
@@ -84,12 +93,49 @@ def interpret(
     if len(result.table):
         from audiointerp.tables import summarise_files
 
-        typer.echo(summarise_files(result.table, mask or SHOWN_MASKS).to_string())
+        typer.echo(summarise_files(result.table, shown).to_string())
         typer.echo(f"\nPictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
         typer.echo(f"Every metric of every mask:  {result.folder}/summary.csv")
     if result.report is not None:
         typer.echo(f"To look at and listen to:    {result.report}")
     _report(result.failures)
+
+
+@app.command()
+def figure(
+    file: Annotated[Path, typer.Argument(help="Sound file: WAV, OGG or FLAC.")],
+    weights: Annotated[Path, typer.Option("--weights", "-w", help="Weight file.")],
+    out: Annotated[Path, typer.Option(help="Where to, without ending.")] = Path("figure"),
+    method: Methods = None,
+    mask: Annotated[
+        list[str] | None, typer.Option(help="Mask of a column, six at most; topK_5, topK_30.")
+    ] = None,
+    part: Annotated[
+        str, typer.Option(help="in: what masks keep; out: what is left without that.")
+    ] = "in",
+    target: Target = None,
+    background: Background = "synthetic",
+    base: Base = "floor",
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw the paper's figure of one sound, methods by masks, as PDF and PNG for print."""
+    from audiointerp.experiment import SHOWN_MASKS, compare_methods
+
+    shown = mask or SHOWN_MASKS
+    comparison = compare_methods(
+        file,
+        weights,
+        methods=method,
+        masks=shown,
+        target=target,
+        background=background,
+        base=base,
+        seed=seed,
+        device=device,
+    )
+    for path in comparison.plot(shown, part).save_print(out):
+        typer.echo(path)
 
 
 @app.command("report")

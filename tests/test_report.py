@@ -1,6 +1,5 @@
-"""The page: what it holds is what was saved; what a browser does with it."""
+"""The page of saved interpretations: it holds what was saved; what a browser does with it."""
 
-import base64
 import csv
 import io
 import json
@@ -16,6 +15,7 @@ import soundfile
 import torch
 from browser import CHROMIUM, Browser
 from matplotlib import colormaps
+from pages import decode, picture, read_data
 from PIL import Image
 
 import audiointerp as ai
@@ -78,24 +78,6 @@ def page(results):
 @pytest.fixture(scope="module")
 def data(page):
     return read_data(page)
-
-
-def read_data(page):
-    found = re.findall(
-        r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL
-    )
-    assert len(found) == 1
-    return json.loads(found[0])
-
-
-def decode(uri, kind):
-    start = f"data:{kind};base64,"
-    assert uri.startswith(start)
-    return base64.b64decode(uri.removeprefix(start), validate=True)
-
-
-def picture(uri):
-    return np.asarray(Image.open(io.BytesIO(decode(uri, "image/png"))))[::-1]
 
 
 def each_method(data, results):
@@ -233,7 +215,7 @@ def test_mp3_is_smaller_and_sounds_alike(results, tmp_path, data):
 
 
 def test_a_large_page_takes_mp3_and_says_so(results, tmp_path, monkeypatch, data):
-    monkeypatch.setattr("audiointerp.report.LOSSLESS_LIMIT", 20_000)
+    monkeypatch.setattr("audiointerp.report.media.LOSSLESS_LIMIT", 20_000)
     large = read_data(write_report(results, out=tmp_path / "large.html"))
     assert all(scene["sound"]["source"].startswith("data:audio/mpeg") for scene in large["scenes"])
     assert "MP3" in large["footer"]

@@ -1,7 +1,5 @@
+/* ---------- one clip to look at and listen to ---------- */
 
-"use strict";
-
-const page = JSON.parse(document.getElementById("data").textContent);
 const PARTS = {
   original: "Original",
   in: "Kept by the mask",
@@ -11,95 +9,17 @@ const STYLES = { hide: "hide the rest", tint: "colour what is kept" };
 const TINT = [64, 255, 226];
 const FEW_CLASSES = 8;
 
-const shown = { scene: page.scenes[0], method: null, mask: null, place: null, style: "hide" };
-const sorting = { column: null, descending: true };
+/** What the page shows. A page's own script sets it and defines `show`, which calls showViewer,
+ *  and `showClip`, given the name of a clip that is offered. */
+const shown = { scene: null, method: null, mask: null, place: null, style: "hide" };
 let allClasses = false;
 
-const byId = (id) => document.getElementById(id);
-
-/** Make an element. Children are elements or text; text is never read as HTML. */
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
-const unique = (values) => [...new Set(values)];
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const seconds = (time) => time.toFixed(1);
 const method = () => shown.scene.methods[shown.method];
-const row = () => method().tables[shown.place][shown.mask];
+/** Class probabilities after masking; a page need not have them for every mask, or at all. */
+const after = () => method().tables[shown.place]?.[shown.mask];
 
-/* ---------- choices ---------- */
-
-/** Fill a select; what it offers changes only when it has to, so that the focus stays. */
-function offer(select, groups, chosen) {
-  const offered = JSON.stringify(groups);
-  if (select.dataset.offered !== offered) {
-    select.dataset.offered = offered;
-    select.replaceChildren(...groups.map(([label, values]) => {
-      const options = values.map((value) => make("option", { value }, value));
-      return label ? make("optgroup", { label }, ...options) : options;
-    }).flat());
-  }
-  select.value = chosen;
-}
-
-/** Fill a group of radio buttons; hidden where there is nothing to choose. */
-function offerRadios(group, names, chosen, choose) {
-  const offered = JSON.stringify(names);
-  if (group.dataset.offered !== offered) {
-    group.dataset.offered = offered;
-    group.querySelector(".chips")?.remove();
-    group.append(make("div", { className: "chips" }, ...Object.entries(names).map(([value, text]) => {
-      const input = make("input", { type: "radio", name: group.id, value });
-      input.addEventListener("change", () => choose(value));
-      return make("label", {}, input, make("span", {}, text));
-    })));
-  }
-  group.hidden = Object.keys(names).length < 2 && !Object.values(names)[0];
-  for (const input of group.querySelectorAll("input")) input.checked = input.value === chosen;
-}
-
-const same = (names) => Object.fromEntries(names.map((name) => [name, name]));
-
-function clipsOfModel() {
-  return page.scenes.filter((scene) => scene.model === shown.scene.model).map((scene) => scene.clip);
-}
-
-function showScene(model, clip) {
-  const ofModel = page.scenes.filter((scene) => scene.model === model);
-  shown.scene = ofModel.find((scene) => scene.clip === clip) ?? ofModel[0];
-  show();
-}
-
-/** Keep what was chosen where the clip has it, else take the first there is. */
-function settle() {
-  const methods = Object.keys(shown.scene.methods);
-  if (!methods.includes(shown.method)) shown.method = methods[0];
-  const { tables, masks, sounds } = method();
-  if (!(shown.place in tables)) shown.place = Object.keys(tables)[0];
-  if (!(shown.mask in masks)) {
-    const heard = Object.keys(sounds);
-    shown.mask = heard[heard.length - 1] ?? Object.keys(masks)[0];
-  }
-}
-
-function show() {
-  settle();
+function showViewer() {
   const { scene } = shown;
-  const clips = clipsOfModel();
-  offer(byId("clip"), [["", clips]], scene.clip);
-  byId("previous").disabled = clips[0] === scene.clip;
-  byId("next").disabled = clips[clips.length - 1] === scene.clip;
-  offerRadios(byId("models"), same(unique(page.scenes.map((other) => other.model))), scene.model,
-    (model) => showScene(model, shown.scene.clip));
-  offerRadios(byId("methods"), same(Object.keys(scene.methods)), shown.method,
-    (name) => { shown.method = name; show(); });
-  const places = Object.keys(method().tables);
-  offerRadios(byId("places"), Object.fromEntries(places.map((place) => [place, page.places[place]])),
-    shown.place, (place) => { shown.place = place; show(); });
-  byId("places").hidden = places.length < 2 && places[0] === "features";
   const silent = Object.keys(method().masks).filter((mask) => !(mask in method().sounds));
   const groups = [["with sound", Object.keys(method().sounds)], ["without sound", silent]];
   offer(byId("mask"), groups.filter(([, masks]) => masks.length), shown.mask);
@@ -112,14 +32,33 @@ function show() {
   players.out.load(method().sounds[shown.mask]?.out);
   showCursor();
   showProbabilities();
-  showMetrics();
+}
+
+/** Keep the mask that was chosen where the clip has it, else take the last that is heard. */
+function settleMask() {
+  const { masks, sounds } = method();
+  if (shown.mask in masks) return;
+  const heard = Object.keys(sounds);
+  shown.mask = heard[heard.length - 1] ?? Object.keys(masks)[0];
+}
+
+/** Offer the clips of scenes, grouped by why they were chosen, and the one before and after. */
+function offerClips(scenes) {
+  const { clip } = shown.scene;
+  const clips = scenes.map((scene) => scene.clip);
+  const option = (scene) => [scene.clip, scene.truth ? `${scene.clip} · ${scene.truth}` : scene.clip];
+  offer(byId("clip"), unique(scenes.map((scene) => scene.why)).map((why) =>
+    [why, scenes.filter((scene) => scene.why === why).map(option)]), clip);
+  byId("previous").disabled = clips[0] === clip;
+  byId("next").disabled = clips[clips.length - 1] === clip;
 }
 
 function showVerdict() {
   const { scene } = shown;
-  const index = scene.classes.indexOf(scene.label);
-  byId("verdict").textContent =
-    `${scene.clip}: heard as ${scene.label}, ${percent(scene.probabilities[index])}`;
+  const chance = scene.probabilities
+    ? `, ${percent(scene.probabilities[scene.classes.indexOf(scene.label)])}` : "";
+  const truth = scene.truth && scene.truth !== scene.label ? `; it is ${scene.truth}` : "";
+  byId("verdict").textContent = `${scene.clip}: heard as ${scene.label}${chance}${truth}`;
   const other = method().explained === scene.label ? "" : ` for the class ${method().explained}`;
   byId("about-verdict").textContent =
     `${shown.method}${other}; the mask ${shown.mask} keeps ${percent(method().kept[shown.mask])}` +
@@ -227,10 +166,10 @@ class Player {
     this.audio.pause();
     this.element.classList.toggle("silent", !sound);
     this.button.disabled = !sound;
-    this.note.hidden = Boolean(sound) && !sound.turned_down;
+    this.note.hidden = Boolean(sound) && sound.turned_down < 0.05;
     this.note.textContent = sound
       ? `turned down by ${sound.turned_down.toFixed(1)} dB to stay within full scale`
-      : `no sound was saved for this mask; there is for ${Object.keys(method().sounds).join(", ") || "none"}`;
+      : `no sound of this mask is in the page; there is of ${Object.keys(method().sounds).join(", ") || "none"}`;
     if (sound) {
       this.audio.src = sound.source;
       this.audio.currentTime = Math.min(time, shown.scene.duration);
@@ -291,6 +230,7 @@ class Player {
   }
 
   show() {
+    if (!shown.scene) return;
     const { duration } = shown.scene;
     this.button.textContent = this.playing() ? "❚❚" : "▶";
     this.button.setAttribute("aria-label", `${this.playing() ? "Pause" : "Play"}: ${PARTS[this.part]}`);
@@ -306,25 +246,28 @@ const players = {};
 for (const part of Object.keys(PARTS)) players[part] = new Player(part);
 let active = players.original;
 
-/* ---------- numbers ---------- */
+/* ---------- class probabilities ---------- */
 
 function showProbabilities() {
   const { classes, probabilities } = shown.scene;
-  const after = row();
+  byId("chances").hidden = !probabilities;
+  byId("viewer").classList.toggle("wide", !probabilities);
+  if (!probabilities) return;
+  const columns = { original: probabilities, in: after()?.in, out: after()?.out };
   const order = classes.map((_, index) => index).sort((a, b) => probabilities[b] - probabilities[a]);
-  const highest = (index) => Math.max(probabilities[index], after.in[index], after.out[index]);
+  const highest = (index) => Math.max(...Object.values(columns).map((values) => values?.[index] ?? 0));
   const few = [...order].sort((a, b) => highest(b) - highest(a)).slice(0, FEW_CLASSES);
   const listed = order.filter((index) => allClasses || few.includes(index));
   byId("probabilities").tBodies[0].replaceChildren(...listed.map((index) => {
     const name = make("th", { scope: "row" }, classes[index]);
-    const cells = Object.entries({ original: probabilities, in: after.in, out: after.out });
-    return make("tr", { className: classes[index] === method().explained ? "chosen" : "" }, name,
-      ...cells.map(([part, values]) => {
-        const filled = make("i");
-        filled.style.width = `${100 * values[index]}%`;
-        const bar = make("span", { className: `bar ${part}` }, filled);
-        return make("td", { title: String(values[index]) }, values[index].toFixed(3), bar);
-      }));
+    const cells = Object.entries(columns).map(([part, values]) => {
+      if (!values) return make("td", {}, "–");
+      const filled = make("i");
+      filled.style.width = `${100 * values[index]}%`;
+      const bar = make("span", { className: `bar ${part}` }, filled);
+      return make("td", { title: String(values[index]) }, values[index].toFixed(3), bar);
+    });
+    return make("tr", { className: classes[index] === method().explained ? "chosen" : "" }, name, ...cells);
   }));
   byId("about-probabilities").textContent =
     `Of the whole clip, of what ${shown.mask} keeps and of the rest, measured on ${page.places[shown.place]}.` +
@@ -333,106 +276,27 @@ function showProbabilities() {
   byId("more").textContent = allClasses ? "fewer classes" : `all ${classes.length} classes`;
 }
 
-const COLUMNS = [
-  { name: "method, mask", text: true },
-  { name: "kept", about: "Share of the spectrogram that the mask keeps", digits: 3 },
-  ...page.metrics.map((metric, index) => ({ ...metric, index })),
-  { name: "p in", about: "Probability of the explained class, of what is kept", digits: 3 },
-  { name: "p out", about: "Probability of the explained class, of the rest", digits: 3 },
-];
-
-function metricRows() {
-  const { scene } = shown;
-  const methods = byId("all-methods").checked ? Object.keys(scene.methods) : [shown.method];
-  return methods.flatMap((name) => {
-    const { tables, masks, kept, sounds, explained } = scene.methods[name];
-    const table = tables[shown.place] ?? {};
-    const target = scene.classes.indexOf(explained);
-    return Object.keys(masks)
-      .filter((mask) => mask in table)
-      .filter((mask) => byId("all-masks").checked || mask in sounds || mask === shown.mask)
-      .map((mask) => ({
-        name, mask,
-        values: [`${name} ${mask}`, kept[mask], ...table[mask].metrics,
-          table[mask].in[target], table[mask].out[target]],
-      }));
-  });
-}
-
-function showMetrics() {
-  const rows = metricRows();
-  const { column, descending } = sorting;
-  if (column !== null) {
-    const sign = descending ? -1 : 1;
-    const compare = COLUMNS[column].text ? (a, b) => a.localeCompare(b) : (a, b) => a - b;
-    rows.sort((a, b) => sign * compare(a.values[column], b.values[column]));
-  }
-  byId("metrics").querySelectorAll("thead th").forEach((head, index) => {
-    const direction = descending ? "descending" : "ascending";
-    head.setAttribute("aria-sort", index === column ? direction : "none");
-    head.querySelector("span").textContent = index === column ? (descending ? " ▼" : " ▲") : "";
-  });
-  byId("metrics").tBodies[0].replaceChildren(...rows.map(({ name, mask, values }) => {
-    const chosen = name === shown.method && mask === shown.mask;
-    const button = make("button", { type: "button" }, `${name} · ${mask}`);
-    const line = make("tr", {}, make("th", { scope: "row" }, button),
-      ...values.slice(1).map((value, index) =>
-        make("td", { title: String(value) }, value.toFixed(COLUMNS[index + 1].digits))));
-    if (chosen) line.setAttribute("aria-current", "true");
-    line.addEventListener("click", () => {
-      const focused = document.activeElement === button;
-      Object.assign(shown, { method: name, mask });
-      show();
-      if (focused) byId("metrics").querySelector("tr[aria-current] button")?.focus();
-    });
-    return line;
-  }));
-}
-
-function makeHeadings() {
-  const arrow = { higher: " ↑", lower: " ↓" };
-  byId("metrics").tHead.append(make("tr", {}, ...COLUMNS.map((column, index) => {
-    const better = column.better ? `; ${column.better} is better` : "";
-    const title = column.about ? column.about + better : "";
-    const button = make("button", { type: "button", title }, column.name + (arrow[column.better] ?? ""),
-      make("span", { ariaHidden: "true" }));
-    button.addEventListener("click", () => {
-      sorting.descending = sorting.column === index ? !sorting.descending : !column.text;
-      sorting.column = index;
-      showMetrics();
-    });
-    return make("th", { scope: "col" }, button);
-  })));
-  byId("glossary").append(...page.metrics.flatMap(({ name, about, better }) => [
-    make("dt", {}, name), make("dd", {}, `${about}${better ? `; ${better} is better` : ""}.`),
-  ]));
-}
-
-/* ---------- start ---------- */
+/* ---------- what the viewer listens to ---------- */
 
 byId("players").append(...Object.values(players).map((player) => player.element));
-byId("footer").textContent = page.footer;
-makeHeadings();
-byId("choices").addEventListener("submit", (event) => event.preventDefault());
-byId("clip").addEventListener("change", (event) => showScene(shown.scene.model, event.target.value));
 for (const [id, step] of [["previous", -1], ["next", 1]]) {
   byId(id).addEventListener("click", () => {
-    const clips = clipsOfModel();
-    showScene(shown.scene.model, clips[clips.indexOf(shown.scene.clip) + step]);
+    const select = byId("clip");
+    showClip(select.options[select.selectedIndex + step].value);
   });
 }
+byId("clip").addEventListener("change", (event) => showClip(event.target.value));
 byId("mask").addEventListener("change", (event) => { shown.mask = event.target.value; show(); });
 byId("opacity").addEventListener("input", showPicture);
 byId("more").addEventListener("click", () => { allClasses = !allClasses; showProbabilities(); });
-for (const id of ["all-methods", "all-masks"]) byId(id).addEventListener("change", showMetrics);
 byId("cells").addEventListener("click", (event) => {
   const box = byId("cells").getBoundingClientRect();
   active.seek(timeAt((event.clientX - box.left) / box.width));
 });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.target.tagName === "SELECT") return;
-  const player = Object.values(players)[["1", "2", "3"].indexOf(event.key)];
+  const player = shown.scene && Object.values(players)[["1", "2", "3"].indexOf(event.key)];
   if (player) player.toggle();
 });
 window.addEventListener("resize", fitPicture);
-show();
+

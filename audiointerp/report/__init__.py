@@ -1,0 +1,115 @@
+"""One page to look at and listen to: results → a single HTML file.
+
+The page holds everything it shows, pictures, sounds and numbers, so that it works from a disk
+and without a network; its content security policy lets the browser load nothing else. There are
+two kinds: of saved interpretations (`audiointerp.report.saved`), and of an experiment's runs
+(`audiointerp.report.runs`, and `audiointerp.report.listen` where its clips are at hand).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from audiointerp.dataset.audio import write_atomically
+from audiointerp.report.listen import BY, CLIPS, Listening, listen
+from audiointerp.report.media import Form
+from audiointerp.report.runs import find_runs, page_of_runs, read_runs
+from audiointerp.report.saved import find_saved, page_of_saved
+
+PAGE = "report.html"
+"""Name of the page, in the folder that it is made from."""
+
+PathLike = str | os.PathLike[str]
+
+
+def write_report(
+    folder: PathLike,
+    *,
+    results: Iterable[PathLike] | None = None,
+    out: PathLike | None = None,
+    sound: Form = "auto",
+    data: PathLike | None = None,
+    weights: Sequence[PathLike] = (),
+    noises: Sequence[PathLike] = (),
+    masks: Sequence[str] | None = None,
+    clips: int | Sequence[str] = CLIPS,
+    by: str = BY,
+) -> Path:
+    """Write a page of the interpretations, or of the runs of an experiment, in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        What ``audiointerp interpret`` wrote, or any folder above or of a saved `Interpretation`;
+        or a run of ``audiointerp experiment``, ``<model>/<method>_<experiment>``, or a folder of
+        runs.
+    results : iterable of path, optional
+        Only these saved interpretations in it; all by default.
+    out : path, optional
+        The page; ``<folder>/report.html`` by default. An earlier one is replaced.
+    sound : {"auto", "wav", "mp3"}
+        WAV, 16 bit, is lossless. MP3 of the highest variable rate is a fraction of it. "auto"
+        takes WAV for a page with less than 12 MB of sound. A rate that MP3 does not have stays
+        WAV.
+    data : "synthetic" or path, optional
+        Of runs: the set they were made with, whose clips are then looked at and listened to.
+        Without it the page of a run has tables only.
+    weights : sequence of path
+        Of runs: weight files of their models, for class probabilities before and after masking.
+    noises : sequence of path
+        Of runs: the noise files they were made with.
+    masks : sequence of str, optional
+        Of runs: masks to make audible; ``topK_5`` and ``topK_30`` by default.
+    clips : int or sequence of str
+        Of runs: how many clips to listen to, half the best and half the worst; or which.
+    by : str
+        Of runs: the metric that those are best and worst by, under the first mask.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    ValueError
+        If there are no results, or they, the set, the weights or the noises are not usable or do
+        not belong together; nothing is written.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    saved = find_saved(folder) if results is None else [Path(result) for result in results]
+    runs = find_runs(folder) if results is None else []
+    if saved and runs:
+        raise ValueError(
+            f"{folder}: holds both saved interpretations, {saved[0]}, and runs of an experiment, "
+            f"{runs[0]}: name a folder that holds one kind"
+        )
+    if runs:
+        read = read_runs(folder, runs)
+        heard = listen(read, Listening(data, weights, noises, masks, clips, by), sound)
+        content = page_of_runs(_title(folder, runs), read, heard)
+    elif saved:
+        if data is not None or weights or noises or masks is not None:
+            raise ValueError(
+                f"{folder}: holds saved interpretations, whose sounds and probabilities are in "
+                "it; a set, weights, noises and masks are for the runs of an experiment"
+            )
+        content = page_of_saved(folder, saved, sound)
+    else:
+        raise ValueError(
+            f"{folder}: no result of `audiointerp interpret` and no run of `audiointerp "
+            "experiment` in it"
+        )
+    target = folder / PAGE if out is None else Path(out)
+    write_atomically(target, content.encode())
+    return target
+
+
+def _title(folder: Path, runs: Sequence[Path]) -> str:
+    """Return a run's name with its model's, or that of the folder of several."""
+    full = folder.resolve()
+    return f"{full.parent.name}/{full.name}" if folder in runs else full.name

@@ -1,0 +1,79 @@
+"""Fill a page's template: everything it shows goes in, nothing is loaded.
+
+A page's content security policy lets the browser run the script and the style that are in it, show
+pictures and play sounds that are in it, and reach nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import inspect
+import json
+from importlib import resources
+from string import Template
+from typing import Any, Literal
+
+from audiointerp.metrics import METRICS
+from audiointerp.tables import SAME
+
+PLACES = {"features": "masked features", "audio": "masked sounds"}
+"""What metrics are measured on, as a page calls it."""
+
+Kind = Literal["saved", "runs"]
+
+
+def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
+    """Return a page.
+
+    Parameters
+    ----------
+    kind : {"saved", "runs"}
+        Its body and script, in ``templates/``; the frame, the style, the viewer and the table are
+        the same for both.
+    title : str
+        What it is of.
+    data : dict
+        For its script, ready for JSON.
+    """
+    style = _template("page.css")
+    script = "".join(_template(f"{name}.js") for name in ("common", "viewer", kind))
+    policy = (
+        "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    )
+    heading = html.escape(f"{title}: what the model listened to")
+    parts = {name: _template(f"{name}.html") for name in ("clip", "viewer")}
+    body = Template(_template(f"{kind}.html")).substitute(parts, title=heading)
+    # Inside a script element only these could end it or open another.
+    plain = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&":
+        plain = plain.replace(sign, f"\\u{ord(sign):04x}")
+    return Template(_template("page.html")).substitute(
+        title=heading, policy=policy, style=style, body=body, script=script, data=plain
+    )
+
+
+def describe_metric(name: str) -> dict[str, Any]:
+    """Return what a page says of a metric, and how it shows and compares its values."""
+    metric = METRICS[name]
+    unit = 100 if metric.title.endswith("%") else 1
+    about = (inspect.getdoc(metric.function) or metric.title).splitlines()[0]
+    return {
+        "name": name,
+        "about": f"{metric.title[0].upper()}{metric.title[1:]}. {about.removesuffix('.')}",
+        "better": "higher" if metric.higher_is_better else "lower",
+        "digits": {"AI": 0, "AD": 1, "AG": 1, "FidIn": 0}.get(name, 3),
+        "mean_digits": 1 if unit == 100 else 3,
+        "unit": unit,
+        "same": SAME * unit,
+    }
+
+
+def _template(name: str) -> str:
+    return (resources.files("audiointerp") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

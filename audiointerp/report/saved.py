@@ -1,0 +1,257 @@
+"""A page of saved interpretations, made from the folders that `Interpretation.save` writes.
+
+The model is not needed: spectrograms and masks are computed again from the saved sound and
+attribution map, numbers are copied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+
+from audiointerp.interpretation import METHODS
+from audiointerp.masking import make_masks
+from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
+from audiointerp.report.page import PLACES, describe_metric, fill_page
+from audiointerp.results import READ_EXACTLY
+from audiointerp.sound import SOUND_FORMATS, data_uri
+
+
+def find_saved(folder: Path) -> list[Path]:
+    """Return the folders of saved interpretations; hidden ones are being written."""
+    return [
+        path.parent
+        for path in folder.rglob("summary.json")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def page_of_saved(folder: Path, found: Sequence[Path], sound: Form) -> str:
+    """Return a page of saved interpretations, named after the folder above them."""
+    order = list(METHODS)
+    saved = [_Saved(path, *_names(folder, path)) for path in sorted(found)]
+    saved.sort(key=lambda one: order.index(one.method) if one.method in order else len(order))
+    saved.sort(key=lambda one: (one.model, one.clip))
+    scenes = _scenes(saved)
+    sounds = _sounds(scenes)
+    form = choose_form(sound, (len(one.sound(name)[0]) for one, name in sounds))
+    content = {
+        "metrics": [describe_metric(name) for name in saved[0].metric_names],
+        "places": PLACES,
+        "footer": _footer(form, sounds),
+        "scenes": [_scene(group, form) for group in scenes],
+    }
+    return fill_page("saved", folder.resolve().name, content)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """One saved interpretation, read from its folder."""
+
+    folder: Path
+    model: str
+    clip: str
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        path = self.folder / "summary.json"
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read: {error}") from error
+        if "front_end" not in summary:
+            raise ValueError(
+                f"{self.folder}: written by a version that kept too little for a page; "
+                "interpret the clip again"
+            )
+        return summary
+
+    @property
+    def method(self) -> str:
+        return self.summary["method"]
+
+    @cached_property
+    def processor(self) -> STFTSpectrogram:
+        return build_processor(self.summary["front_end"])
+
+    @cached_property
+    def tables(self) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+        """Metrics and class probabilities, by what they were measured on."""
+        tables = {}
+        for place in PLACES:
+            ending = "" if place == "features" else f"_{place}"
+            path = self.folder / f"metrics{ending}.csv"
+            if path.is_file():
+                metrics = pd.read_csv(
+                    path, index_col=0, keep_default_na=False, float_precision="round_trip"
+                )
+                chances = self.folder / f"probabilities{ending}.csv"
+                tables[place] = (
+                    metrics,
+                    pd.read_csv(chances, index_col=[0, 1], **READ_EXACTLY),
+                )
+        if not tables:
+            raise ValueError(f"{self.folder}: has no metrics.csv; interpret the clip again")
+        return tables
+
+    @property
+    def metric_names(self) -> list[str]:
+        return list(next(iter(self.tables.values()))[0].columns)
+
+    @cached_property
+    def masks(self) -> dict[str, np.ndarray]:
+        """Every scored mask, shape (bins, frames), made again from the attribution map."""
+        names = next(iter(self.tables.values()))[0].index
+        attribution = torch.from_numpy(np.load(self.folder / "attribution.npy"))
+        made = make_masks(attribution[None, None], list(names))
+        return {name: mask[0, 0].numpy() for name, mask in made.items()}
+
+    @property
+    def audible(self) -> list[str]:
+        """The masks that were made audible."""
+        names = next(iter(self.tables.values()))[0].index
+        return [name for name in names if self.sound_file(f"{name}_in").is_file()]
+
+    def sound_file(self, name: str) -> Path:
+        """Return where a sound is, whatever it was saved as."""
+        files = [self.folder / f"{name}.{form}" for form in SOUND_FORMATS]
+        return next((file for file in files if file.is_file()), files[0])
+
+    def turned_down(self, file: Path) -> float:
+        """By how many dB a sound was turned down when it was saved."""
+        return self.summary.get("turned_down_db", {}).get(file.name, 0.0)
+
+    def sound(self, name: str) -> tuple[np.ndarray, int]:
+        """Return a sound as it was before it was saved, and its rate."""
+        file = self.sound_file(name)
+        try:
+            waveform, rate = soundfile.read(file, dtype="float32")
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise ValueError(
+                f"{file}: cannot be read: {error}; interpret the clip again"
+            ) from error
+        return waveform * np.float32(10 ** (self.turned_down(file) / 20)), rate
+
+    def embedded(self, name: str, form: Literal["wav", "mp3"]) -> dict[str, Any]:
+        """Return a sound for the page; what was saved as MP3 is not compressed once more."""
+        file = self.sound_file(name)
+        if file.suffix != ".mp3":
+            return embed_sound(*self.sound(name), form)
+        source = data_uri(SOUND_FORMATS["mp3"].media_type, file.read_bytes())
+        return {"source": source, "turned_down": self.turned_down(file)}
+
+
+def _names(root: Path, folder: Path) -> tuple[str, str]:
+    """Return the model's name, "" where the folders do not say, and the clip's.
+
+    Results lie in ``<model>/<method>/<clip>``, or anywhere a user has saved one.
+    """
+    method = _Saved(folder, "", "").method
+    full = folder.resolve()
+    if full.parent.name != method:
+        above = full.parent
+        inside = above != root.resolve() and full != root.resolve()
+        return (above.relative_to(root.resolve()).as_posix() if inside else ""), full.name
+    above = full.parent.parent
+    inside = root.resolve() in above.parents
+    return (above.relative_to(root.resolve()).as_posix() if inside else above.name), full.name
+
+
+def _scenes(saved: list[_Saved]) -> list[list[_Saved]]:
+    """Group results of one clip and model, which share the sound, its picture and the verdict."""
+    groups: dict[tuple[str, str], dict[str, _Saved]] = {}
+    for one in saved:
+        group = groups.setdefault((one.model, one.clip), {})
+        first = next(iter(group.values()), one)
+        if one.method in group or not _same_scene(first, one):
+            raise ValueError(
+                f"{first.folder} and {one.folder} are called the same and are not of the same "
+                "clip and model: interpret both again, or report them apart"
+            )
+        group[one.method] = one
+    return [list(group.values()) for group in groups.values()]
+
+
+def _same_scene(first: _Saved, other: _Saved) -> bool:
+    if first is other:
+        return True
+    one, two = first.summary["probabilities"], other.summary["probabilities"]
+    heard, also = first.sound("original")[0], other.sound("original")[0]
+    return (
+        first.summary["front_end"] == other.summary["front_end"]
+        and list(one) == list(two)
+        # Batches of other sizes round differently, and so do WAV and FLAC.
+        and np.allclose(list(one.values()), list(two.values()), atol=1e-4)
+        and heard.shape == also.shape
+        and np.allclose(heard, also, atol=1e-6)
+    )
+
+
+def _sounds(scenes: list[list[_Saved]]) -> list[tuple[_Saved, str]]:
+    """Return every sound that the page embeds: whose it is and its name."""
+    originals = [(group[0], "original") for group in scenes]
+    masked = [
+        (one, f"{mask}_{part}")
+        for group in scenes
+        for one in group
+        for mask in one.audible
+        for part in ("in", "out")
+    ]
+    return originals + masked
+
+
+def _footer(form: str, sounds: list[tuple[_Saved, str]]) -> str:
+    said = f"Made by audiointerp. Sounds in this page are {SOUND_FORMATS[form].about}"
+    if form == "mp3":
+        said += "; the folder's WAV and FLAC files are exact"
+    elif any(one.sound_file(name).suffix == ".mp3" for one, name in sounds):
+        said += "; what was saved as MP3 is as it was saved"
+    return said + "."
+
+
+def _scene(group: list[_Saved], form: Literal["wav", "mp3"]) -> dict[str, Any]:
+    first = group[0]
+    waveform, _ = first.sound("original")
+    summary = first.summary
+    return draw_waveform(waveform, first.processor) | {
+        "model": first.model,
+        "clip": first.clip,
+        "sound": first.embedded("original", form),
+        "label": summary["label"],
+        "classes": list(summary["probabilities"]),
+        "probabilities": list(summary["probabilities"].values()),
+        "methods": {one.method: _method(one, form) for one in group},
+    }
+
+
+def _method(one: _Saved, form: Literal["wav", "mp3"]) -> dict[str, Any]:
+    return {
+        "explained": one.summary["explained_class"],
+        "masks": {name: draw_mask(mask) for name, mask in one.masks.items()},
+        "kept": {name: float(mask.mean(dtype=np.float64)) for name, mask in one.masks.items()},
+        "sounds": {
+            mask: {part: one.embedded(f"{mask}_{part}", form) for part in ("in", "out")}
+            for mask in one.audible
+        },
+        "tables": {
+            place: {
+                mask: {
+                    "metrics": row.tolist(),
+                    "in": chances.loc[(mask, "in")].tolist(),
+                    "out": chances.loc[(mask, "out")].tolist(),
+                }
+                for mask, row in metrics.iterrows()
+            }
+            for place, (metrics, chances) in one.tables.items()
+        },
+    }

@@ -1,0 +1,206 @@
+/* ---------- runs of an experiment ---------- */
+
+const ANSWERS = {
+  all: ["all", () => true],
+  right: ["correctly classified", (correct) => correct],
+  wrong: ["wrongly classified", (correct) => !correct],
+};
+const NAMES = ["model", "experiment", "method"];
+const SCORE = {
+  name: "score", better: "higher", digits: 3, same: page.score.same,
+  about: "Geometric mean of the seven, each scaled so that 0 is worthless and 1 is perfect",
+};
+const MEANS = [...page.metrics.map((metric) => ({ ...metric, digits: metric.mean_digits })), SCORE];
+const runsTable = new SortedTable("runs", { marks: true });
+const masksTable = new SortedTable("masks", { marks: true });
+const clipsTable = new SortedTable("clips");
+
+let run = page.runs[0];
+const wanted = { answer: "all", class: "", clip: null };
+
+const label = (one) => unique(page.runs.map(({ model }) => model)).length > 1
+  ? `${one.model} · ${one.method} · ${one.experiment}` : `${one.method} · ${one.experiment}`;
+
+/** Take the run of a name, which keeps the other names where there is one that does. */
+function choose(name, value) {
+  const agrees = (other) => NAMES.filter((key) => other[key] === run[key]).length;
+  const fitting = page.runs.filter((other) => other[name] === value);
+  run = fitting.reduce((best, other) => (agrees(other) > agrees(best) ? other : best));
+  show();
+}
+
+/** Return the positions of the clips that are asked for. */
+function clipsOf(one) {
+  const [, fits] = ANSWERS[wanted.answer];
+  return one.clips.map((_, at) => at)
+    .filter((at) => fits(one.correct[at]) && (!wanted.class || one.target[at] === wanted.class));
+}
+
+/** Return the mean of every metric over the clips that are asked for, and their score. */
+function means(one, mask) {
+  const rows = one.tables[shown.place]?.[mask];
+  const clips = clipsOf(one);
+  if (!rows || !clips.length) return MEANS.map(() => null);
+  const mean = page.metrics.map((_, column) =>
+    clips.reduce((sum, at) => sum + rows[at][column], 0) / clips.length);
+  return [...mean, score(mean, one.tops)];
+}
+
+function score(mean, tops) {
+  const logs = mean.map((value, column) => {
+    const part = value / tops[column];
+    const share = page.metrics[column].better === "higher" ? part : 1 - part;
+    return Math.log(Math.min(1, Math.max(page.score.floor, share)));
+  });
+  return Math.exp(logs.reduce((sum, log) => sum + log, 0) / logs.length);
+}
+
+const scenesOf = (one) => page.scenes.filter((scene) => scene.group === one.group && one.method in scene.methods);
+
+function showClip(clip) {
+  wanted.clip = clip;
+  show();
+}
+
+/** Keep what was chosen where the run has it, else take the first there is. */
+function settle() {
+  if (!(shown.place in run.tables)) [shown.place] = Object.keys(run.tables);
+  if (!(shown.mask in run.tables[shown.place])) [shown.mask] = Object.keys(run.tables[shown.place]);
+  if (!run.target.includes(wanted.class)) wanted.class = "";
+  const scenes = scenesOf(run);
+  shown.method = run.method;
+  shown.scene = scenes.find((scene) => scene.clip === wanted.clip) ?? scenes[0] ?? null;
+}
+
+function show() {
+  settle();
+  offerChoices();
+  showRun();
+  showRuns();
+  showMasks();
+  showListen();
+  showClips();
+}
+
+function offerChoices() {
+  const fitting = { model: page.runs, experiment: [], method: [] };
+  fitting.experiment = page.runs.filter((other) => other.model === run.model);
+  fitting.method = fitting.experiment.filter((other) => other.experiment === run.experiment);
+  for (const name of NAMES) {
+    const group = byId(`${name}s`);
+    offerRadios(group, same(unique(fitting[name].map((other) => other[name]))), run[name],
+      (value) => choose(name, value));
+    group.hidden = unique(page.runs.map((other) => other[name])).length < 2;
+  }
+  const places = Object.keys(run.tables);
+  offerRadios(byId("places"), Object.fromEntries(places.map((place) => [place, page.places[place]])),
+    shown.place, (place) => { shown.place = place; show(); });
+  byId("places").hidden = places.length < 2 && places[0] === "features";
+  offerRadios(byId("answers"), Object.fromEntries(Object.entries(ANSWERS).map(([name, [text, fits]]) =>
+    [name, `${text} (${run.correct.filter(fits).length})`])), wanted.answer,
+    (answer) => { wanted.answer = answer; show(); });
+  const right = (name) => {
+    const ofClass = run.correct.filter((_, at) => run.target[at] === name);
+    return `${name}: ${ofClass.filter(Boolean).length} of ${ofClass.length} right`;
+  };
+  offer(byId("class"), [["", [["", "every class"], ...run.classes.map((name) => [name, right(name)])]]], wanted.class);
+}
+
+const share = (part, whole) => `${(100 * part / whole).toFixed(2)} %`;
+
+function showRun() {
+  const right = run.correct.filter(Boolean).length;
+  byId("run-title").textContent = label(run);
+  byId("accuracy").replaceChildren(
+    make("strong", {}, share(right, run.clips.length)), ` classified correctly, ${right} of ${run.clips.length} clips`);
+  byId("warning").textContent = run.warning;
+  byId("warning").hidden = !run.warning;
+  byId("about-run").replaceChildren(...run.about.map(([name, text]) =>
+    make("div", {}, make("dt", {}, name), make("dd", {}, text))));
+}
+
+/** Say which clips the means are over. */
+function whichClips() {
+  const count = clipsOf(run).length;
+  const answer = wanted.answer === "all" ? "" : ` ${ANSWERS[wanted.answer][0]}`;
+  const ofClass = wanted.class ? ` of the class ${wanted.class}` : "";
+  return `${count}${answer} clip${count === 1 ? "" : "s"}${ofClass}`;
+}
+
+function showRuns() {
+  byId("runs-card").hidden = page.runs.length < 2;
+  byId("about-runs").textContent =
+    `Under the mask ${shown.mask}, measured on ${page.places[shown.place]}, means over the clips asked for ` +
+    "(the accuracy is that of all). In bold: the best method of an experiment. A row shows its run.";
+  const columns = [{ name: "run", text: true },
+    { name: "accuracy, %", about: "Share of all clips that are classified correctly", digits: 2 },
+    { name: "clips", about: "How many the means are over", digits: 0 }, ...MEANS];
+  runsTable.show(columns, page.runs.map((other) => ({
+    values: [label(other), 100 * other.correct.filter(Boolean).length / other.correct.length,
+      clipsOf(other).length, ...means(other, shown.mask)],
+    group: other.group,
+    chosen: other === run,
+    choose: () => { run = other; show(); },
+  })));
+}
+
+function showMasks() {
+  byId("about-masks").textContent =
+    `${label(run)}, measured on ${page.places[shown.place]}: means over ${whichClips()}. In bold: the best of a column. ` +
+    "A heading sorts, a row chooses its mask for the whole page. Intervals and tests: audiointerp tables.";
+  masksTable.show([{ name: "mask", text: true }, ...MEANS],
+    Object.keys(run.tables[shown.place]).map((mask) => ({
+      values: [mask, ...means(run, mask)],
+      chosen: mask === shown.mask,
+      choose: () => { shown.mask = mask; show(); },
+    })));
+}
+
+function showListen() {
+  const { scene } = shown;
+  byId("about-listen").textContent = scene ? page.heard : run.silent;
+  byId("clips-to-hear").hidden = !scene;
+  byId("viewer").hidden = !scene;
+  if (!scene) {
+    byId("chances").hidden = true;
+    for (const player of Object.values(players)) player.audio.pause();
+    return;
+  }
+  offerClips(scenesOf(run));
+  showViewer();
+}
+
+function showClips() {
+  const heard = scenesOf(run).map((scene) => scene.clip);
+  byId("only").hidden = !heard.length;
+  const rows = run.tables[shown.place][shown.mask];
+  const extra = Object.keys(run.diagnostics);
+  byId("about-clips").textContent =
+    `${label(run)}, ${whichClips()}, under the mask ${shown.mask}, measured on ${page.places[shown.place]}.` +
+    (heard.length ? " A clip that can be pressed is one to listen to." : "");
+  const columns = [{ name: "clip", text: true }, { name: "class", text: true }, { name: "heard as", text: true },
+    ...page.metrics,
+    ...extra.map((name) => ({ name, about: "What the method says of its own map", digits: 3 }))];
+  clipsTable.show(columns, clipsOf(run)
+    .filter((at) => !byId("only-heard").checked || !heard.length || heard.includes(run.clips[at]))
+    .map((at) => {
+      const clip = run.clips[at];
+      return {
+        values: [clip, run.target[at], `${run.correct[at] ? "✓" : "✗"} ${run.predicted[at]}`, ...rows[at],
+          ...extra.map((name) => run.diagnostics[name][at])],
+        chosen: shown.scene?.clip === clip,
+        choose: heard.includes(clip)
+          ? () => {
+            showClip(clip);
+            byId("listen").scrollIntoView();
+            players.original.button.focus({ preventScroll: true });
+          } : null,
+      };
+    }));
+}
+
+byId("class").addEventListener("change", (event) => { wanted.class = event.target.value; show(); });
+byId("only-heard").addEventListener("change", showClips);
+fillGlossary(MEANS);
+shown.mask = page.mask;
+show();
