@@ -155,6 +155,26 @@ def test_pytorch_grad_cam_agrees_on_the_untransposed_map(layer):
     assert np.abs(attribution - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("layers", [None, ["base.conv_block2", "base.conv_block6.relu2"]])
+@pytest.mark.parametrize("target", [None, torch.tensor([2, 0, 1])])
+def test_the_library_is_selectable_and_gives_the_same_maps(layers, target):
+    model = cnn14(5)
+    features = 10 * torch.randn(3, 1, 64, 96, generator=torch.Generator().manual_seed(1)) - 30
+    ours = GradCAMInterpreter(model, layers, batch_size=2)
+    theirs = GradCAMInterpreter(model, layers, batch_size=2, backend="grad-cam")
+    expected = ours.explain(features, target)
+    found = theirs.explain(features, target)
+    assert torch.equal(found.target, expected.target)
+    error = (found.attribution - expected.attribution).abs().max()
+    assert error <= 1e-4 * expected.attribution.abs().max()
+    assert theirs.settings() == ours.settings() | {"backend": "grad-cam"}
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="choose from autograd, grad-cam"):
+        GradCAMInterpreter(cnn14(5), backend="captum")
+
+
 def test_pytorch_grad_cams_finished_map_is_ours_without_the_negative_part():
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 8, 3)

@@ -18,6 +18,7 @@ from audiointerp.interpretation.base import (
     pick,
 )
 
+_BACKENDS = ("autograd", "grad-cam")
 _AXES = (("freq", "time"), ("time", "freq"))
 
 
@@ -40,6 +41,9 @@ class GradCAMInterpreter(Interpreter):
     target_layers : Module, str, or sequence of them, optional
         Layers with activations (batch, channels, ., .), each used once per forward pass: the
         modules or their dotted names, e.g. ``"base.conv_block4"``. Default: ``model.target_layer``.
+    backend : {"autograd", "grad-cam"}, default "autograd"
+        The gradient taken here, from the layer on only, or by the grad-cam library, which runs the
+        whole network twice. The maps are the same.
     batch_size, fold_batch_norm
         See `Interpreter`.
 
@@ -47,7 +51,8 @@ class GradCAMInterpreter(Interpreter):
     ------
     ValueError
         If a layer is not in the model, none is given and the model names none, or (in `attribute`)
-        a layer does not run exactly once or gives no (batch, channels, ., .) activations.
+        a layer does not run exactly once or gives no (batch, channels, ., .) activations, or the
+        backend is unknown.
 
     References
     ----------
@@ -62,10 +67,16 @@ class GradCAMInterpreter(Interpreter):
         model: nn.Module,
         target_layers: nn.Module | str | Sequence[nn.Module | str] | None = None,
         *,
+        backend: str = "autograd",
         batch_size: int | None = None,
         fold_batch_norm: bool = True,
     ) -> None:
         super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
+        if backend not in _BACKENDS:
+            raise ValueError(
+                f"unknown Grad-CAM backend {backend!r}: choose from {', '.join(_BACKENDS)}"
+            )
+        self.backend = backend
         self.target_layers = _find_layers(model, target_layers)
         self.activation_axes = tuple(getattr(model, "activation_axes", ("freq", "time")))
         if self.activation_axes not in _AXES:
@@ -75,7 +86,8 @@ class GradCAMInterpreter(Interpreter):
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON."""
-        return super().settings() | {"target_layers": list(self.target_layers)}
+        settings = super().settings() | {"target_layers": list(self.target_layers)}
+        return settings if self.backend == "autograd" else settings | {"backend": self.backend}
 
     def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
         model = self._fast_model(keep=self.target_layers)
@@ -92,17 +104,8 @@ class GradCAMInterpreter(Interpreter):
         target: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Return a batch's maps, resized to its features, and the classes explained."""
-        with _watching(layers) as seen:
-            logits = model(features)
-            target = choose_target(logits, target, len(features))
-            activations = [_only(name, seen[name], len(features)) for name in layers]
-            gradients = torch.autograd.grad(
-                pick(logits, target).sum(), activations, materialize_grads=True
-            )
-        maps = [
-            (gradient.mean((2, 3), keepdim=True) * activation.detach()).sum(1, keepdim=True)
-            for gradient, activation in zip(gradients, activations, strict=True)
-        ]
+        layer_maps = _layer_maps if self.backend == "autograd" else _layer_maps_by_library
+        maps, target = layer_maps(model, layers, features, target)
         if self.activation_axes == ("time", "freq"):
             maps = [each.transpose(2, 3) for each in maps]
         maps = [
@@ -112,6 +115,48 @@ class GradCAMInterpreter(Interpreter):
         if len(maps) > 1:
             maps = [each / _largest(each) for each in maps]
         return torch.stack(maps).mean(0), target
+
+
+def _layer_maps(
+    model: nn.Module, layers: dict[str, nn.Module], features: Tensor, target: Tensor | None
+) -> tuple[list[Tensor], Tensor]:
+    """Return each layer's map (batch, 1, ., .), in its own size, and the classes explained."""
+    with _watching(layers) as seen:
+        logits = model(features)
+        target = choose_target(logits, target, len(features))
+        activations = [_only(name, seen[name], len(features)) for name in layers]
+        gradients = torch.autograd.grad(
+            pick(logits, target).sum(), activations, materialize_grads=True
+        )
+    maps = [
+        (gradient.mean((2, 3), keepdim=True) * activation.detach()).sum(1, keepdim=True)
+        for gradient, activation in zip(gradients, activations, strict=True)
+    ]
+    return maps, target
+
+
+def _layer_maps_by_library(
+    model: nn.Module, layers: dict[str, nn.Module], features: Tensor, target: Tensor | None
+) -> tuple[list[Tensor], Tensor]:
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    with torch.no_grad():
+        target = choose_target(model(features), target, len(features))
+    wanted = [ClassifierOutputTarget(index) for index in target.tolist()]
+    # The model's parameters are frozen: the gradient starts at the input.
+    features = features.detach().requires_grad_()
+    modules = list(layers.values())
+    with GradCAM(model=model, target_layers=modules) as cam:
+        cam(input_tensor=features, targets=wanted)
+        seen = cam.activations_and_grads
+        maps = [
+            cam.get_cam_image(features, layer, wanted, activation.numpy(), gradient.numpy())
+            for layer, activation, gradient in zip(
+                modules, seen.activations, seen.gradients, strict=True
+            )
+        ]
+    return [torch.as_tensor(each).to(features.detach())[:, None] for each in maps], target
 
 
 def _find_layers(
