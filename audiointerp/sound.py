@@ -82,6 +82,10 @@ class Html(str):
     def _repr_html_(self) -> str:
         return str(self)
 
+    def __repr__(self) -> str:
+        # A notebook keeps this beside the markup: with the sounds in it, it would hold them twice.
+        return f"<{len(self)} characters of HTML>"
+
 
 @dataclass(frozen=True)
 class Sound:

@@ -13,6 +13,7 @@ import soundfile
 import torch
 from browser import CHROMIUM, Browser
 from conftest import REPOSITORY
+from IPython.core.formatters import DisplayFormatter
 
 from audiointerp.dataset import load_audio
 from audiointerp.processing import LogMelSTFTSpectrogram
@@ -149,6 +150,13 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, action, 
     with pytest.raises(error, match=message):
         action(Sound(chirp(rate=20000), 20000), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_notebook_holds_a_player_once():
+    player = Sound(chirp(), RATE).player()
+    shown, _ = DisplayFormatter().format(player)
+    assert shown["text/html"] == player
+    assert len(shown["text/plain"]) < 100
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to play in")
