@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from audiointerp.comparison import Comparison
 from audiointerp.dataset import AudioError, ClipDataset, Contamination, load_audio, open_dataset
 from audiointerp.device import resolve_device
 from audiointerp.interpretation import METHODS, Interpreter, select_background
@@ -31,6 +32,7 @@ from audiointerp.processing import STFTSpectrogram
 from audiointerp.report import write_report
 from audiointerp.result import Interpretation
 from audiointerp.results import run_path
+from audiointerp.sound import SOUND_FORMATS
 from audiointerp.weights import load
 
 CLEAN = "clean"
@@ -174,7 +176,8 @@ def interpret_files(
     out: str | os.PathLike[str],
     *,
     methods: Iterable[str] | None = None,
-    masks: Sequence[str] = SHOWN_MASKS,
+    masks: Sequence[str] | None = SHOWN_MASKS,
+    sound: str = "wav",
     target: str | None = None,
     background: str | os.PathLike[str] = "synthetic",
     base: str = "floor",
@@ -196,8 +199,10 @@ def interpret_files(
         Folder for the results, ``<out>/<model>/<method>/<clip>/``.
     methods : iterable of str, optional
         Names in ``METHODS``; all by default.
-    masks : sequence of str
-        Masks to draw and to make audible; the tables always have all fourteen.
+    masks : sequence of str, optional
+        Masks to draw and to make audible, None for all; the tables always have all fourteen.
+    sound : {"wav", "flac", "mp3"}
+        What masked sounds are written as; see `audiointerp.result.Interpretation.save`.
     target : str, optional
         Class to explain; the predicted one by default.
     background : "synthetic" or path
@@ -222,13 +227,15 @@ def interpret_files(
     Raises
     ------
     ValueError
-        If a method, mask, class or weight file is unusable, or two files have one name; before
-        anything is written.
+        If a method, mask, class, format or weight file is unusable, or two files have one name;
+        before anything is written.
     """
     names = _names(files)
     methods = list(METHODS if methods is None else methods)
-    _check_names(methods, masks)
+    _check_names(methods, masks or ())
     models = _load_all(weights, resolve_device(device))
+    for _, processor in models.values():
+        SOUND_FORMATS[sound].check_rate(processor.sample_rate)
     failures: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     written: list[Path] = []
@@ -254,7 +261,7 @@ def interpret_files(
                     waveforms = torch.stack(list(batch.values()))
                     for result in predict.predict_batch(waveforms, list(batch), target=target):
                         folder = Path(out) / model_name / method / result.clip
-                        result.save(folder, masks)
+                        result.save(folder, masks, sound=sound)
                         written.append(folder)
                         rows += _rows(model_name, result)
                         bar.update()
@@ -264,6 +271,65 @@ def interpret_files(
         table.to_csv(Path(out) / "summary.csv", index=False)
     page = write_report(out, results=written) if report and written else None
     return FilesResult(Path(out), table, failures, page)
+
+
+def compare_methods(
+    file: str | os.PathLike[str],
+    weights: str | os.PathLike[str],
+    *,
+    methods: Iterable[str] | None = None,
+    masks: Sequence[str] | None = None,
+    target: str | None = None,
+    background: str | os.PathLike[str] = "synthetic",
+    subset: str | None = None,
+    base: str = "floor",
+    on: Place | Sequence[Place] = "features",
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Comparison:
+    """Interpret one sound file with several methods, to be looked at side by side.
+
+    Parameters
+    ----------
+    file : path
+        WAV, OGG or FLAC.
+    weights : path
+        Weight file of the model; see `audiointerp.weights`.
+    methods : iterable of str, optional
+        Names in ``METHODS``; all by default.
+    masks : sequence of str, optional
+        Masks to make; all by default.
+    target : str, optional
+        Class to explain; the predicted one by default.
+    background, subset
+        Set, and part of it, whose training folds SHAP compares with.
+    base, on, seed, device, progress
+        See `interpret_files`.
+
+    Returns
+    -------
+    Comparison
+        The paper's figure, players and tables; writes nothing.
+
+    Raises
+    ------
+    ValueError
+        If a name, file or setting is unusable.
+    """
+    methods = list(METHODS if methods is None else methods)
+    _check_names(methods, masks or ())
+    ((_, (model, processor)),) = _load_all([weights], resolve_device(device)).items()
+    waveform = load_audio(file, processor.sample_rate, model.duration)[0]
+    compared = _background_of(background, methods, model, processor, subset=subset, seed=seed)
+    results = {}
+    for method in methods:
+        interpreter = build_interpreter(
+            method, model, processor, background=compared, base=base, seed=seed, progress=progress
+        )
+        predict = Predict(model, processor, interpreter, masks=masks, base=base, on=on)
+        (results[method],) = predict.predict_batch(waveform[None], [Path(file).stem], target=target)
+    return Comparison(results)
 
 
 def run_experiment(
