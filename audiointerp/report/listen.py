@@ -41,8 +41,9 @@ HEARD_MASKS = ("topK_5", "topK_30")
 
 _SAME_MASK = 1e-3
 """SPS and COMP of a mask made again differ by rounding only."""
-_SAME_PROBABILITY = 0.05
-"""Another machine, or reduced precision, moves probabilities by less."""
+_SAME_PROBABILITY = {"bfloat16": 0.05}
+_SAME_IN_SINGLE = 0.01
+"""Another machine moves probabilities by less; so does a run's reduced precision."""
 
 
 @dataclass(frozen=True)
@@ -394,9 +395,10 @@ def _score(
             f"{run.folder}: the model hears {clip} as {said}, the run as "
             f"{run.rows.loc[clip, 'predicted']}: is the set the one that the run was made with?"
         )
+    same = _SAME_PROBABILITY.get(run.settings.get("precision"), _SAME_IN_SINGLE)
     for (place, mask), metrics in scores.metrics.items():
         found, written = float(metrics["FF"][0]), run.tables[place][mask].loc[clip, "FF"]
-        if abs(found - written) > _SAME_PROBABILITY:
+        if abs(found - written) > same:
             raise ValueError(
                 f"{run.folder}: {clip} under {mask} has an FF of {found:.3f} and not the "
                 f"{written:.3f} of its table: is the set the one that the run was made with?"

@@ -1,0 +1,689 @@
+"""The page of runs: its numbers, its sounds, what it refuses; what a browser does with it."""
+
+import csv
+import io
+import json
+import math
+import shutil
+import statistics
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from browser import CHROMIUM, Browser
+from pages import decode, picture, read_data
+from PIL import Image
+
+import audiointerp as ai
+from audiointerp.__main__ import main
+from audiointerp.dataset import Contamination, ESC50Dataset
+from audiointerp.masking import MASKS
+from audiointerp.model import build_model
+from audiointerp.report import write_report
+from audiointerp.tables import METRIC_COLUMNS, score
+from audiointerp.weights import load, save_weights
+
+RATE = 8000
+CLASSES = ("dog", "</script><b>rain", 'sea "waves" & $data')
+CLIPS = 8
+METHODS = {"saliency": ai.SaliencyInterpreter, "gradcam": ai.GradCAMInterpreter}
+EXPERIMENTS = ("clean", "horse")
+HEARD = ["topK_30", "minmax"]
+HIGHER = {"FF": True, "AI": True, "AD": False, "AG": True, "FidIn": True, "SPS": True}
+
+
+def write_set(root, *, seed=0, classes=CLASSES, clips=CLIPS):
+    """Write a set laid out like ESC-50: noise that comes and goes."""
+    (root / "meta").mkdir(parents=True)
+    (root / "audio").mkdir()
+    generator = np.random.default_rng(seed)
+    with (root / "meta" / "esc50.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["filename", "fold", "target", "category"])
+        for number in range(clips):
+            name = f"5-{number} <i>&-A-{number % len(classes)}"
+            table.writerow(
+                [f"{name}.wav", 5, number % len(classes), classes[number % len(classes)]]
+            )
+            wave = generator.standard_normal(RATE) * np.linspace(1, 0.01 * number, RATE)
+            wave = np.convolve(wave, np.ones(1 + number % 4), mode="same")
+            soundfile.write(root / "audio" / f"{name}.wav", 0.1 * wave, RATE, subtype="FLOAT")
+    return root
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """Return a folder with a set, a noise, weights and the results of an experiment."""
+    root = tmp_path_factory.mktemp("runs")
+    write_set(root / "set")
+    noise = 0.1 * np.random.default_rng(1).standard_normal(RATE)
+    soundfile.write(root / "horse.wav", noise, RATE, subtype="FLOAT")
+    processor = ai.LogMelSTFTSpectrogram(
+        sample_rate=RATE, n_fft=256, hop_length=80, n_mels=32, f_min=100, f_max=4000
+    )
+    settings = {"name": "Cnn14", "num_classes": 3, "num_bins": 32, "width": 1 / 16}
+    for name, seed in (("tiny", 0), ("other", 1)):
+        model = build_model(settings, seed=seed)
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(seed)
+            model.classifier.weight.normal_(std=40, generator=generator)
+        path = root / f"{name}.safetensors"
+        save_weights(path, model, processor, classes=CLASSES, duration=1.0)
+    model, processor = load(root / "tiny.safetensors")
+    for method, interpreter in METHODS.items():
+        predict = ai.Predict(
+            model, processor, interpreter(model), on=("features", "audio"), base="minimum"
+        )
+        for experiment in EXPERIMENTS:
+            folder = root / "results" / "tiny" / f"{method}_{experiment}"
+            predict.predict_set(open_set(root, experiment), folder, progress=False)
+    return root
+
+
+def open_set(root, experiment):
+    noise = None if experiment == "clean" else Contamination(root / "horse.wav", 0.7)
+    return ESC50Dataset(root / "set", folds=5, sample_rate=RATE, duration=1.0, contamination=noise)
+
+
+@pytest.fixture
+def copy(workshop, tmp_path):
+    """Return a copy of the results that a test may spoil."""
+    shutil.copytree(workshop / "results", tmp_path / "results")
+    return tmp_path / "results" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def page(workshop):
+    return write_report(
+        workshop / "results" / "tiny",
+        out=workshop / "page.html",
+        data=workshop / "set",
+        weights=[workshop / "tiny.safetensors"],
+        noises=[workshop / "horse.wav"],
+        masks=HEARD,
+        clips=4,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(page):
+    return read_data(page)
+
+
+@pytest.fixture(scope="module")
+def bare(workshop):
+    """Return the page of one run without sounds."""
+    return write_report(workshop / "results" / "tiny" / "gradcam_clean", out=workshop / "bare.html")
+
+
+def read_rows(folder, mask, place="csvs"):
+    with (folder / place / f"{mask}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def folder_of(run, workshop):
+    return workshop / "results" / run["model"] / f"{run['method']}_{run['experiment']}"
+
+
+def test_every_run_is_there_in_the_order_of_the_tables(data):
+    found = [(run["model"], run["experiment"], run["method"]) for run in data["runs"]]
+    assert found == [("tiny", name, method) for name in EXPERIMENTS for method in METHODS]
+
+
+@pytest.mark.parametrize(("place", "folder"), [("features", "csvs"), ("audio", "csvs_audio")])
+def test_numbers_are_those_of_the_tables(data, workshop, place, folder):
+    assert [metric["name"] for metric in data["metrics"]] == list(METRIC_COLUMNS)
+    for run in data["runs"]:
+        assert sorted(run["tables"][place]) == sorted(MASKS)
+        for mask, values in run["tables"][place].items():
+            rows = read_rows(folder_of(run, workshop), mask, folder)
+            assert run["clips"] == [row["clip"] for row in rows]
+            assert run["target"] == [row["target"] for row in rows]
+            assert run["predicted"] == [row["predicted"] for row in rows]
+            assert run["correct"] == [row["is_correct"] == "True" for row in rows]
+            assert values == [[float(row[name]) for name in METRIC_COLUMNS] for row in rows]
+
+
+def test_what_was_run_is_said_in_words(data):
+    about = [dict(run["about"]) for run in data["runs"]]
+    assert "Cnn14, 3 classes, 32 bins, width 0.0625" in about[0]["Model"]
+    assert "32 mel bands, 100–4000 Hz, in dB; windows of 32 ms every 10 ms" in about[0]["Front end"]
+    assert "fold 5: 8 clips of 3 classes, 1 s" in about[0]["Clips"]
+    assert about[0]["Background noise"] == "none added"
+    assert about[2]["Background noise"].startswith("horse.wav, the clip 7.36 dB above it (α = 0.7")
+    assert about[1]["Method"].startswith("gradcam; target layers base.conv_block6.relu2")
+    assert about[0]["Masking"] == "in dB; a removed cell takes the clip's lowest cell"
+    assert not any(run["warning"] for run in data["runs"])
+
+
+def test_the_best_and_worst_clips_are_heard_in_every_run(data, workshop):
+    values = {}
+    for run in data["runs"]:
+        for row in read_rows(folder_of(run, workshop), HEARD[0]):
+            values.setdefault(row["clip"], []).append(float(row["FF"]))
+    ranked = sorted(values, key=lambda clip: -statistics.fmean(values[clip]))
+    expected = [(clip, "best by FF") for clip in ranked[:2]]
+    expected += [(clip, "worst by FF") for clip in (ranked[-1], ranked[-2])]
+    for group in {run["group"] for run in data["runs"]}:
+        scenes = [scene for scene in data["scenes"] if scene["group"] == group]
+        assert [(scene["clip"], scene["why"]) for scene in scenes] == expected
+        assert all(set(scene["methods"]) == set(METHODS) for scene in scenes)
+    assert data["mask"] == HEARD[0]
+    assert "2 best and the 2 worst clips by FF under topK_30" in data["heard"]
+
+
+@pytest.fixture(scope="module")
+def again(workshop):
+    """Return clips interpreted once more, from the waveform on: (experiment, method, clip)."""
+    model, processor = load(workshop / "tiny.safetensors")
+    results = {}
+    for experiment in EXPERIMENTS:
+        dataset = open_set(workshop, experiment)
+        waveforms = torch.stack([clip.waveform for clip in dataset])
+        for method, interpreter in METHODS.items():
+            predict = ai.Predict(
+                model, processor, interpreter(model), on=("features", "audio"), base="minimum"
+            )
+            for result in predict.predict_batch(waveforms, dataset.clip_ids):
+                results[experiment, method, result.clip] = result
+    return results
+
+
+def each_scene(data):
+    experiment = {run["group"]: run["experiment"] for run in data["runs"]}
+    for scene in data["scenes"]:
+        for name, method in scene["methods"].items():
+            yield scene, method, (experiment[scene["group"]], name, scene["clip"])
+
+
+def test_sounds_are_what_was_scored(data, again):
+    for scene, method, key in each_scene(data):
+        assert list(method["sounds"]) == HEARD
+        embedded = {(None, "in"): scene["sound"]}
+        for mask, parts in method["sounds"].items():
+            embedded |= {(mask, part): sound for part, sound in parts.items()}
+        for (mask, part), sound in embedded.items():
+            heard, rate = soundfile.read(io.BytesIO(decode(sound["source"], "audio/wav")))
+            expected = again[key].audio(mask, part).waveform
+            assert rate == RATE
+            assert len(heard) == len(expected)
+            level = 10 ** (sound["turned_down"] / 20)
+            assert np.abs(level * heard - expected).max() <= 1.01 * level / 2**15 + 1e-5
+
+
+def test_masks_and_probabilities_are_those_of_the_clip(data, again):
+    for scene, method, key in each_scene(data):
+        result = again[key]
+        assert scene["label"] == method["explained"] == result.label
+        assert scene["classes"] == list(CLASSES)
+        assert scene["probabilities"] == pytest.approx(result.probabilities, abs=1e-5)
+        assert set(method["masks"]) == set(MASKS)
+        for mask in HEARD:
+            cells = result.masks[mask][0, 0].numpy()
+            assert np.abs(picture(method["masks"][mask]) / 255 - cells).max() < 0.02 or (
+                np.array_equal(picture(method["masks"][mask]), cells > 0)
+            )
+            assert method["kept"][mask] == pytest.approx(cells.mean(), abs=1e-5)
+        for place, table in result.class_probabilities_on.items():
+            assert set(method["tables"][place]) == set(HEARD)
+            for mask, parts in method["tables"][place].items():
+                for part, values in parts.items():
+                    assert values == pytest.approx(table.loc[(mask, part)].tolist(), abs=1e-4)
+
+
+def test_the_true_class_is_said(data, workshop):
+    dataset = open_set(workshop, "clean")
+    truth = dict(zip(dataset.clip_ids, dataset.labels, strict=True))
+    for scene in data["scenes"]:
+        assert scene["truth"] == CLASSES[truth[scene["clip"]]]
+
+
+def test_names_stay_text_and_nothing_outside_is_referred_to(page):
+    text = page.read_text()
+    for name in ("</script><b>", "<i>&", "& $data"):
+        assert name not in text
+    assert text.count("</script>") == text.count("<script") == 2
+    assert "default-src 'none'" in text
+
+
+def test_chosen_clips_are_heard_without_the_model(workshop, tmp_path, data):
+    clips = [data["runs"][0]["clips"][place] for place in (5, 1)]
+    found = read_data(
+        write_report(
+            workshop / "results" / "tiny" / "saliency_clean",
+            out=tmp_path / "page.html",
+            data=workshop / "set",
+            clips=clips,
+            sound="mp3",
+        )
+    )
+    assert [scene["clip"] for scene in found["scenes"]] == clips
+    assert found["mask"] == "topK_5"
+    for scene in found["scenes"]:
+        assert scene["probabilities"] is None
+        sounds = scene["methods"]["saliency"]["sounds"]
+        assert list(sounds) == ["topK_5", "topK_30"]
+        assert decode(sounds["topK_5"]["out"]["source"], "audio/mpeg")
+    assert "not checked with the model" in found["footer"]
+
+
+def test_more_clips_than_there_are_means_all(workshop, tmp_path):
+    folder = workshop / "results" / "tiny" / "saliency_clean"
+    out = tmp_path / "page.html"
+    found = read_data(
+        write_report(folder, out=out, data=workshop / "set", clips=99, masks=["bin"], by="AD")
+    )
+    drops = {row["clip"]: float(row["AD"]) for row in read_rows(folder, "bin")}
+    scenes = {scene["clip"]: scene["why"] for scene in found["scenes"]}
+    assert len(scenes) == CLIPS
+    best = [drops[clip] for clip, why in scenes.items() if why == "best by AD"]
+    worst = [drops[clip] for clip, why in scenes.items() if why == "worst by AD"]
+    assert max(best) <= min(worst)
+
+
+def test_the_page_of_noisy_runs_says_which_noise_is_missing(workshop, tmp_path):
+    found = read_data(
+        write_report(
+            workshop / "results", out=tmp_path / "page.html", data=workshop / "set", clips=1
+        )
+    )
+    assert {run["experiment"]: bool(run["silent"]) for run in found["runs"]} == {
+        "clean": False,
+        "horse": True,
+    }
+    assert "--noise horse.wav" in found["runs"][-1]["silent"]
+    assert {scene["group"] for scene in found["scenes"]} == {found["runs"][0]["group"]}
+
+
+def test_tables_alone_make_a_page_that_says_how_to_get_sounds(bare, copy):
+    found = read_data(bare)
+    assert found["scenes"] == []
+    assert "--data FOLDER" in found["runs"][0]["silent"]
+    shutil.rmtree(copy / "gradcam_clean" / "attributions")
+    (run,) = read_data(write_report(copy / "gradcam_clean"))["runs"]
+    assert "no attribution maps" in run["silent"]
+    assert (copy / "gradcam_clean" / "report.html").is_file()
+
+
+def test_a_stopped_run_shows_what_is_whole(copy):
+    folder = copy / "gradcam_clean"
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(content | {"report": {}}))
+    table = folder / "csvs" / "bin.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-3]))
+    (run,) = read_data(write_report(folder))["runs"]
+    assert len(run["clips"]) == CLIPS - 3
+    assert all(len(rows) == CLIPS - 3 for rows in run["tables"]["features"].values())
+    assert "not finished: 5 of 8 clips" in run["warning"]
+
+
+def test_diagnostics_belong_to_their_clips(copy):
+    folder = copy / "gradcam_clean"
+    clips = [row["clip"] for row in read_rows(folder, "bin")]
+    values = {clip: place / 7 for place, clip in enumerate(clips[:-1])}
+    table = pd.DataFrame({"clip": values.keys(), "residual": values.values()})
+    table.sample(frac=1, random_state=0).to_csv(folder / "diagnostics.csv", index=False)
+    (run,) = read_data(write_report(folder))["runs"]
+    assert run["diagnostics"]["residual"] == [*values.values(), None]
+
+
+def edit(path, change):
+    path.write_text(change(path.read_text()))
+
+
+def change_map(folder):
+    path = next(iter(sorted((folder / "attributions").glob("*.npy"))))
+    np.save(path, np.roll(np.load(path), 1, axis=1) ** 3)
+
+
+def drop_setting(folder, name):
+    content = json.loads((folder / "run.json").read_text())
+    del content["settings"][name]
+    (folder / "run.json").write_text(json.dumps(content))
+
+
+SPOILED = {
+    "is no run": (lambda run: shutil.rmtree(run), {}, "no result of .* and no run of"),
+    "no tables": (
+        lambda run: [shutil.rmtree(run / name) for name in ("csvs", "csvs_audio")],
+        {},
+        "a run.json and no tables",
+    ),
+    "no rows": (
+        lambda run: edit(run / "csvs" / "bin.csv", lambda text: text.splitlines()[0] + "\n"),
+        {},
+        "no clip is in all of its tables",
+    ),
+    "no settings": (lambda run: drop_setting(run, "processor"), {}, "does not say processor"),
+    "a clip twice": (
+        lambda run: edit(run / "csvs" / "bin.csv", lambda t: t + t.splitlines()[-1] + "\n"),
+        {},
+        "twice",
+    ),
+    "no number": (
+        lambda run: edit(run / "csvs" / "bin.csv", lambda t: t.replace("True,", "True,x", 1)),
+        {},
+        "no finite numbers",
+    ),
+    "a column less": (
+        lambda run: edit(run / "csvs" / "bin.csv", lambda t: t.replace("COMP", "COMB", 1)),
+        {},
+        "lacks the columns COMP",
+    ),
+    "another map": (change_map, {"data": "set", "clips": 8}, "map and table are not of one run"),
+    "no maps": (
+        lambda run: shutil.rmtree(run / "attributions"),
+        {"data": "set"},
+        "no attribution maps",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_spoiled_run_is_refused_and_nothing_written(workshop, copy, name):
+    spoil, options, message = SPOILED[name]
+    folder = copy / "saliency_clean"
+    others = [other for other in copy.iterdir() if other != folder]
+    for other in others:
+        shutil.rmtree(other)
+    spoil(folder)
+    if "data" in options:
+        options = options | {"data": workshop / options["data"]}
+    with pytest.raises(ValueError, match=message):
+        write_report(copy, **options)
+    assert not list(copy.rglob("*.html*"))
+
+
+WRONG = {
+    "no such folder": ({"data": "nowhere"}, "no such folder"),
+    "a set with fewer clips": ({"data": "fewer"}, "has no clip 5-7 <i>&-A-1, which .* has as"),
+    "a set with other classes": ({"data": "renamed"}, "has clip .* as cat"),
+    "another set of these names": (
+        {"data": "lookalike", "weights": ["tiny.safetensors"]},
+        "is the set the one that the run was made with",
+    ),
+    "weights of another model": (
+        {"data": "set", "weights": ["other.safetensors"]},
+        "of another model than these runs",
+    ),
+    "no weights": ({"data": "set", "weights": ["none.safetensors"]}, "no such file"),
+    "a noise that was not there": (
+        {"data": "set", "noises": ["white.wav"]},
+        "not the noise of any",
+    ),
+    "weights without a set": ({"weights": ["tiny.safetensors"]}, r"name it \(--data\)"),
+    "no such mask": ({"data": "set", "masks": ["topK_6"]}, "topK_6"),
+    "no mask": ({"data": "set", "masks": []}, "no mask given"),
+    "no clips": ({"data": "set", "clips": 0}, "expected 1 or more"),
+    "no such clip": ({"data": "set", "clips": ["5-0 <i>&-A-9"]}, "did you mean 5-0 <i>&-A-0"),
+    "no such metric": ({"data": "set", "by": "F"}, "'F'"),
+    "no such format": ({"sound": "ogg"}, "unknown sound format 'ogg'"),
+}
+
+
+@pytest.fixture(scope="module")
+def wrong_sets(workshop):
+    write_set(workshop / "fewer", clips=CLIPS - 1)
+    write_set(workshop / "renamed", classes=("cat", *CLASSES[1:]))
+    write_set(workshop / "lookalike", seed=9)
+    soundfile.write(workshop / "white.wav", np.full(RATE, 0.1), RATE)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_does_not_belong_to_the_run_is_refused(workshop, wrong_sets, tmp_path, name):
+    options, message = WRONG[name]
+    options = dict(options)
+    for key in ("data", "weights", "noises"):
+        if key in options:
+            value = options[key]
+            options[key] = (
+                workshop / value if isinstance(value, str) else [workshop / file for file in value]
+            )
+    page = tmp_path / "page.html"
+    page.write_text("an earlier page")
+    with pytest.raises((ValueError, OSError), match=message):
+        write_report(workshop / "results" / "tiny" / "saliency_clean", out=page, **options)
+    assert page.read_text() == "an earlier page"
+    assert list(tmp_path.iterdir()) == [page]
+
+
+def test_a_noisy_run_needs_its_noise(workshop, tmp_path):
+    with pytest.raises(ValueError, match=r"has the background noise horse\.wav"):
+        write_report(
+            workshop / "results" / "tiny" / "saliency_horse",
+            out=tmp_path / "page.html",
+            data=workshop / "set",
+        )
+
+
+def test_a_mask_that_a_run_lacks_is_refused(workshop, copy):
+    for table in ("csvs", "csvs_audio"):
+        (copy / "saliency_clean" / table / "bin.csv").unlink()
+    with pytest.raises(ValueError, match="mask 'bin' is not in every run"):
+        write_report(copy, data=workshop / "set", masks=["bin"])
+
+
+def test_both_kinds_of_results_in_one_folder_are_refused(copy):
+    (copy / "dog").mkdir()
+    (copy / "dog" / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="name a folder that holds one kind"):
+        write_report(copy)
+    with pytest.raises(ValueError, match="for the runs of an experiment"):
+        write_report(copy / "dog", data="synthetic")
+
+
+def test_two_runs_of_one_name_are_refused(copy):
+    shutil.copytree(copy / "gradcam_clean", copy / "clean")
+    with pytest.raises(ValueError, match="are called the same"):
+        write_report(copy)
+
+
+def test_runs_of_the_bundled_set_are_heard(tmp_path):
+    processor = ai.LogSTFTSpectrogram(sample_rate=4000, n_fft=64, hop_length=32)
+    settings = {"name": "Cnn14", "num_classes": 10, "num_bins": 33, "width": 1 / 16}
+    model = build_model(settings, seed=0).eval()
+    dataset = ai.SyntheticDataset(5, sample_rate=4000, duration=1.0, seed=3, clips=3)
+    model.classes = dataset.classes
+    predict = ai.Predict(model, processor, ai.SaliencyInterpreter(model), masks=["bin", "minmax"])
+    folder = tmp_path / "small" / "saliency_clean"
+    predict.predict_set(dataset, folder, progress=False)
+    (page,) = [read_data(write_report(folder, data="synthetic", masks=["minmax"]))]
+    assert len(page["scenes"]) == 3
+    for scene in page["scenes"]:
+        heard, _ = soundfile.read(io.BytesIO(decode(scene["sound"]["source"], "audio/wav")))
+        expected = dataset[dataset.index(scene["clip"])].waveform[0].numpy()
+        assert np.abs(heard - expected).max() < 1e-4
+
+
+def test_the_command_line_makes_the_page(workshop, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "page.html"
+    clip = read_rows(workshop / "results" / "tiny" / "saliency_clean", "bin")[2]["clip"]
+    arguments = ["report", workshop / "results" / "tiny" / "saliency_horse", "--out", target]
+    arguments += ["--data", workshop / "set", "--noise", workshop / "horse.wav", "--mask", "bin"]
+    arguments += ["--weights", workshop / "tiny.safetensors", "--clip", clip]
+    monkeypatch.setattr(sys, "argv", ["audiointerp", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert capsys.readouterr().out.strip() == str(target)
+    (scene,) = read_data(target)["scenes"]
+    assert scene["clip"] == clip
+    assert len(scene["probabilities"]) == 3
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium to open the page in")
+    with Browser() as opened:
+        yield opened
+
+
+def load_page(browser, page, width=1440, height=1000, **options):
+    browser.open(page, width, height, **options)
+    browser.until("byId('masks').tBodies[0].rows.length > 2")
+
+
+def titles(table, column=None):
+    cell = "[...r.cells].slice(1)" if column is None else f"[r.cells[{column}]]"
+    return f"[...byId('{table}').tBodies[0].rows].map(r => {cell}.map(c => Number(c.title)))"
+
+
+def names(table):
+    return f"[...byId('{table}').tBodies[0].rows].map(r => r.cells[0].innerText)"
+
+
+@pytest.mark.parametrize(("width", "height", "dark"), [(390, 844, True), (1600, 1000, False)])
+@pytest.mark.parametrize("which", ["page", "bare"])
+def test_the_page_fits_and_loads_nothing(browser, request, tmp_path, which, width, height, dark):
+    page = request.getfixturevalue(which)
+    load_page(browser, page, width, height, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.complaints() == []
+    asked = [url for url in browser.requests() if not url.startswith("data:")]
+    assert asked == [page.resolve().as_uri()]
+    shot = np.asarray(Image.open(browser.picture(tmp_path / "shot.png")).convert("RGB"))
+    assert shot.shape == (height, width, 3)
+    assert (shot[2, 2].mean() < 60) == dark
+    assert browser.run("byId('viewer').hidden") == (which == "bare")
+    nameless = browser.run(
+        """[...document.querySelectorAll("button, select, input")].filter((e) => e.offsetParent
+        && !(e.getAttribute("aria-label") || e.labels?.length || e.textContent.trim())
+        || e.tabIndex < 0).map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+
+
+def expected_means(rows, cells):
+    values = np.array([[float(row[name]) for name in METRIC_COLUMNS] for row in rows])
+    means = [math.fsum(column) / len(column) for column in values.T]
+    return [*means, float(score(means, cells))]
+
+
+@pytest.mark.parametrize("answer", ["all", "right", "wrong"])
+def test_means_are_over_the_clips_asked_for(browser, page, workshop, answer):
+    folder = workshop / "results" / "tiny" / "gradcam_horse"
+    load_page(browser, page)
+    press = "byId('{}').querySelector('[value={}]').click()"
+    for choice in (("experiments", "horse"), ("methods", "gradcam"), ("answers", answer)):
+        browser.run(press.format(*choice))
+    wanted = {"all": ("True", "False"), "right": ("True",), "wrong": ("False",)}[answer]
+    masks = browser.run(names("masks"))
+    assert sorted(masks) == sorted(MASKS)
+    for mask, found in zip(masks, browser.run(titles("masks")), strict=True):
+        rows = [row for row in read_rows(folder, mask) if row["is_correct"] in wanted]
+        assert rows, "the runs of this test have right and wrong clips"
+        assert found == pytest.approx(expected_means(rows, 32 * 101), rel=1e-9, abs=1e-9)
+    assert len(browser.run(names("clips"))) == len(rows)
+
+
+def test_a_class_narrows_clips_and_means(browser, page, workshop):
+    folder = workshop / "results" / "tiny" / "saliency_clean"
+    load_page(browser, page)
+    browser.run(
+        f"byId('class').value = {json.dumps(CLASSES[1])};"
+        "byId('class').dispatchEvent(new Event('change'))"
+    )
+    rows = [row for row in read_rows(folder, HEARD[0]) if row["target"] == CLASSES[1]]
+    assert browser.run("[...byId('clips').tBodies[0].rows].map(r => r.cells[1].innerText)") == [
+        CLASSES[1]
+    ] * len(rows)
+    masks = browser.run(names("masks"))
+    found = browser.run(titles("masks"))[masks.index(HEARD[0])]
+    assert found == pytest.approx(expected_means(rows, 32 * 101), rel=1e-9)
+
+
+def test_the_accuracy_is_that_of_all_clips(browser, page, workshop):
+    load_page(browser, page)
+    rows = read_rows(workshop / "results" / "tiny" / "saliency_clean", "bin")
+    right = sum(row["is_correct"] == "True" for row in rows)
+    said = f"{100 * right / CLIPS:.2f} % classified correctly, {right} of {CLIPS} clips"
+    assert browser.run("byId('accuracy').innerText") == said
+    assert browser.run(titles("runs", 1))[0] == [pytest.approx(100 * right / CLIPS)]
+
+
+def test_the_best_of_every_column_is_marked(browser, page):
+    load_page(browser, page)
+    values = np.array(browser.run(titles("masks")))
+    marked = np.array(
+        browser.run(
+            "[...byId('masks').tBodies[0].rows].map(r => [...r.cells].slice(1)"
+            ".map(c => c.className === 'best' && c.innerText.includes('the best')))"
+        )
+    )
+    for column, name in enumerate([*METRIC_COLUMNS, "score"]):
+        sign = 1 if HIGHER.get(name, name == "score") else -1
+        unit = 100 if name in ("AI", "AD", "AG") else 1
+        best = values[:, column] * sign
+        expected = best.max() - best <= 1e-6 * unit
+        if np.ptp(best) <= 1e-6 * unit:
+            expected[:] = False
+        assert marked[:, column].tolist() == expected.tolist(), name
+
+
+def test_headings_sort_numbers_and_words(browser, page):
+    load_page(browser, page)
+    plain = browser.run(titles("masks", 1))
+    press = "byId('{}').tHead.rows[0].cells[{}].querySelector('button').click()"
+    for direction, order in (("descending", True), ("ascending", False)):
+        browser.run(press.format("masks", 1))
+        assert browser.run(titles("masks", 1)) == sorted(plain, reverse=order)
+        heading = "byId('masks').tHead.rows[0].cells[1].getAttribute('aria-sort')"
+        assert browser.run(heading) == direction
+    browser.run(press.format("clips", 0))
+    assert browser.run(names("clips")) == sorted(browser.run(names("clips")))
+
+
+def test_a_row_chooses_the_mask_of_everything(browser, page, workshop):
+    load_page(browser, page)
+    browser.run(
+        "[...byId('masks').querySelectorAll('tbody button')]"
+        ".find(b => b.textContent === 'sigmoid').click()"
+    )
+    rows = read_rows(workshop / "results" / "tiny" / "saliency_clean", "sigmoid")
+    assert browser.run(titles("clips", 3)) == [[float(row["FF"])] for row in rows]
+    assert browser.run("byId('mask').value") == "sigmoid"
+    assert browser.run("players.in.button.disabled")
+    assert "topK_30, minmax" in browser.run("players.in.note.textContent")
+    assert browser.run("byId('probabilities').tBodies[0].rows[0].cells[2].textContent") == "–"
+
+
+def test_the_keyboard_goes_from_a_clip_to_its_sound(browser, page, data):
+    load_page(browser, page)
+    clip = data["scenes"][2]["clip"]
+    browser.run("byId('only-heard').click()")
+    heard = {scene["clip"] for scene in data["scenes"]}
+    assert set(browser.run(names("clips"))) == heard
+    browser.run(
+        f"[...byId('clips').querySelectorAll('tbody button')]"
+        f".find(b => b.textContent === {json.dumps(clip)}).focus()"
+    )
+    browser.press("Enter", "Enter", 13, "\r")
+    browser.until(f"shown.scene.clip === {json.dumps(clip)}")
+    assert browser.run("byId('verdict').textContent").startswith(f"{clip}: heard as ")
+    assert browser.run("document.activeElement === players.original.button")
+    browser.press(" ", "Space", 32, " ")
+    browser.until("players.original.playing()")
+    browser.until("parseFloat(byId('cursor').style.left) > 20")
+    assert browser.run("byId('listen').getBoundingClientRect().top") < 1000
+
+
+def test_another_experiment_is_heard_with_its_noise(browser, page, data):
+    load_page(browser, page)
+    browser.run("byId('experiments').querySelector('[value=horse]').click()")
+    noisy = next(run["group"] for run in data["runs"] if run["experiment"] == "horse")
+    scene = next(scene for scene in data["scenes"] if scene["group"] == noisy)
+    assert browser.run("players.original.source") == scene["sound"]["source"]
+    assert browser.run("byId('run-title').textContent") == "saliency · horse"
+
+
+def test_a_page_without_sounds_says_how_to_get_them(browser, bare):
+    load_page(browser, bare)
+    assert "--data FOLDER" in browser.run("byId('about-listen').innerText")
+    assert browser.run("byId('chances').hidden && byId('clips-to-hear').hidden")
+    assert browser.run("byId('clips').querySelectorAll('tbody button').length") == 0
+    browser.press("1", "Digit1", 49, "1")
+    assert browser.complaints() == []
