@@ -210,6 +210,9 @@ def experiment(
     mask: Annotated[list[str] | None, typer.Option(help="Mask to score; all by default.")] = None,
     base: Base = "floor",
     on: Places = ["features"],  # noqa: B006
+    precision: Annotated[
+        str, typer.Option(help="float32; tf32 or bfloat16: faster, see benchmarks/README.md.")
+    ] = "float32",
     results: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results"),
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded clips.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Do runs again that are there.")] = False,
@@ -234,6 +237,7 @@ def experiment(
         masks=mask,
         base=base,
         on=on,
+        precision=precision,
         results=results,
         cache_dir=cache,
         seed=seed,

@@ -242,6 +242,17 @@ def test_a_set_is_opened_as_the_model_takes_it(weights, tiny_esc50):
     assert open_set("synthetic", model, processor, folds=5).duration == 5.0
 
 
+def test_a_lower_precision_is_asked_for_on_the_command_line_and_filed(
+    monkeypatch, weights, tiny_esc50, tmp_path
+):
+    arguments = ["experiment", "-w", weights[1], "-d", tiny_esc50, "-m", "saliency"]
+    arguments += ["--results", tmp_path, "--precision"]
+    assert command(monkeypatch, *arguments, "bfloat16") == 0
+    run = json.loads((tmp_path / "tiny_stft" / "saliency_clean" / "run.json").read_text())
+    assert run["settings"]["precision"] == "bfloat16"
+    assert command(monkeypatch, *arguments, "float32") == 2  # another run's folder
+
+
 def test_files_are_interpreted_with_every_model_and_method(weights, tiny_esc50, tmp_path):
     files = sorted((tiny_esc50 / "audio").iterdir())[:2]
     result = interpret_files(
