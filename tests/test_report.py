@@ -201,6 +201,31 @@ def test_axes_are_in_seconds_and_hz(data):
         assert np.interp(place * 32 - 0.5, np.arange(32), bands) == pytest.approx(hz, rel=0.01)
 
 
+@pytest.mark.parametrize(("form", "kind"), [("flac", "audio/wav"), ("mp3", "audio/mpeg")])
+def test_sounds_saved_in_another_format_are_the_same_sounds(results, tmp_path, form, kind):
+    one = results / "stft" / "saliency" / CLIPS[0]
+    compared = results / "stft" / "gradcam" / CLIPS[0]
+    shutil.copytree(compared, tmp_path / "stft" / "gradcam" / "dog")
+    folder = tmp_path / "stft" / "saliency" / "dog"
+    shutil.copytree(one, folder)
+    peak, rate = soundfile.read(one / "minmax_in.wav")[0].max(), RATE
+    turned_down = {"original.flac": 3.0, f"minmax_in.{form}": 6.0}
+    for name, ending in (("original", "flac"), ("minmax_in", form), ("minmax_out", form)):
+        wave, _ = soundfile.read(folder / f"{name}.wav")
+        level = 10 ** (-turned_down.get(f"{name}.{ending}", 0) / 20)
+        subtype = {"subtype": "PCM_24"} if ending == "flac" else {}
+        soundfile.write(folder / f"{name}.{ending}", level * wave, rate, **subtype)
+        (folder / f"{name}.wav").unlink()
+    edit_summary(folder, turned_down_db=turned_down)
+    data = read_data(write_report(tmp_path, sound="wav"))
+    (scene,) = data["scenes"]
+    sound = scene["methods"]["saliency"]["sounds"]["minmax"]["in"]
+    heard, _ = soundfile.read(io.BytesIO(decode(sound["source"], kind)))
+    loud = 10 ** (sound["turned_down"] / 20) * heard.max()
+    assert loud == pytest.approx(peak, rel=1e-3 if form == "flac" else 0.2)
+    assert ("saved as MP3" in data["footer"]) == (form == "mp3")
+
+
 def test_mp3_is_smaller_and_sounds_alike(results, tmp_path, data):
     one = results / "stft" / "gradcam" / CLIPS[0]
     page = write_report(one, out=tmp_path / "page.html", sound="mp3")

@@ -320,14 +320,21 @@ def test_a_stopped_run_shows_what_is_whole(copy):
     assert "not finished: 5 of 8 clips" in run["warning"]
 
 
-def test_diagnostics_belong_to_their_clips(copy):
+def test_diagnostics_belong_to_their_clips(copy, browser):
     folder = copy / "gradcam_clean"
     clips = [row["clip"] for row in read_rows(folder, "bin")]
-    values = {clip: place / 7 for place, clip in enumerate(clips[:-1])}
+    values = {clip: place / 7e4 for place, clip in enumerate(clips[:-1])}
     table = pd.DataFrame({"clip": values.keys(), "residual": values.values()})
     table.sample(frac=1, random_state=0).to_csv(folder / "diagnostics.csv", index=False)
-    (run,) = read_data(write_report(folder))["runs"]
+    page = write_report(folder)
+    (run,) = read_data(page)["runs"]
     assert run["diagnostics"]["residual"] == [*values.values(), None]
+    load_page(browser, page)
+    shown = browser.run(
+        "[...byId('clips').tBodies[0].rows].map(r => [...r.cells].at(-1).innerText)"
+    )
+    assert [float(text) for text in shown[:-1]] == pytest.approx([*values.values()], rel=5e-3)
+    assert shown[-1] == "–"
 
 
 def edit(path, change):

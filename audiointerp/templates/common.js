@@ -58,8 +58,9 @@ function offerRadios(group, names, chosen, choose) {
 /**
  * A table that its headings sort.
  *
- * A column is {name, text, about, better, digits, same}: values are text or numbers, of which
- * "higher" or "lower" is better and which are equal up to `same`.
+ * A column is {name, text, about, better, digits, same}: values are text or numbers, shown with some
+ * decimals or else three digits, of which "higher" or "lower" is better and which are equal up to
+ * `same`.
  * A row is {values, choose, chosen, group}: its first value is the text of its heading, which is a
  * button where there is something to choose. A value may be null. With `marks`, the best of each
  * column is marked among the rows of a group.
@@ -140,7 +141,9 @@ class SortedTable {
       const at = place + 1;
       if (value === null) return make("td", {}, "–");
       if (typeof value === "string") return make("td", { className: "text" }, value);
-      const cell = make("td", { title: String(value) }, value.toFixed(this.columns[at].digits));
+      const { digits } = this.columns[at];
+      const text = digits === undefined ? Number(value.toPrecision(3)) : value.toFixed(digits);
+      const cell = make("td", { title: String(value) }, String(text));
       if (best(row, at)) {
         cell.className = "best";
         cell.append(make("span", { className: "unseen" }, ", the best"));

@@ -180,7 +180,7 @@ function showClips() {
     (heard.length ? " A clip that can be pressed is one to listen to." : "");
   const columns = [{ name: "clip", text: true }, { name: "class", text: true }, { name: "heard as", text: true },
     ...page.metrics,
-    ...extra.map((name) => ({ name, about: "What the method says of its own map", digits: 3 }))];
+    ...extra.map((name) => ({ name, about: "What the method says of its own map" }))];
   clipsTable.show(columns, clipsOf(run)
     .filter((at) => !byId("only-heard").checked || !heard.length || heard.includes(run.clips[at]))
     .map((at) => {
