@@ -32,12 +32,12 @@ CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
 TABLES = {"features": "csvs", "audio": "csvs_audio"}
 """Folder of the tables, by what the metrics were measured on."""
 
-READ_EXACTLY = {"keep_default_na": False, "float_precision": "round_trip"}
+READ_EXACTLY: dict[str, Any] = {"keep_default_na": False}
 """Options of ``pandas.read_csv`` for our tables: a class may be called None or NA, and a number
-comes back as the one that was written (pandas before 3 may miss its last bit by default)."""
-
-CLIPS_ASKED_FOR = "dataset.clips"
-"""The setting that two requests for one run may differ in."""
+comes back as the one that was written."""
+if int(pd.__version__.split(".")[0]) < 3:
+    # Which later versions do without asking, and warn of being asked.
+    READ_EXACTLY["float_precision"] = "round_trip"
 
 Row = Mapping[str, Any]
 
