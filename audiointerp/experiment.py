@@ -420,13 +420,14 @@ def run_experiment(
     models = _load_all(weights, resolve_device(device))
     done: dict[Path, SetResult] = {}
     for model_name, (model, processor) in models.items():
-        open_fold = partial(open_set, data, model, processor, subset=subset, cache_dir=cache_dir)
+        source = {"subset": subset, "cache_dir": cache_dir}
+        open_fold = partial(open_set, data, model, processor, **source)
         sets = {
             name: open_fold(folds=fold, clips=clips, contamination=noise)
             for name, noise in conditions.items()
         }
         compared = _background_of(
-            data, methods, model, processor, subset=subset, folds=train_folds, seed=seed
+            data, methods, model, processor, folds=train_folds, seed=seed, **source
         )
         for method in methods:
             interpreter = build_interpreter(
@@ -617,9 +618,9 @@ def _background_of(
     model: nn.Module,
     processor: STFTSpectrogram,
     *,
-    subset: str | None = None,
     folds: Sequence[int] = TRAIN_FOLDS,
     seed: int,
+    **source: Any,
 ) -> Tensor | None:
     """Return the background of the methods that need one, None where none does."""
     needed = [
@@ -627,7 +628,7 @@ def _background_of(
     ]
     if not needed:
         return None
-    dataset = open_set(data, model, processor, subset=subset, folds=folds)
+    dataset = open_set(data, model, processor, folds=folds, **source)
     return background_features(dataset, processor, seed=seed)
 
 

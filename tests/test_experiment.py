@@ -166,6 +166,16 @@ def test_an_experiment_of_some_clips_goes_on_with_all_to_the_same_files(
     assert settings == expected
 
 
+def test_what_an_experiment_decodes_is_decoded_once(weights, tiny_esc50, tmp_path):
+    cache = tmp_path / "cache"
+    request = {"methods": ["shap"], "cache_dir": cache, "device": "cpu", "progress": False}
+    run_experiment(weights[:1], tiny_esc50, results=tmp_path / "one", **request)
+    entries = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert len(entries) == 3 + 2 * 3  # the test fold, and SHAP's two clips of each class
+    run_experiment(weights[:1], tiny_esc50, results=tmp_path / "two", **request)
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == entries
+
+
 def test_an_experiment_of_another_fold_is_not_mixed_in(weights, tiny_esc50, tmp_path):
     request = {"methods": ["saliency"], "results": tmp_path, "device": "cpu", "progress": False}
     run_experiment(weights[:1], tiny_esc50, fold=5, **request)
