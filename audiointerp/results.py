@@ -39,6 +39,9 @@ if int(pd.__version__.split(".")[0]) < 3:
     # Which later versions do without asking, and warn of being asked.
     READ_EXACTLY["float_precision"] = "round_trip"
 
+CLIPS_ASKED_FOR = "dataset.clips"
+"""The setting that two requests for one run may differ in."""
+
 Row = Mapping[str, Any]
 
 
