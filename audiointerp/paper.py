@@ -1,22 +1,26 @@
 """The tables of a paper, made from results: of masks, methods, experiments, and the summaries.
 
-`make_tables` returns them twice: the numbers in full as frames, and cut, captioned and rounded for
-reading. `audiointerp.table_files` writes both. `docs/tables.md` says how to read them.
+`make_tables` returns them twice: the numbers in full as frames, and captioned and rounded for
+reading. They show themselves in a notebook; `audiointerp.table_files` writes them.
+`docs/tables.md` says how to read them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from audiointerp.statistics import bootstrap_means
+from audiointerp.table_html import to_html
 from audiointerp.tables import (
+    HIGHER_IS_BETTER,
     METRIC_COLUMNS,
     RUN_COLUMNS,
     SCORE,
@@ -30,6 +34,21 @@ from audiointerp.tables import (
     mark,
     rank_names,
 )
+
+TITLES = {
+    "accuracy": "Accuracy",
+    "summary": "The best mask of each method",
+    "plane": "The fidelity-simplicity plane",
+    "masks_by_method": "All masks of each method",
+    "methods_by_mask": "All methods under each mask",
+    "correct_and_wrong": "Clips classified correctly and wrongly apart",
+    "experiments": "Experiments side by side",
+}
+"""What the kinds of tables are called, in the order they are shown in."""
+MEASURED_ON = {
+    "features": "measured on masked features",
+    "audio": "measured on masked sounds",
+}
 
 
 class Cell(NamedTuple):
@@ -54,12 +73,26 @@ class Cell(NamedTuple):
         return f"[{_rounded(self.low, self.decimals)}, {_rounded(self.high, self.decimals)}]"
 
 
+class Column(NamedTuple):
+    """What stands above the numbers of a column."""
+
+    name: str
+    unit: str = ""
+    better: int = 0
+    """1 where higher is better, -1 where lower is, 0 where the name says nothing of it."""
+
+
 class Row(NamedTuple):
-    """A line of a table, below those of its group."""
+    """A line of a table.
+
+    ``group`` is what the rows with the same one are compared in, ``label`` the row's own name;
+    ``about`` says by kind what it shows, such as the method and the mask.
+    """
 
     group: str
     label: str
     cells: tuple[Cell, ...]
+    about: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -72,24 +105,36 @@ class Table:
         Which of the kinds of tables it is; a key of ``Tables.frames``.
     caption : str
         What it shows.
-    stub : str
-        Heading of the row labels.
-    columns : tuple of str
+    stub : tuple of str
+        Headings of the row labels: of the group, where there are several, and of the row.
+    columns : tuple of Column
         Headings of the cells.
     rows : tuple of Row
         Rows of a group follow each other. Marks compare the rows of a group.
+    about : mapping of str to str
+        What all its rows are of, by kind: model, experiment, method or metric.
     """
 
     kind: str
     caption: str
-    stub: str
-    columns: tuple[str, ...]
+    stub: tuple[str, ...]
+    columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[tuple[str, tuple[Row, ...]]]:
+        """The rows by group."""
+        rows = groupby(self.rows, key=lambda row: row.group)
+        return [(group, tuple(members)) for group, members in rows]
+
+    def _repr_html_(self) -> str:
+        return to_html([self])
 
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables of some results.
+    """All tables of some results, or those that `select` chose.
 
     Attributes
     ----------
@@ -99,10 +144,73 @@ class Tables:
         ``comparisons`` (every test between methods) and ``plane``.
     tables : list of Table
         The same for reading.
+    on : str
+        What the metrics were measured on, "features" or "audio".
     """
 
     frames: dict[str, pd.DataFrame]
     tables: list[Table]
+    on: str = "features"
+
+    def select(self, kind: str | Sequence[str], **names: str | Sequence[str]) -> Tables:
+        """Return the tables of a kind and, in them, the rows of some names.
+
+        ``tables.select("masks_by_method", method="shap", experiment=["clean", "horse"])``. What
+        marks a row stays what it was in the whole table.
+
+        Parameters
+        ----------
+        kind : str or sequence of str
+            Which kinds of tables; a key of `frames`.
+        **names : str or sequence of str
+            By model, experiment, method, mask, metric or label ("correct" and "wrong"), where the
+            kind has them: which to keep.
+
+        Returns
+        -------
+        Tables
+
+        Raises
+        ------
+        ValueError
+            If there is no such kind, or no row of such a name.
+        """
+        wanted = {key: [name] if isinstance(name, str) else [*name] for key, name in names.items()}
+        kinds = [kind] if isinstance(kind, str) else [*kind]
+        if unknown := [name for name in kinds if name not in self.frames]:
+            raise ValueError(
+                f"no tables of the kind {unknown[0]!r}: choose from {', '.join(self.frames)}"
+            )
+        frames = {name: _keep(self.frames[name], name, wanted) for name in kinds}
+        tables = []
+        for table in (table for table in self.tables if table.kind in kinds):
+            rows = tuple(row for row in table.rows if _is_of({**table.about, **row.about}, wanted))
+            if rows:
+                tables.append(replace(table, rows=rows))
+        return replace(self, frames=frames, tables=tables)
+
+    def _repr_html_(self) -> str:
+        return to_html(self.tables)
+
+
+def _keep(frame: pd.DataFrame, kind: str, wanted: Mapping[str, list[str]]) -> pd.DataFrame:
+    """Return the rows of a frame that have the wanted names, all of which must be there."""
+    for key, names in wanted.items():
+        known = list(dict.fromkeys(frame[key])) if key in _NAMES and key in frame else []
+        missing = [name for name in names if name not in known]
+        if missing or not names:
+            choices = f"choose from {', '.join(known)}" if known else "the kind is not told apart"
+            raise ValueError(
+                f"{kind}: no {key} {', '.join(map(repr, missing)) or '(none named)'}: {choices}"
+            )
+    chosen = pd.Series(True, index=frame.index)
+    for key, names in wanted.items():
+        chosen &= frame[key].isin(names)
+    return frame[chosen].reset_index(drop=True)
+
+
+def _is_of(about: Mapping[str, str], wanted: Mapping[str, list[str]]) -> bool:
+    return all(about[key] in names for key, names in wanted.items())
 
 
 def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0) -> Tables:
@@ -161,7 +269,7 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
     comparisons = [table for table in (of_methods, of_best) if len(table)]
     frames["comparisons"] = pd.concat(comparisons, ignore_index=True) if comparisons else of_methods
     frames["plane"] = fidelity_simplicity(results)
-    return Tables(frames, tables)
+    return Tables(frames, tables, on=results["on"].iloc[0] if "on" in results else "features")
 
 
 _DECIMALS = {
@@ -173,11 +281,11 @@ _DECIMALS = {
     "SPS": 3,
     "COMP": 2,
     SCORE: 3,
-    "accuracy": 1,
+    "accuracy": 2,
 }
 _ALL_COLUMNS = (*METRIC_COLUMNS, SCORE)
-_ROWS_AT_MOST = 32
-"""Of a table that fits a page; longer ones are cut between groups."""
+_PERCENT = ("AI", "AD", "AG", "accuracy")
+_NAMES = ("model", "experiment", "method", "mask", "metric", "label")
 
 
 def accuracy_intervals(
@@ -217,48 +325,52 @@ def accuracy_intervals(
 
 def _accuracy_tables(frame: pd.DataFrame) -> list[Table]:
     rows = frame.to_dict("records")
-    lines = [Row(row["model"], row["experiment"], (_cell(row, "accuracy"),)) for row in rows]
-    caption = f"Share of the clips classified correctly, {_clips(rows)}"
-    return _cut(Table("accuracy", caption, "experiment", ("accuracy",), tuple(lines)))
+    lines = [_row(row, row["model"], row["experiment"], ("accuracy",)) for row in rows]
+    caption = f"Share of the clips classified correctly ({_clips(rows)})"
+    return [_table("accuracy", caption, ("model", "experiment"), lines, columns=("accuracy",))]
 
 
 def _summary_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model,), rows in _by(frame, "model"):
-        caption = f"{model}: each method with its best mask by the score, {_clips(rows)}"
+        caption = f"{model}: each method with its best mask by the score ({_clips(rows)})"
         lines = [_row(row, row["experiment"], f"{row['method']} ({row['mask']})") for row in rows]
-        tables += _cut(Table("summary", caption, "method (mask)", _ALL_COLUMNS, tuple(lines)))
+        stub = ("experiment", "method (mask)")
+        tables.append(_table("summary", caption, stub, lines, model=model))
     return tables
 
 
 def _mask_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model, experiment, method), rows in _by(frame, "model", "experiment", "method"):
-        caption = f"{model}, {experiment}: {method} with all masks, {_clips(rows)}"
+        caption = f"{model}, {experiment}, {method}: all masks ({_clips(rows)})"
         lines = [_row(row, "", row["mask"]) for row in rows]
-        tables += _cut(Table("masks_by_method", caption, "mask", _ALL_COLUMNS, tuple(lines)))
+        about = {"model": model, "experiment": experiment, "method": method}
+        tables.append(_table("masks_by_method", caption, ("mask",), lines, **about))
     return tables
 
 
 def _method_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model, experiment), rows in _by(frame, "model", "experiment"):
-        caption = f"{model}, {experiment}: all methods under each mask, {_clips(rows)}"
+        caption = f"{model}, {experiment}: all methods under each mask ({_clips(rows)})"
         lines = [_row(row, row["mask"], row["method"]) for row in rows]
-        tables += _cut(Table("methods_by_mask", caption, "method", _ALL_COLUMNS, tuple(lines)))
+        about = {"model": model, "experiment": experiment}
+        tables.append(_table("methods_by_mask", caption, ("mask", "method"), lines, **about))
     return tables
 
 
 def _part_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model, experiment, method), rows in _by(frame, "model", "experiment", "method"):
-        lines = []
+        lines, counts = [], []
         for label in ("correct", "wrong"):
             part = [row for row in rows if row["label"] == label]
-            group = f"classified {label}ly, {_clips(part)}" if part else ""
-            lines += [_row(row, group, row["mask"]) for row in part]
-        caption = f"{model}, {experiment}: {method}, clips classified correctly and wrongly apart"
-        tables += _cut(Table("correct_and_wrong", caption, "mask", _ALL_COLUMNS, tuple(lines)))
+            lines += [_row(row, label, row["mask"]) for row in part]
+            counts += [f"{_clips(part)} classified {label}ly"] if part else []
+        caption = f"{model}, {experiment}, {method}: {', '.join(counts)}"
+        about = {"model": model, "experiment": experiment, "method": method}
+        tables.append(_table("correct_and_wrong", caption, ("clips", "mask"), lines, **about))
     return tables
 
 
@@ -271,16 +383,22 @@ def _experiment_tables(frame: pd.DataFrame) -> list[Table]:
         found = {(row["method"], row["mask"], row["experiment"]): row for row in rows}
         pairs = in_order(frame[frame["model"] == model][["method", "mask"]].drop_duplicates())
         for metric in _ALL_COLUMNS:
-            lines = tuple(
+            lines = [
                 Row(
                     method,
                     mask,
                     tuple(_cell(found.get((method, mask, name)), metric) for name in experiments),
+                    {"method": method, "mask": mask},
                 )
                 for method, mask in zip(pairs["method"], pairs["mask"], strict=True)
-            )
-            caption = f"{model}: {metric} in every experiment, {_clips(rows)}"
-            tables += _cut(Table("experiments", caption, "mask", experiments, lines))
+            ]
+            _, unit, better = _column(metric)
+            way = "higher is better" if better > 0 else "lower is better"
+            caption = f"{model}, {metric} ({f'{unit}, ' if unit else ''}{way}; {_clips(rows)})"
+            headings = tuple(map(Column, experiments))
+            about = {"model": model, "metric": metric}
+            stub = ("method", "mask")
+            tables.append(Table("experiments", caption, stub, headings, tuple(lines), about))
     return tables
 
 
@@ -308,25 +426,26 @@ def _by(frame: pd.DataFrame, *keys: str) -> Iterator[tuple[tuple, list[dict[str,
     )
 
 
-def _row(row: dict[str, Any], group: str, label: str) -> Row:
-    return Row(group, label, tuple(_cell(row, metric) for metric in _ALL_COLUMNS))
+def _table(
+    kind: str,
+    caption: str,
+    stub: tuple[str, ...],
+    rows: Sequence[Row],
+    *,
+    columns: Sequence[str] = _ALL_COLUMNS,
+    **about: str,
+) -> Table:
+    return Table(kind, caption, stub, tuple(map(_column, columns)), tuple(rows), about)
 
 
-def _cut(table: Table) -> list[Table]:
-    """Cut a table between groups, so that no part is longer than a page."""
-    groups: dict[str, list[Row]] = {}
-    for row in table.rows:
-        groups.setdefault(row.group, []).append(row)
-    parts: list[list[Row]] = [[]]
-    for rows in groups.values():
-        if parts[-1] and len(parts[-1]) + len(rows) > _ROWS_AT_MOST:
-            parts.append([])
-        parts[-1] += rows
-    numbers = [f" ({place} of {len(parts)})" for place in range(1, len(parts) + 1)]
-    return [
-        replace(table, caption=table.caption + (number if len(parts) > 1 else ""), rows=tuple(rows))
-        for number, rows in zip(numbers, parts, strict=True)
-    ]
+def _column(metric: str) -> Column:
+    better = 1 if HIGHER_IS_BETTER.get(metric, True) else -1
+    return Column(metric, "%" if metric in _PERCENT else "", better)
+
+
+def _row(row: dict[str, Any], group: str, label: str, columns: Sequence[str] = _ALL_COLUMNS) -> Row:
+    about = {key: row[key] for key in _NAMES if key in row}
+    return Row(group, label, tuple(_cell(row, metric) for metric in columns), about)
 
 
 def _cell(row: dict[str, Any] | None, metric: str) -> Cell:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -759,9 +759,8 @@ def draw_plane(axes: Axes, plane: pd.DataFrame, *, title: str = "") -> None:
     if plane.duplicated(["method", "mask"]).any() or plane.empty:
         raise ValueError("expected the plane of one model and experiment, one row per mask")
     front = plane[plane["front"]].sort_values(["simplicity", "fidelity"])
-    axes.step(
-        front["simplicity"], front["fidelity"], where="pre", color="0.6", zorder=1, label="front"
-    )
+    steps = _corners(front[["simplicity", "fidelity"]].to_numpy())
+    axes.plot(*steps.T, color="0.6", zorder=1, label="front")
     for (method, points), marker in zip(
         plane.groupby("method", sort=False), cycle("osD^vP*X"), strict=False
     ):
@@ -792,7 +791,7 @@ def draw_plane(axes: Axes, plane: pd.DataFrame, *, title: str = "") -> None:
     axes.set_ylabel("fidelity: geometric mean of FF, AI, 1 − AD, AG, FidIn", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
-    legend = axes.legend(fontsize=8, loc="upper right")
+    legend = axes.legend(fontsize=7, loc="upper right")
     # Equal masks share a point, hence a name.
     named = front.groupby(["simplicity", "fidelity"])["mask"].unique().map(", ".join)
     place_labels(
@@ -800,8 +799,26 @@ def draw_plane(axes: Axes, plane: pd.DataFrame, *, title: str = "") -> None:
         [*named.index],
         named.tolist(),
         keep_free=[legend.get_window_extent()],
-        avoid=plane.loc[~plane["front"], ["simplicity", "fidelity"]],
+        avoid=[*plane.loc[~plane["front"], ["simplicity", "fidelity"]].to_numpy(), *_along(steps)],
     )
+
+
+def _corners(front: np.ndarray) -> np.ndarray:
+    """Return the points of a front, which falls to the right, with the corners between them.
+
+    What is below and to the left of the line is beaten by one of the points.
+    """
+    corners = np.stack([front[:-1, 0], front[1:, 1]], axis=1)
+    return np.concatenate([np.stack([front[:-1], corners], axis=1).reshape(-1, 2), front[-1:]])
+
+
+def _along(line: np.ndarray) -> np.ndarray:
+    """Return points along a line, about a hundredth apart."""
+    parts = [
+        np.linspace(start, end, 2 + int(100 * np.abs(end - start).max()))
+        for start, end in pairwise(line)
+    ]
+    return np.concatenate([*parts, line[-1:]])
 
 
 def _draw_level(

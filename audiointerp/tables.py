@@ -91,7 +91,7 @@ def load_results(
     DataFrame
         One row per model, method, experiment, mask and clip. ``cells`` is the number N of cells of
         a mask, hence ln N the largest COMP: from the run's settings or, where they do not say, from
-        the largest COMP among the model's rows.
+        the largest COMP among the model's rows. ``on`` is what was asked for.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def load_results(
     paths = _only(paths, "experiment", experiments, lambda path: path.parts[-3].split("_", 1)[1])
     table = pd.concat([_read_table(path) for path in paths], ignore_index=True)
     largest = table.groupby("model")["COMP"].transform("max").map(math.exp)
-    return table.assign(cells=table["cells"].fillna(largest))
+    return table.assign(cells=table["cells"].fillna(largest), on=on)
 
 
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
@@ -468,7 +468,8 @@ def fidelity_simplicity(results: pd.DataFrame) -> pd.DataFrame:
     )
     front = pd.Series(False, index=plane.index)
     for _, places in plane.groupby(["model", "experiment"], sort=False):
-        front[places.index] = pareto_front(places[["fidelity", "simplicity"]])
+        # Places that differ by rounding are equal, whichever machine rounded.
+        front[places.index] = pareto_front(places[["fidelity", "simplicity"]].round(9))
     return plane[["model", "experiment", "method", "mask", "fidelity", "simplicity"]].assign(
         front=front
     )

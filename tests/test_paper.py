@@ -6,17 +6,21 @@ import itertools
 import json
 import math
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pypdf
 import pytest
 from typer.testing import CliRunner
 
 from audiointerp.__main__ import app
 from audiointerp.masking import MASKS
-from audiointerp.paper import Cell, Row, Table, make_tables
+from audiointerp.paper import TITLES, Cell, Column, Row, Table, make_tables
 from audiointerp.plots import plot_plane
-from audiointerp.table_files import escape, to_latex, write_csv, write_pdf, write_tables
+from audiointerp.table_files import escape, to_latex, write_csv, write_tables
+from audiointerp.table_html import to_html
+from audiointerp.table_pdf import write_pdf
 from audiointerp.tables import (
     MASK_ORDER,
     METRIC_COLUMNS,
@@ -266,16 +270,86 @@ def test_every_kind_of_table_is_there(results, tmp_path):
 def test_latex_is_escaped_and_marked():
     cells = (Cell(-0.5, -0.75, -0.25, 2, "worse"), Cell(0.5, 0.25, 0.75, 2, "better"))
     rows = (Row("a_b", "x & y", cells), Row("a_b", "z", (cells[1]._replace(mark="best"),) * 2))
-    latex = to_latex(Table("summary", "100 % of_it", "mask", ("AI", "COMP"), rows))
+    columns = (Column("AI", "%", 1), Column("COMP", "", -1))
+    latex = to_latex(Table("summary", "100 % of_it", ("group", "mask"), columns, rows))
     assert r"\caption{100 \% of\_it}" in latex
-    assert r"mask & AI (\%) $\uparrow$ & COMP $\downarrow$ \\" in latex
     assert (
-        r"x \& y & \underline{$-$0.50}$^{\ast}$ {\tiny [$-$0.75, $-$0.25]} & "
-        r"\textbf{0.50}$^{\ast}$ {\tiny [0.25, 0.75]} \\"
+        r"group & mask & \multicolumn{2}{l}{AI (\%) $\uparrow$} & "
+        r"\multicolumn{2}{l}{COMP $\downarrow$} \\"
     ) in latex
-    assert r"\multicolumn{3}{@{}l}{\textit{a\_b}} \\" in latex
+    assert (
+        r"a\_b & x \& y & \underline{$-$0.50}\rlap{$^{\ast}$} & {\tiny [$-$0.75, $-$0.25]} & "
+        r"\textbf{0.50}\rlap{$^{\ast}$} & {\tiny [0.25, 0.75]} \\"
+    ) in latex
+    assert "\n & z & " in latex  # the group's name stands once
     assert latex.count("{") == latex.count("}")
     assert escape("a\\b~^") == r"a\textbackslash{}b\textasciitilde{}\textasciicircum{}"
+
+
+def test_html_is_escaped_and_marked_with_and_without_styles():
+    cells = (Cell(-0.5, -0.75, -0.25, 2, "worse"), Cell(0.5, 0.25, 0.75, 2, "better"))
+    plain = Cell(math.nan, math.nan, math.nan, 2)
+    rows = (
+        Row("<b>", "x & y", cells),
+        Row("<b>", "z", (cells[1]._replace(mark="best"), plain)),
+        Row("c", "w", (cells[0]._replace(mark="worst"), plain)),
+    )
+    columns = (Column("AI", "%", 1), Column("COMP", "", -1))
+    table = Table("summary", "a < b", ("group", "mask"), columns, rows)
+    html = to_html([table])
+    assert table._repr_html_() == html
+    page = ElementTree.fromstring(html)  # well-formed, nothing of the names taken for a tag
+    assert page.find(".//caption").text == "a < b"
+    heads = ["".join(head.itertext()) for head in page.iterfind(".//thead//th")]
+    assert heads == ["group", "mask", "AI, % ↑", "COMP ↓"]
+    groups = [
+        [["".join(cell.itertext()) for cell in row] for row in body.iterfind("tr")]
+        for body in page.iterfind(".//tbody")
+    ]
+    assert groups == [
+        [
+            ["<b>", "x & y", "−0.50* [−0.75, −0.25]", "0.50* [0.25, 0.75]"],
+            ["z", "0.50 [0.25, 0.75]", "–"],
+        ],
+        [["c", "w", "−0.50 [−0.75, −0.25]", "–"]],
+    ]
+    assert page.find(".//th[@scope='rowgroup']").get("rowspan") == "2"
+    marked = [(cell.get("class"), cell[0].tag) for cell in page.iterfind(".//td[@class]")]
+    assert marked == [("worst", "u"), ("best", "strong"), ("best", "strong"), ("worst", "u")]
+    # Letters have the colour of the page around, light or dark.
+    colours = re.findall(r"(?<![-\w])color: *([^;}]*)", page.find("style").text)
+    assert set(colours) == {"inherit"}
+
+
+def test_some_tables_and_some_rows_of_them(results):
+    tables = make_tables(load_results(results), resamples=20)
+    some = tables.select("methods_by_mask", experiment="horse", mask=["topK_5"])
+    assert [table.about for table in some.tables] == [{"model": "mel_a", "experiment": "horse"}]
+    assert [(row.group, row.label) for row in some.tables[0].rows] == [
+        ("topK_5", "saliency"),
+        ("topK_5", "gradcam"),
+    ]
+    whole = tables.select("methods_by_mask").frames["methods_by_mask"]
+    expected = whole.query("experiment == 'horse' and mask == 'topK_5'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(some.frames["methods_by_mask"], expected)
+    assert len(tables.select("experiments", metric="AI", method="gradcam").tables) == 1
+    assert tables.select(["accuracy", "summary"])._repr_html_().count("<table>") == 2
+    assert tables.select("plane", experiment="clean").frames["plane"]["front"].any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "message"),
+    [
+        ("sumary", {}, "'sumary': choose from accuracy, summary"),
+        ("summary", {"method": "shap"}, "no method 'shap': choose from saliency, gradcam"),
+        ("summary", {"metric": "FF"}, "no metric 'FF': the kind is not told apart"),
+        ("summary", {"clips": "9"}, "no clips '9'"),
+        ("summary", {"mask": []}, r"no mask \(none named\)"),
+    ],
+)
+def test_tables_that_are_not_there_are_refused(results, kind, names, message):
+    with pytest.raises(ValueError, match=message):
+        make_tables(load_results(results), resamples=20).select(kind, **names)
 
 
 def test_a_cell_shows_no_negative_zero_and_no_empty_interval():
@@ -294,9 +368,62 @@ def test_everything_is_written(results, tmp_path):
         for line in text.splitlines():
             if r" \\" in line and "multicolumn" not in line:
                 columns = line.replace(r"\&", "").count("&")
-                assert columns in (1, 2, 8)
-    assert (out / "tables.pdf").read_bytes().startswith(b"%PDF")
-    assert (out / "plane_mel_a_horse.png").is_file()
+                assert columns in (3, 5, 16, 17)
+    assert (out / "latex" / "plane_mel_a_horse.pdf").read_bytes().startswith(b"%PDF")
+    assert "plane_mel_a_horse.pdf" in document
+
+
+def texts_of(page) -> list[tuple[float, float, str]]:
+    found = []
+    page.extract_text(
+        visitor_text=lambda text, _, matrix, *more: found.append((*matrix[4:], text.strip()))
+    )
+    return [entry for entry in found if entry[2]]
+
+
+def test_the_pdf_leads_to_every_table(results, tmp_path):
+    tables = make_tables(load_results(results), resamples=20)
+    pdf = pypdf.PdfReader(write_pdf(tables, tmp_path / "tables.pdf"), strict=True)
+    texts = [page.extract_text() for page in pdf.pages]
+    number_of = {page.indirect_reference.idnum: n for n, page in enumerate(pdf.pages)}
+    for table in tables.tables:
+        assert sum(table.caption in text.splitlines() for text in texts) == 1
+    # The contents: every link leads to the page whose number it covers.
+    numbers = texts_of(pdf.pages[0])
+    links = [entry.get_object() for entry in pdf.pages[0]["/Annots"]]
+    assert len(links) == len(tables.tables) + len(tables.frames["plane"].groupby("experiment"))
+    for link in links:
+        left, bottom, right, top = map(float, link["/Rect"])
+        (text,) = (t for x, y, t in numbers if left <= x <= right and bottom <= y <= top)
+        assert number_of[link["/Dest"][0].idnum] == int(text) - 1
+    back = pdf.pages[3]["/Annots"][0].get_object()
+    assert number_of[back["/Dest"][0].idnum] == 0
+    # Bookmarks: kinds and, folded below them, what is of each.
+    kinds = [entry for entry in pdf.outline if not isinstance(entry, list)]
+    assert [entry.title for entry in kinds] == ["Contents", *TITLES.values()]
+    below = [entry.title for entry in pdf.outline[pdf.outline.index(kinds[4]) + 1]]
+    assert below[:2] == ["mel_a, clean, saliency", "mel_a, clean, gradcam"]
+    for kind in kinds[1:]:
+        assert kind.title in texts[pdf.get_destination_page_number(kind)]
+
+
+def test_long_tables_go_on_where_the_page_ends_and_nothing_is_lost(tmp_path):
+    masks = [f"mask_{number:02}" for number in range(40)]
+    results = pd.concat(
+        rows(method, mask, {"FF": [0.4, 0.5]}) for method in ("lime", "shap") for mask in masks
+    )
+    tables = make_tables(results, resamples=20)
+    pdf = pypdf.PdfReader(write_pdf(tables, tmp_path / "tables.pdf"))
+    pages = [page.extract_text().splitlines() for page in pdf.pages]
+    caption = "mel, clean: all methods under each mask (2 clips)"
+    starts = next(n for n, lines in enumerate(pages) if caption in lines)
+    assert f"{caption}, continued" in pages[starts + 1]
+    shown = [line.split()[0] for lines in pages[starts : starts + 2] for line in lines]
+    assert [name for name in shown if name in masks] == masks
+    for page in pdf.pages[starts : starts + 2]:
+        heights = [y for _, y, _ in texts_of(page)]
+        assert min(heights) >= 72 * 0.29  # the footer
+        assert max(heights) <= float(page.mediabox.height) - 72 * 0.4
 
 
 def test_the_pdf_takes_any_letters(tmp_path):
@@ -322,5 +449,7 @@ def test_the_plane_shows_every_method(results):
     axes = plot_plane(plane).axes[0]
     shown = [text.get_text() for text in axes.get_legend().get_texts()]
     assert shown == ["front", "saliency", "gradcam"]
+    # Both masks of gradcam are equal: one point, one name.
+    assert [text.get_text() for text in axes.texts] == ["bin, topK_5"]
     with pytest.raises(ValueError, match="one model and experiment"):
         plot_plane(pd.concat([plane, plane]))

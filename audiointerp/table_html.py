@@ -1,0 +1,92 @@
+"""Tables → HTML, as notebooks show them: readable on light and dark pages, and without styles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from audiointerp.paper import Cell, Column, Row, Table
+
+# Colours are those of the page around; marks are tinted, which shows on white and on black. Where
+# styles are taken away, as on GitHub, bold, underlined and small remain.
+_STYLE = """
+.audiointerp-tables {overflow-x: auto}
+.audiointerp-tables table {border-collapse: collapse; margin: 0 0 1.2em; font-size: 12px;
+ font-variant-numeric: tabular-nums; border: 0}
+.audiointerp-tables caption {text-align: left; white-space: nowrap; font-size: 13px;
+ font-weight: 600; padding: 0 0 4px; color: inherit}
+.audiointerp-tables th, .audiointerp-tables td {text-align: left !important; padding: 2px 7px;
+ white-space: nowrap; border: 0; vertical-align: top}
+.audiointerp-tables thead th {border-bottom: 1px solid currentColor}
+.audiointerp-tables tbody + tbody > tr:first-child > * {border-top: 1px solid rgba(128,128,128,.5)}
+.audiointerp-tables tbody th {font-weight: 400}
+.audiointerp-tables small {font-size: 10px; opacity: .7}
+.audiointerp-tables .best {background: rgba(0,160,80,.24)}
+.audiointerp-tables .worst {background: rgba(220,50,60,.22)}
+.audiointerp-tables p {font-size: 11px; opacity: .8; margin: 0}
+"""
+_LEGEND = (
+    "Mean over the clips <small>[95 % bootstrap interval]</small>. In each group of rows: "
+    "<strong>best</strong>, <u>worst</u>; an asterisk where it is better, or worse, than every "
+    "other (paired Wilcoxon test, Holm, p &lt; 0.05). ↑ higher is better, ↓ lower is."
+)
+
+
+def to_html(tables: Sequence[Table]) -> str:
+    """Return tables as HTML to put into a page, with one legend below them.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        As `audiointerp.paper.make_tables` makes them.
+
+    Returns
+    -------
+    str
+        A ``div`` with its own styles, which concern nothing else on the page.
+    """
+    body = "".join(map(_table, tables))
+    return f'<div class="audiointerp-tables"><style>{_STYLE}</style>{body}<p>{_LEGEND}</p></div>'
+
+
+def _table(table: Table) -> str:
+    heads = [*map(escape, table.stub), *map(_heading, table.columns)]
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    groups = "".join(
+        f"<tbody>{''.join(_rows(group, rows, grouped=len(table.stub) > 1))}</tbody>"
+        for group, rows in table.groups
+    )
+    return (
+        f"<table><caption>{escape(table.caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead>{groups}</table>"
+    )
+
+
+def _heading(column: Column) -> str:
+    unit = f", {column.unit}" if column.unit else ""
+    return escape(column.name + unit) + {1: " ↑", -1: " ↓", 0: ""}[column.better]
+
+
+def _rows(group: str, rows: Sequence[Row], *, grouped: bool) -> Iterator[str]:
+    """Yield the lines of a group; its name stands once, beside all of them."""
+    for place, row in enumerate(rows):
+        label = f'<th scope="row">{escape(row.label)}</th>'
+        if grouped and place == 0:
+            span = f' rowspan="{len(rows)}"'
+            label = f'<th scope="rowgroup"{span}>{escape(group)}</th>{label}'
+        yield f"<tr>{label}{''.join(map(_cell, row.cells))}</tr>"
+
+
+def _cell(cell: Cell) -> str:
+    text = cell.text.replace("-", "−")
+    star = "*" if cell.mark in ("better", "worse") else ""
+    if cell.mark in ("best", "better"):
+        open_, text = '<td class="best">', f"<strong>{text}{star}</strong>"
+    elif cell.mark:
+        open_, text = '<td class="worst">', f"<u>{text}</u>{star}"
+    else:
+        open_ = "<td>"
+    interval = cell.interval.replace("-", "−")
+    return f"{open_}{text}{f' <small>{interval}</small>' if interval else ''}</td>"

@@ -1,0 +1,535 @@
+"""Tables → one PDF, made without LaTeX: contents, tables, planes, with links and bookmarks."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
+from matplotlib.path import Path as Outline
+from matplotlib.transforms import IdentityTransform
+from tqdm.auto import tqdm
+
+from audiointerp.paper import MEASURED_ON, TITLES, Cell, Column, Row, Table, Tables
+from audiointerp.pdf_links import Bookmark, Link, add_navigation
+from audiointerp.plots import draw_plane
+
+_WIDTH, _HEIGHT = 11.69, 8.27
+"""A4 landscape, inches."""
+_SIDE, _EDGE = 0.5, 0.4
+"""Margins left and right, and above and below, inches."""
+_LINE = 0.111
+"""Inches from a line to the next: 8 points."""
+_ROOM = (_HEIGHT - 2 * _EDGE) / _LINE - 1.3
+"""Lines on a page, above its footer."""
+_TITLE, _ABOVE = 2.2, 1.0
+"""Lines that a title takes, with the space below it, and above it where it is not the first."""
+_HEAD, _BETWEEN, _BELOW = 2.7, 0.35, 1.3
+"""Lines above the rows of a table (caption, headings), between its groups and below it."""
+_GAP = 0.3
+"""Inches between tables side by side."""
+_SIZE, _SMALL = 7, 5.7
+_LETTER, _PAD = 0.054, 0.1
+"""Inches that a letter takes, on average, and that stay free beside a name."""
+_MEAN, _CELL, _WIDEST_CELL = 0.3, 0.94, 1.08
+"""Inches that a mean takes, and that a cell takes at least and at most."""
+_PLANES = (2, 2)
+"""Rows and columns of planes on a page."""
+_BEST, _WORST, _QUIET, _LINKED = "#00692f", "#a50026", "#666666", "#0b5394"
+
+_LEGEND = (
+    "Mean over the clips [95 % bootstrap interval]. Best mean of a group of rows: bold and green; "
+    "worst: red and underlined. Asterisk: better, or worse, than every other of the group (paired "
+    "Wilcoxon test, Holm, p < 0.05)."
+)
+_MEANINGS = {
+    "FF": "probability of the class that is lost when what the mask selects is removed",
+    "AI": "clips whose probability of the class rises when only what it selects is kept, %",
+    "AD": "share of the probability that is lost when only that is kept, %",
+    "AG": "share of the way to certainty that is won when only that is kept, %",
+    "FidIn": "share of the clips that keep their class when only that is kept",
+    "SPS": "sparseness of the mask: its Gini index",
+    "COMP": "complexity of the mask: its entropy, nats",
+    "score": "geometric mean of the seven, each mapped to 0 (worst) to 1 (best)",
+}
+
+
+class _Piece(NamedTuple):
+    """Some groups of a table and where they stand, inches and lines from the upper left."""
+
+    table: Table
+    groups: list[tuple[str, tuple[Row, ...]]]
+    left: float
+    top: float
+    continued: bool
+
+
+@dataclass
+class _Page:
+    """What stands on a page: titles of kinds with their lines, pieces of tables, or planes."""
+
+    titles: list[tuple[str, float]] = field(default_factory=list)
+    pieces: list[_Piece] = field(default_factory=list)
+    planes: list[tuple[tuple[str, str], pd.DataFrame]] = field(default_factory=list)
+
+
+class _Entry(NamedTuple):
+    """A line of the contents: its text and, for each column, the page to turn to."""
+
+    text: str
+    pages: tuple[int | None, ...]
+    columns: tuple[str, ...] = ()
+    """Headings of the columns, where the line is a title."""
+    is_title: bool = False
+
+
+def write_pdf(tables: Tables, path: str | os.PathLike[str]) -> Path:
+    """Draw contents, all tables and the fidelity-simplicity planes into one PDF.
+
+    The contents lead to the pages, and so do bookmarks.
+
+    Parameters
+    ----------
+    tables : Tables
+        As `audiointerp.paper.make_tables` returns them.
+    path : path
+        The file; its folder is made.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pages = _lay_out(tables)
+    # How many pages the contents take does not depend on the numbers in them.
+    before = len(_cut_contents(_list_contents(pages, before=0)))
+    contents = _cut_contents(_list_contents(pages, before=before))
+    links = []
+    with PdfPages(partial, metadata={"Title": "Tables", "CreationDate": None}) as pdf:
+        plain = _is_western(tables.tables)
+        for number, entries in enumerate(contents, start=1):
+            figure, found = _draw_contents(entries, number, tables, plain=plain)
+            _save(pdf, figure, plain=plain)
+            links += found
+        numbered = enumerate(pages, start=before + 1)
+        for number, page in tqdm(numbered, "pages", len(pages), leave=False, disable=None):
+            plain = not page.planes and _is_western([piece.table for piece in page.pieces])
+            figure, link = _draw_page(page, number, tables, plain=plain)
+            _save(pdf, figure, plain=plain)
+            links.append(link)
+    add_navigation(partial, list(_bookmarks(pages, before)), links)
+    partial.replace(path)
+    return path
+
+
+def _save(pdf: PdfPages, figure: Figure, *, plain: bool) -> None:
+    """Add a page. A font that every reader of PDF has needs no shaping: many times faster."""
+    with rc_context({"pdf.use14corefonts": plain}):
+        pdf.savefig(figure)
+
+
+def _is_western(tables: Iterable[Table]) -> bool:
+    """Return whether the built-in fonts of PDF have all letters of some tables."""
+    texts = []
+    for table in tables:
+        texts += [table.caption, *table.stub, *(column.name for column in table.columns)]
+        texts += [part for row in table.rows for part in (row.group, row.label)]
+    text = "".join(texts)
+    return text.encode("cp1252", errors="ignore").decode("cp1252") == text
+
+
+# What stands where.
+
+
+def _lay_out(tables: Tables) -> list[_Page]:
+    """Put tables and planes onto pages, as many as have room."""
+    pages: list[_Page] = []
+    lowest = _ROOM
+    for kind in TITLES:
+        if kind == "plane":
+            pages += _planes(tables.frames["plane"])
+            lowest = _ROOM
+            continue
+        group = [table for table in tables.tables if table.kind == kind]
+        if group:
+            lowest = _flow(kind, group, pages, lowest)
+    return pages
+
+
+def _flow(kind: str, tables: Sequence[Table], pages: list[_Page], lowest: float) -> float:
+    """Put the tables of a kind below a line of the last page; return the lowest line they reach.
+
+    They go down the page, then down beside that where they are narrow, then to the next page; a
+    table that meets the end of its column goes on between two of its groups.
+    """
+    width = max(map(_table_width, tables))
+    across = max(1, int((_WIDTH - 2 * _SIDE + _GAP) // (width + _GAP)))
+    lowest += _ABOVE
+    if not pages or lowest + _TITLE + _lines(tables[0].groups) > _ROOM:
+        pages.append(_Page())
+        lowest = 0.0
+    start = y = lowest + _TITLE
+    pages[-1].titles.append((kind, lowest))
+    column = 0
+    for table in tables:
+        groups, continued = table.groups, False
+        while groups:
+            fitting = _fitting(groups, _ROOM - y)
+            if not fitting and y > start:
+                column, y = column + 1, start
+                if column == across:
+                    pages.append(_Page([(kind, 0.0)]))
+                    column, lowest = 0, 0.0
+                    start = y = _TITLE
+                continue
+            taken, groups = groups[: fitting or 1], groups[fitting or 1 :]
+            left = _SIDE + column * (width + _GAP)
+            pages[-1].pieces.append(_Piece(table, taken, left, y, continued))
+            y += _lines(taken)
+            lowest, continued = max(lowest, y), True
+    return lowest
+
+
+def _fitting(groups: Sequence[tuple[str, tuple[Row, ...]]], room: float) -> int:
+    """Return how many of the groups have room, one below the other."""
+    count = 0
+    while count < len(groups) and _lines(groups[: count + 1]) - _BELOW <= room:
+        count += 1
+    return count
+
+
+def _lines(groups: Sequence[tuple[str, tuple[Row, ...]]]) -> float:
+    """Return the height of some groups of a table with its headings, in lines."""
+    rows = sum(len(members) for _, members in groups)
+    return _HEAD + rows + _BETWEEN * (len(groups) - 1) + _BELOW
+
+
+def _stub_widths(table: Table) -> list[float]:
+    """Return the widths of the row labels, inches."""
+    groups = [table.stub[0], *(row.group for row in table.rows)]
+    labels = [table.stub[-1], *(row.label for row in table.rows)]
+    columns = [groups, labels] if len(table.stub) > 1 else [labels]
+    return [_PAD + _LETTER * max(map(len, column)) for column in columns]
+
+
+def _cell_width(table: Table) -> float:
+    """Return the width of a cell, inches: its share of the page, within reason."""
+    names = _PAD + _LETTER * max(len(_heading(column)) + 1 for column in table.columns)
+    share = (_WIDTH - 2 * _SIDE - sum(_stub_widths(table))) / len(table.columns)
+    least = max(_CELL, names)
+    return min(max(share, least), max(_WIDEST_CELL, names)) if share < 2 * least else least
+
+
+def _table_width(table: Table) -> float:
+    return sum(_stub_widths(table)) + len(table.columns) * _cell_width(table)
+
+
+def _planes(frame: pd.DataFrame) -> Iterator[_Page]:
+    planes = list(frame.groupby(["model", "experiment"], sort=False))
+    most = _PLANES[0] * _PLANES[1]
+    for place in range(0, len(planes), most):
+        yield _Page([("plane", 0.0)], planes=planes[place : place + most])
+
+
+def _find(pages: Sequence[_Page], before: int) -> Iterator[tuple[str, tuple[str, ...], int]]:
+    """Yield every table and plane: its kind, what it is of, and the number of its page."""
+    for number, page in enumerate(pages, start=before + 1):
+        for names, _ in page.planes:
+            yield "plane", tuple(names), number
+        for piece in page.pieces:
+            if not piece.continued:
+                yield piece.table.kind, tuple(piece.table.about.values()), number
+
+
+def _bookmarks(pages: Sequence[_Page], before: int) -> Iterator[Bookmark]:
+    yield Bookmark("Contents", 1)
+    last = ""
+    for kind, names, number in _find(pages, before):
+        if kind != last:
+            yield Bookmark(TITLES[kind], number)
+        if names:
+            yield Bookmark(", ".join(names), number, level=1)
+        last = kind
+
+
+# The contents.
+
+
+def _list_contents(pages: Sequence[_Page], before: int) -> list[_Entry]:
+    """Return the lines of the contents: of each kind its title and a table of page numbers."""
+    kinds: dict[str, dict[tuple[str, ...], int]] = {}
+    for kind, names, number in _find(pages, before):
+        kinds.setdefault(kind, {})[names] = number
+    entries = []
+    for kind, found in kinds.items():
+        columns = tuple(dict.fromkeys(names[-1] if names[1:] else "" for names in found))
+        lines: dict[str, dict[str, int]] = {}
+        for names, number in found.items():
+            label, column = (names[:-1], names[-1]) if names[1:] else (names, "")
+            lines.setdefault(", ".join(label), {})[column] = number
+        if list(lines) == [""]:
+            entries.append(_Entry(TITLES[kind], (lines[""][""],), columns, is_title=True))
+            continue
+        entries.append(_Entry(TITLES[kind], (), columns, is_title=True))
+        entries += [
+            _Entry(label, tuple(numbers.get(column) for column in columns))
+            for label, numbers in lines.items()
+        ]
+    return entries
+
+
+def _cut_contents(entries: Sequence[_Entry]) -> list[list[_Entry]]:
+    """Cut the contents into pages."""
+    pages: list[list[_Entry]] = [[]]
+    used = 0.0
+    for entry in entries:
+        height = _entry_lines(entry)
+        if used + height > _ROOM - 2 * _TITLE:
+            pages.append([])
+            used = 0.0
+        pages[-1].append(entry)
+        used += height
+    return pages
+
+
+def _entry_lines(entry: _Entry) -> float:
+    return 2.4 if entry.is_title else 1.3
+
+
+def _draw_contents(
+    entries: Sequence[_Entry], number: int, tables: Tables, *, plain: bool
+) -> tuple[Figure, list[Link]]:
+    figure = Figure(figsize=(_WIDTH, _HEIGHT))
+    page = figure.add_artist(_Lettering(plain))
+    links = []
+    names, step = 2.5, 0.7
+    y = _HEIGHT - _EDGE - 0.05
+    models = ", ".join(dict.fromkeys(tables.frames["plane"]["model"]))
+    page.add(_SIDE, y, f"Tables: {models}", size=13, weight="bold")
+    if number == 1:
+        _draw_key(page, _SIDE + 6.9, y - _TITLE * _LINE, tables.on)
+    y -= _TITLE * _LINE
+    for entry in entries:
+        y -= _entry_lines(entry) * _LINE
+        weight = "bold" if entry.is_title else "normal"
+        page.add(_SIDE + (0 if entry.is_title else 0.12), y, entry.text, size=8, weight=weight)
+        width = min(step, 4.2 / max(1, len(entry.columns or entry.pages)))
+        for place, column in enumerate(entry.columns):
+            page.add(_SIDE + names + place * width, y, column, color=_QUIET)
+        for place, to in enumerate(entry.pages):
+            if to is not None:
+                left = _SIDE + names + place * width
+                page.add(left, y, str(to), size=8, color=_LINKED)
+                links.append(_link(number, left, y, 0.4, to))
+    page.add(_WIDTH - _SIDE, _EDGE - 0.1, str(number), color=_QUIET, align="right")
+    return figure, links
+
+
+def _draw_key(page: _Lettering, left: float, y: float, on: str) -> None:
+    """Write what the columns and the marks mean."""
+    lines = [("How to read them", "bold")]
+    for text in (
+        f"The metrics were {MEASURED_ON[on]}; the class is the one that the model predicts.",
+        _LEGEND,
+        "Arrows in the headings point to what is better.",
+    ):
+        lines += [(line, "normal") for line in (*textwrap.wrap(text, 68), "")]
+    y -= 2.1 * _LINE
+    for text, weight in lines:
+        page.add(left, y, text, size=8, weight=weight)
+        y -= 1.35 * _LINE
+    for name, meaning in _MEANINGS.items():
+        page.add(left, y, name, size=8, weight="bold")
+        for line in textwrap.wrap(meaning, 58):
+            page.add(left + 0.55, y, line, size=8)
+            y -= 1.35 * _LINE
+        y -= 0.3 * _LINE
+
+
+# Pages of tables and planes.
+
+
+class _Lettering(Artist):
+    """The texts of a page, each where its line begins or ends.
+
+    A page has a thousand short texts. ``Figure.text`` would lay out each as a block of lines,
+    which takes seconds a page; here they go to the file as they are.
+
+    Parameters
+    ----------
+    plain : bool
+        Whether in the built-in fonts of PDF.
+    """
+
+    def __init__(self, plain: bool) -> None:
+        super().__init__()
+        self.plain = plain
+        self.texts: list[tuple[float, float, str, FontProperties, str, str, bool]] = []
+
+    def add(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float = _SIZE,
+        color: str = "black",
+        weight: str = "normal",
+        align: str = "left",
+        underline: bool = False,
+    ) -> None:
+        """Put a text at a place, inches from the lower left corner."""
+        if text:
+            font = _font(size, weight, self.plain)
+            self.texts.append((x, y, text, font, color, align, underline))
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw all texts."""
+        inch = renderer.points_to_pixels(72)
+        for left, bottom, text, font, color, align, underline in self.texts:
+            x, y = left * inch, bottom * inch
+            pen = renderer.new_gc()
+            pen.set_foreground(color)
+            if align == "right" or underline:
+                width, _, _ = renderer.get_text_width_height_descent(text, font, ismath=False)
+                x -= width if align == "right" else 0
+            renderer.draw_text(pen, x, y, text, font, 0)
+            if underline:
+                pen.set_linewidth(renderer.points_to_pixels(0.5))
+                below = y - 0.018 * inch
+                line = Outline([(x, below), (x + width, below)])
+                renderer.draw_path(pen, line, IdentityTransform())
+            pen.restore()
+
+
+@cache
+def _font(size: float, weight: str, plain: bool) -> FontProperties:
+    # Helvetica calls its normal weight medium.
+    weight = "medium" if plain and weight == "normal" else weight
+    return FontProperties("Helvetica" if plain else "DejaVu Sans", size=size, weight=weight)
+
+
+def _draw_page(page: _Page, number: int, tables: Tables, *, plain: bool) -> tuple[Figure, Link]:
+    """Draw a page of tables or planes; its footer leads to the contents."""
+    figure = Figure(figsize=(_WIDTH, _HEIGHT))
+    lettering = figure.add_artist(_Lettering(plain))
+    for kind, top in page.titles:
+        y = _HEIGHT - _EDGE - (top + 0.6) * _LINE
+        lettering.add(_SIDE, y, TITLES[kind], size=11, weight="bold")
+    y = _HEIGHT - _EDGE - 0.6 * _LINE
+    lettering.add(_WIDTH - _SIDE, y, MEASURED_ON[tables.on], color=_QUIET, align="right")
+    foot = _EDGE - 0.1
+    legend = _LEGEND if page.pieces else "On the front is what nothing beats in both."
+    lettering.add(_SIDE, foot, legend, size=6.5, color=_QUIET)
+    lettering.add(_WIDTH - _SIDE - 0.25, foot, "contents", color=_LINKED, align="right")
+    lettering.add(_WIDTH - _SIDE, foot, str(number), color=_QUIET, align="right")
+    for piece in page.pieces:
+        _draw_piece(figure, lettering, piece)
+    _draw_planes(figure, page.planes)
+    return figure, _link(number, _WIDTH - _SIDE - 0.75, foot, 0.5, 1)
+
+
+def _link(page: int, left: float, y: float, width: float, to: int) -> Link:
+    box = (left - 0.03, y - 0.04, left + width, y + 0.11)
+    return Link(page, tuple(72 * side for side in box), to)
+
+
+def _draw_planes(figure: Figure, planes: Iterable[tuple[tuple[str, str], pd.DataFrame]]) -> None:
+    rows, columns = _PLANES
+    height = (_HEIGHT - 2 * _EDGE - _TITLE * _LINE) / rows
+    width = (_WIDTH - 2 * _SIDE) / columns
+    for place, ((model, experiment), plane) in enumerate(planes):
+        row, column = divmod(place, columns)
+        left = _SIDE + column * width + 0.45
+        bottom = _EDGE + (rows - 1 - row) * height + 0.42
+        box = (left, bottom, width - 0.6, height - 0.75)
+        axes = figure.add_axes(
+            (box[0] / _WIDTH, box[1] / _HEIGHT, box[2] / _WIDTH, box[3] / _HEIGHT)
+        )
+        draw_plane(axes, plane, title=f"{model}, {experiment}")
+
+
+def _draw_piece(figure: Figure, page: _Lettering, piece: _Piece) -> None:
+    """Draw some groups of a table with its headings."""
+    table, left = piece.table, piece.left
+    stubs, step = _stub_widths(table), _cell_width(table)
+    right = left + _table_width(table)
+    cells = [left + sum(stubs) + place * step for place in range(len(table.columns))]
+    labels = [left, left + stubs[0]][-len(table.stub) :] if len(stubs) > 1 else [left]
+    y = _HEIGHT - _EDGE - (piece.top + 0.75) * _LINE
+    page.add(left, y, table.caption + (", continued" if piece.continued else ""), size=8)
+    _rule(figure, left, right, y - 0.5 * _LINE, 0.8)
+    y -= 1.45 * _LINE
+    for x, text in zip(labels, table.stub, strict=True):
+        page.add(x, y, text)
+    for x, column in zip(cells, table.columns, strict=True):
+        _draw_arrow(figure, x - 0.05, y, column.better)
+        page.add(x, y, _heading(column))
+    _rule(figure, left, right, y - 0.4 * _LINE, 0.4)
+    y -= 0.35 * _LINE
+    for place, (group, rows) in enumerate(piece.groups):
+        if place:
+            _rule(figure, left, right, y - (0.4 + _BETWEEN / 2) * _LINE, 0.3, "0.65")
+            y -= _BETWEEN * _LINE
+        for line, row in enumerate(rows):
+            y -= _LINE
+            names = (group if line == 0 else "", row.label)[-len(labels) :]
+            for x, text in zip(labels, names, strict=True):
+                page.add(x, y, text)
+            for x, cell in zip(cells, row.cells, strict=True):
+                _draw_cell(page, x, y, cell)
+    _rule(figure, left, right, y - 0.5 * _LINE, 0.8)
+
+
+def _heading(column: Column) -> str:
+    return f"{column.name}, {column.unit}" if column.unit else column.name
+
+
+def _draw_cell(page: _Lettering, left: float, y: float, cell: Cell) -> None:
+    """Draw a mean, its digits below those of the cell above, and its interval."""
+    looks = {}
+    if cell.mark in ("best", "better"):
+        looks = {"weight": "bold", "color": _BEST}
+    elif cell.mark:
+        looks = {"color": _WORST, "underline": True}
+    page.add(left + _MEAN, y, cell.text, align="right", **looks)
+    if cell.mark in ("better", "worse"):
+        page.add(left + _MEAN + 0.005, y, "*", weight="bold", color=looks["color"])
+    page.add(left + _MEAN + 0.065, y, cell.interval, size=_SMALL, color=_QUIET)
+
+
+def _draw_arrow(figure: Figure, x: float, y: float, better: int) -> None:
+    """Draw a triangle that points to what is better; the built-in fonts have none."""
+    if better:
+        base, tip = (y, y + 0.06)[::better]
+        corners = [(x - 0.028, base), (x + 0.028, base), (x, tip)]
+        shape = Polygon([_share(*corner) for corner in corners], facecolor=_QUIET, linewidth=0)
+        figure.add_artist(shape)
+
+
+def _rule(
+    figure: Figure, left: float, right: float, y: float, width: float, color: str = "black"
+) -> None:
+    (x0, height), (x1, _) = _share(left, y), _share(right, y)
+    figure.add_artist(Line2D([x0, x1], [height, height], linewidth=width, color=color))
+
+
+def _share(x: float, y: float) -> tuple[float, float]:
+    """Return a place, inches, as shares of the page."""
+    return x / _WIDTH, y / _HEIGHT
