@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from audiointerp.labels import place_labels
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from audiointerp.processing import STFTSpectrogram
+
+_LEVEL, _SIGNED, _SHARE = "magma", "RdBu_r", "gray"
+"""The colour maps of levels in dB, of attribution, and of masks; letters are grey too."""
 
 DYNAMIC_RANGE = 80.0
 """dB shown below the loudest cell; what lies lower is drawn as the darkest colour."""
@@ -49,9 +53,13 @@ class Picture(Figure):
     ----------
     screen_dpi : int
         Pixels per inch in a notebook.
+    colour_maps : tuple of str
+        The colour maps that it is drawn with, where there are no other colours: pictures for a
+        screen then have only 256 colours, evenly from these maps, and a third of the size.
     """
 
     screen_dpi = 90
+    colour_maps: tuple[str, ...] = ()
 
     def save_print(self, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Write the picture for print, as PDF and as PNG.
@@ -80,10 +88,36 @@ class Picture(Figure):
         small.save(png, dpi=(PRINT_DPI, PRINT_DPI), optimize=True)
         return pdf, png
 
-    def _repr_png_(self) -> bytes:
+    def save_screen(self, path: str | os.PathLike[str], dpi: int = 80) -> Path:
+        """Write the picture as a small PNG to look at on a screen."""
+        Path(path).write_bytes(self._screen_png(dpi))
+        return Path(path)
+
+    def _screen_png(self, dpi: int) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=self.screen_dpi)
-        return buffer.getvalue()
+        self.savefig(buffer, format="png", dpi=dpi)
+        if not self.colour_maps:
+            return buffer.getvalue()
+        small = io.BytesIO()
+        _reduce(Image.open(buffer).convert("RGB"), self.colour_maps).save(small, "png")
+        return small.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self._screen_png(self.screen_dpi)
+
+
+def _reduce(image: Image.Image, names: tuple[str, ...]) -> Image.Image:
+    """Return an image with the nearest of 256 colours, evenly from some colour maps."""
+    steps = np.linspace(0, 1, 256 // len(names))
+    palette = np.concatenate([colormaps[name](steps)[:, :3] for name in names])
+    palette = (255 * palette).round().astype("u1")
+    pixels = np.asarray(image, "u4")
+    packed = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    found, places = np.unique(packed, return_inverse=True)
+    nearest = cKDTree(palette).query(np.stack([found >> 16, found >> 8 & 255, found & 255], 1))[1]
+    reduced = Image.fromarray(nearest[places].astype("u1").reshape(packed.shape))
+    reduced.putpalette(palette.tobytes())
+    return reduced
 
 
 def draw_cells(
@@ -286,14 +320,15 @@ def plot_interpretation(
         "masked_out": "removed from the clip",
     } | (titles or {})
     figure = Picture(figsize=(13, 5.6))
+    figure.colour_maps = (_LEVEL, _SIGNED, _SHARE)
     figure.suptitle(heading)
     grid = figure.subplots(2, 3)
     # Fixed margins: a layout engine would draw everything twice.
     figure.subplots_adjust(left=0.05, right=0.985, top=0.87, bottom=0.09, wspace=0.2, hspace=0.5)
     peak = _peak_db(features, processor)
     limit = float(attribution.abs().max()) or 1.0
-    signed = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-    share = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    signed = {"cmap": _SIGNED, "vmin": -limit, "vmax": limit}
+    share = {"cmap": _SHARE, "vmin": 0, "vmax": 1}
     level = _draw_level(grid[0, 0], features, processor, peak, named["features"])
     effect = draw_cells(grid[0, 1], attribution, processor, title=named["attribution"], **signed)
     kept = draw_cells(grid[1, 1], mask, processor, title=named["mask"], **share)
@@ -352,6 +387,7 @@ def plot_masks(
     rows = -(-len(tiles) // columns)
     width, height = 3.2 * columns + 0.8, 2.1 * rows + 0.7
     figure = Picture(figsize=(width, height))
+    figure.colour_maps = (_SHARE,)
     figure.suptitle(heading)
     # One panel for all masks: axes for each would take three times as long to draw.
     axes = figure.add_axes((0.75 / width, 0.5 / height, 1 - 0.9 / width, 1 - 1.2 / height))
@@ -372,7 +408,7 @@ def _draw_tile(axes: Axes, tile: np.ndarray, title: str, left: float, bottom: fl
     """Draw a mask in a frame, its title above, with its lower left corner at a place."""
     bins, frames = tile.shape
     edges = (left, left + frames, bottom, bottom + bins)
-    shades = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    shades = {"cmap": _SHARE, "vmin": 0, "vmax": 1, "interpolation": "nearest"}
     axes.imshow(tile, origin="lower", aspect="auto", extent=edges, **shades)
     axes.add_patch(Rectangle((left, bottom), frames, bins, fill=False, lw=0.8, clip_on=False))
     axes.text(left + frames / 2, bottom + 1.04 * bins, title, ha="center", fontsize=10)
@@ -510,14 +546,14 @@ class _Tile:
 
 
 def _level_look(peak: float) -> dict[str, Any]:
-    return {"cmap": "magma", "vmin": peak - DYNAMIC_RANGE, "vmax": peak}
+    return {"cmap": _LEVEL, "vmin": peak - DYNAMIC_RANGE, "vmax": peak}
 
 
 def _signed_look(cells: Tensor) -> dict[str, Any]:
     magnitude = cells.detach().abs().float().cpu().numpy()
     # Where fewer than one cell in a hundred differs from 0, the largest is the scale.
     limit = float(np.percentile(magnitude, 99)) or float(magnitude.max()) or 1.0
-    return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    return {"cmap": _SIGNED, "vmin": -limit, "vmax": limit}
 
 
 _MOST_COLUMNS = 8
@@ -544,6 +580,7 @@ def _draw_sheet(
     total = _BOTTOM + len(rows) * step + _COLUMN * bool(columns) + _HEADING * bool(heading)
     figure = Picture(figsize=(PRINT_WIDTH, total))
     figure.screen_dpi = 160
+    figure.colour_maps = (_LEVEL, _SIGNED, _SHARE)
     axes = figure.add_axes((0, 0, 1, 1))
     for place, (name, tiles) in enumerate(rows):
         bottom = _BOTTOM + (len(rows) - 1 - place) * step
@@ -613,7 +650,7 @@ def _draw_scales(axes: Axes, level: dict[str, Any]) -> None:
     ends = [f"{end:.0f}".replace("-", "−") for end in (level["vmin"], level["vmax"])]
     for left, cmap, below, low, high in (
         (_LEFT, level["cmap"], "level, dB", *ends),
-        (_LEFT + span / 2, "RdBu_r", "attribution, each map by its own scale", "against", "for"),
+        (_LEFT + span / 2, _SIGNED, "attribution, each map by its own scale", "against", "for"),
     ):
         room = 0.42
         box = (left + room, 0.24, span / 2 - 2 * room, 0.08)

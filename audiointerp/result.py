@@ -234,10 +234,10 @@ class Interpretation:
         files = {f"original.{'wav' if form == 'wav' else 'flac'}": self.audio()}
         for mask in masks:
             files |= {f"{mask}_{part}.{form}": self.audio(mask, part) for part in ("in", "out")}
-            self.plot(mask).savefig(folder / f"{mask}.png", dpi=80)
+            self.plot(mask).save_screen(folder / f"{mask}.png")
         for name, sound in files.items():
             sound.save(folder / name)
-        self.plot().savefig(folder / "masks.png", dpi=80)
+        self.plot().save_screen(folder / "masks.png")
         for place, metrics in self.metrics_on.items():
             ending = "" if place == "features" else f"_{place}"
             metrics.to_csv(folder / f"metrics{ending}.csv")

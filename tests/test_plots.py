@@ -480,3 +480,19 @@ def test_cells_that_do_not_fit_are_refused():
         plot_spectrogram(features[:1], LogSTFTSpectrogram())
     with pytest.raises(ValueError, match="one clip"):
         plot_spectrogram(features[0, 0, 0], processor)
+
+
+def test_a_picture_for_the_screen_has_fewer_colours_and_the_same_picture(tmp_path):
+    processor = LogMelSTFTSpectrogram()
+    picture = plot_interpretation(*clip(processor), processor, heading="clip")
+    file = picture.save_screen(tmp_path / "small.png", dpi=100)
+    picture.savefig(tmp_path / "full.png", dpi=100)
+    small, full = (Image.open(tmp_path / f"{name}.png") for name in ("small", "full"))
+    assert small.mode == "P"
+    assert file.stat().st_size < (tmp_path / "full.png").stat().st_size / 2
+    difference = np.asarray(small.convert("RGB"), int) - np.asarray(full.convert("RGB"), int)
+    assert np.quantile(np.abs(difference), 0.999) < 15  # edges between two colour maps differ more
+    assert np.abs(difference).mean() < 1
+    corners = np.asarray(small.convert("RGB"))[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == 255).all()
+    assert Image.open(io.BytesIO(picture._repr_png_())).size == (1170, 504)
