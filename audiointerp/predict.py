@@ -323,12 +323,21 @@ class Predict:
             # Enough clips that a GPU waits for none of them.
             size = clips_per_batch or (8 if _device(self.model).type == "cpu" else 64)
             started = time.perf_counter()
-            with tqdm(
-                total=len(todo), desc=Path(folder).name, unit="clip", disable=not progress
-            ) as bar:
+            with (
+                tqdm(
+                    total=len(todo), desc=Path(folder).name, unit="clip", disable=not progress
+                ) as bar,
+                ThreadPoolExecutor(max_workers=1) as writer,
+            ):
+                # One batch is read, one interpreted and one written at the same time.
+                writing = writer.submit(lambda: None)
                 for clips in _batches(dataset, todo, size, failures):
-                    run.append(self._interpret_clips(scorer, clips, run, dataset.classes, class_of))
+                    maps, scores = self._interpret_clips(scorer, clips, run)
+                    rows = self._rows(clips, scores, dataset.classes, class_of)
+                    writing.result()
+                    writing = writer.submit(_write, run, maps, rows)
                     bar.update(len(clips))
+                writing.result()
             report = {
                 "clips": len(run.done),
                 "failures": failures,
@@ -473,30 +482,31 @@ class Predict:
         return base_level(features, self.base, floor=self.processor.floor)
 
     def _interpret_clips(
-        self,
-        scorer: Scorer,
-        clips: list[Clip],
-        run: RunFolder,
-        classes: tuple[str, ...],
-        class_of: dict[int, int],
-    ) -> dict[tuple[str, str], list[dict[str, Any]]]:
-        """Interpret a batch of clips and return their rows, saving attributions on the way."""
+        self, scorer: Scorer, clips: list[Clip], run: RunFolder
+    ) -> tuple[dict[str, tuple[np.ndarray, dict[str, float]]], Scores]:
+        """Interpret a batch of clips; return the maps that are not yet saved, and the scores.
+
+        A map comes with what the method says of it.
+        """
         waveforms = torch.stack([clip.waveform for clip in clips]).to(_device(self.model))
         frames = self.processor.num_frames(waveforms.shape[-1])
         shape = (self.processor.num_bins, frames)
         saved = [run.load_attribution(clip.clip_id, shape) for clip in clips]
-        attribution = None
         if all(kept is not None for kept in saved):
             attribution = torch.from_numpy(np.stack(saved))[:, None].to(waveforms)
-        scores = self.interpret(waveforms, attribution=attribution, scorer=scorer)
-        if attribution is None:
-            found = {name: values.tolist() for name, values in scores.diagnostics.items()}
-            for place, clip in enumerate(clips):
-                run.save_attribution(
-                    clip.clip_id,
-                    scores.attribution[place, 0].cpu().numpy(),
-                    {name: values[place] for name, values in found.items()},
-                )
+            return {}, self.interpret(waveforms, attribution=attribution, scorer=scorer)
+        scores = self.interpret(waveforms, scorer=scorer)
+        maps = scores.attribution[:, 0].cpu().numpy()
+        found = {name: values.tolist() for name, values in scores.diagnostics.items()}
+        return {
+            clip.clip_id: (maps[place], {name: values[place] for name, values in found.items()})
+            for place, clip in enumerate(clips)
+        }, scores
+
+    def _rows(
+        self, clips: list[Clip], scores: Scores, classes: tuple[str, ...], class_of: dict[int, int]
+    ) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """Return a batch's rows of every table."""
         names = self._class_names(scores.probabilities.shape[1])
         about = [
             {
@@ -609,6 +619,16 @@ def _batches(
             waiting = reader.submit(read, following) if following is not None else None
             if clips:
                 yield clips
+
+
+def _write(
+    run: RunFolder,
+    maps: dict[str, tuple[np.ndarray, dict[str, float]]],
+    rows: dict[tuple[str, str], list[dict[str, Any]]],
+) -> None:
+    """File a batch: the maps first, so that no row is without its map."""
+    run.save_attributions(maps)
+    run.append(rows)
 
 
 def _dataset_settings(dataset: ClipDataset) -> dict[str, Any]:

@@ -131,18 +131,24 @@ class RunFolder:
             return None
         return saved if saved.shape == shape else None
 
-    def save_attribution(
-        self, clip: str, attribution: np.ndarray, diagnostics: Mapping[str, float]
-    ) -> None:
-        """Write a clip's attribution map, (bins, frames), whole or not at all."""
-        if diagnostics:
-            self._diagnostics[clip] = {"clip": clip, **diagnostics}
+    def save_attributions(self, maps: Mapping[str, tuple[np.ndarray, Mapping[str, float]]]) -> None:
+        """Write attribution maps, each whole or not at all.
+
+        Parameters
+        ----------
+        maps : mapping of str to (ndarray of shape (bins, frames), mapping of str to float)
+            By clip: the map, and what the method says of it.
+        """
+        said = {clip: {"clip": clip, **said} for clip, (_, said) in maps.items() if said}
+        if said:
+            self._diagnostics |= said
             self._write_diagnostics()
-        target = self._attribution(clip)
-        partial = target.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, attribution)
-        partial.replace(target)
+        for clip, (attribution, _) in maps.items():
+            target = self._attribution(clip)
+            partial = target.with_suffix(".partial")
+            with partial.open("wb") as file:
+                np.save(file, attribution)
+            partial.replace(target)
 
     def append(self, rows: Mapping[tuple[str, str], Sequence[Row]]) -> None:
         """Add the rows of some clips: for every ("features" or "audio", mask) the same clips."""
