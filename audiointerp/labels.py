@@ -134,7 +134,8 @@ class _Choices:
         far = _gap(boxes, point)
         costs = far + _AWAY * (1 - offsets.sum(axis=1) / np.abs(offsets).sum(axis=1))
         for other in blocks:
-            costs[_overlap(boxes, other) | _meet(point, middles, other)] = np.inf
+            costs[_overlap(boxes, other)] = np.inf
+            costs += _STRIKES * _meet(point, middles, other)
         for other in places:
             marker = np.concatenate([other - _MARKER, other + _MARKER])
             costs[_overlap(boxes, marker)] = np.inf
