@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from audiointerp.plots import Picture, plot_attributions, plot_comparison
+from audiointerp.plots import Picture, plot_attributions, plot_comparison, plot_probabilities
 from audiointerp.result import Interpretation, Part, check_part
 from audiointerp.sound import Html
 
 _WORDS = {"in": "kept", "out": "removed"}
+_MEASURED = {"features": "of masked features", "audio": "of masked sounds"}
 _SHOWN = {"in": "what each mask keeps", "out": "what is left without it"}
 
 
@@ -99,6 +100,22 @@ class Comparison:
         maps = {name: result.attribution for name, result in self.results.items()}
         return plot_attributions(
             first.analysis.features, maps, first.processor, heading=first.heading()
+        )
+
+    def plot_probabilities(
+        self, masks: Sequence[str] | None = None, on: str | None = None
+    ) -> Picture:
+        """Draw what the model says of the clip and of all that masks keep and remove.
+
+        Parameters
+        ----------
+        masks, on
+            See `class_probabilities`.
+        """
+        place = self._place(on)
+        return plot_probabilities(
+            self.class_probabilities(masks, place),
+            heading=f"{self._first.clip}: class probabilities {_MEASURED[place]}",
         )
 
     def players(self, masks: Sequence[str] | None = None, form: str | None = None) -> Html:

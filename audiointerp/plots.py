@@ -536,6 +536,50 @@ def plot_attributions(
     return _draw_sheet(rows, [], processor, heading)
 
 
+def plot_probabilities(chances: pd.DataFrame, *, heading: str = "", most: int = 12) -> Picture:
+    """Draw class probabilities as a table of shades, with the numbers in it.
+
+    Parameters
+    ----------
+    chances : DataFrame
+        One row per sound, one column per class; the names of a row's index are written beside it.
+    heading : str
+        Above the picture.
+    most : int
+        Classes to show at most: those that are the most probable anywhere.
+
+    Returns
+    -------
+    Picture
+
+    Raises
+    ------
+    ValueError
+        If there are no rows, or values that are no probabilities.
+    """
+    values = chances.to_numpy(float)
+    if not values.size or not ((values >= 0) & (values <= 1 + 1e-6)).all():
+        raise ValueError("expected rows of probabilities, between 0 and 1")
+    kept = np.sort(np.argsort(-values.max(0), kind="stable")[:most])
+    names = [" ".join(map(str, filter(None, np.atleast_1d(row)))) for row in chances.index]
+    rows, columns = len(values), len(kept)
+    height = 0.17 * rows + 0.9
+    figure = Picture(figsize=(PRINT_WIDTH, height))
+    figure.screen_dpi = 120
+    axes = figure.add_axes((0.24, 0.05 / height, 0.68, 0.17 * rows / height))
+    axes.imshow(values[:, kept], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row in range(rows):
+        for place, value in enumerate(values[row, kept]):
+            shade = "white" if value > 0.6 else "black"
+            axes.text(place, row, f"{value:.2f}", c=shade, ha="center", va="center", fontsize=6)
+    axes.set_yticks(range(rows), names, fontsize=6)
+    axes.set_xticks(range(columns), chances.columns[kept], fontsize=7, rotation=30, ha="left")
+    axes.tick_params(length=0, bottom=False, labelbottom=False, labeltop=True)
+    axes.spines[:].set_visible(False)
+    figure.suptitle(heading, fontsize=8, y=1 - 0.06 / height, va="top")
+    return figure
+
+
 @dataclass(frozen=True)
 class _Tile:
     """One panel of a sheet: its cells, the options of ``imshow`` for them, and what is above."""

@@ -181,6 +181,14 @@ def test_tables_are_those_of_the_methods(comparison):
     assert len(comparison.metrics()) == 2 * len(MASKS)
 
 
+@pytest.mark.parametrize("place", ["features", "audio"])
+def test_probabilities_are_drawn_as_they_are_in_the_table(comparison, place):
+    (axes,) = comparison.plot_probabilities(["topK_5"], place).axes
+    expected = comparison.class_probabilities(["topK_5"], place)
+    np.testing.assert_array_equal(axes.images[0].get_array(), expected)
+    assert axes.get_yticklabels()[2].get_text() == "saliency topK_5 removed"
+
+
 def test_the_class_that_is_asked_for_is_explained_and_shown(clip, weights):
     comparison = compare(clip, weights, target="rain", methods=["saliency"])
     assert comparison.results["saliency"].target_label == "rain"

@@ -23,6 +23,7 @@ from audiointerp.plots import (
     plot_interpretation,
     plot_learning_curves,
     plot_masks,
+    plot_probabilities,
     plot_spectrogram,
 )
 from audiointerp.processing import (
@@ -496,3 +497,29 @@ def test_a_picture_for_the_screen_has_fewer_colours_and_the_same_picture(tmp_pat
     corners = np.asarray(small.convert("RGB"))[[0, 0, -1, -1], [0, -1, 0, -1]]
     assert (corners == 255).all()
     assert Image.open(io.BytesIO(picture._repr_png_())).size == (1170, 504)
+
+
+def test_probabilities_are_written_and_shaded_in_place():
+    index = pd.MultiIndex.from_tuples([("", "whole clip"), ("lime", "kept")])
+    chances = pd.DataFrame(
+        [[0.1, 0.7, 0.15, 0.05], [0.0, 0.2, 0.79, 0.01]], index, ["dog", "cat", "sneezing", "rain"]
+    )
+    picture = plot_probabilities(chances, heading="clip", most=3)
+    picture.draw_without_rendering()
+    (axes,) = picture.axes
+    np.testing.assert_array_equal(axes.images[0].get_array(), chances.iloc[:, :3])
+    assert axes.images[0].get_clim() == (0, 1)
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written == {
+        (column, row): f"{chances.iloc[row, column]:.2f}" for row in range(2) for column in range(3)
+    }
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["whole clip", "lime kept"]
+    names = axes.get_xticklabels()
+    assert [label.get_text() for label in names] == ["dog", "cat", "sneezing"]
+    for label in (*names, *axes.get_yticklabels()):
+        box = label.get_window_extent()
+        assert picture.bbox.x0 <= box.x0 < box.x1 <= picture.bbox.x1
+        assert picture.bbox.y0 <= box.y0 < box.y1 <= picture.bbox.y1
+    for wrong in (chances.iloc[:0], 100 * chances, chances - 0.1):
+        with pytest.raises(ValueError, match="expected rows of probabilities"):
+            plot_probabilities(wrong)

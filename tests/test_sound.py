@@ -18,7 +18,7 @@ from IPython.core.formatters import DisplayFormatter
 from audiointerp.dataset import load_audio
 from audiointerp.processing import LogMelSTFTSpectrogram
 from audiointerp.registry import UnknownNameError
-from audiointerp.sound import SOUND_FORMATS, Html, Sound
+from audiointerp.sound import SOUND_FORMATS, Html, Sound, players
 
 RATE = 32000
 
@@ -118,6 +118,16 @@ def test_a_name_cannot_break_out_of_the_markup():
     assert player.count("<") == 2
     assert isinstance(player, Html)
     assert player._repr_html_() == player
+
+
+def test_players_stand_under_their_names_in_order():
+    sounds = {"<dog>": Sound(chirp(), RATE), "cat": Sound(chirp(level=0.1), RATE)}
+    markup = players(sounds, "wav")
+    assert isinstance(markup, Html)
+    cells = re.findall(r"<div>(.*?)<br>(<audio .*?</audio>)</div>", markup)
+    assert [name for name, _ in cells] == ["&lt;dog&gt;", "cat"]
+    for (_, player), (name, sound) in zip(cells, sounds.items(), strict=True):
+        assert player == sound.player("wav", name=name)
 
 
 @pytest.mark.parametrize("ending", SOUND_FORMATS)
