@@ -566,6 +566,7 @@ def plot_probabilities(chances: pd.DataFrame, *, heading: str = "", most: int = 
     height = 0.17 * rows + 0.9
     figure = Picture(figsize=(PRINT_WIDTH, height))
     figure.screen_dpi = 120
+    figure.colour_maps = ("Blues", _SHARE)
     axes = figure.add_axes((0.24, 0.05 / height, 0.68, 0.17 * rows / height))
     axes.imshow(values[:, kept], cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row in range(rows):
@@ -814,6 +815,7 @@ def plot_plane(plane: pd.DataFrame, *, heading: str = "") -> Picture:
         If there are no rows, or those of several models or experiments.
     """
     figure = Picture(figsize=(PRINT_WIDTH, 4.6))
+    figure.screen_dpi = 120
     # The margins must be final before the names are placed.
     figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1)
     draw_plane(figure.add_subplot(), plane, title=heading)

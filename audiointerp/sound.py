@@ -133,7 +133,7 @@ class Sound:
         soundfile.write(buffer, playable, self.sample_rate, **encoding.options)
         return buffer.getvalue()
 
-    def player(self, form: str | None = None, *, name: str = "") -> Html:
+    def player(self, form: str | None = None, *, name: str = "", width: str = "") -> Html:
         """Return a player that holds the sound.
 
         Parameters
@@ -143,6 +143,8 @@ class Sound:
             seek in a short FLAC sound.
         name : str
             What a screen reader says.
+        width : str
+            As CSS has it, such as "15em"; by default the browser's own, about 19em.
 
         Returns
         -------
@@ -153,7 +155,8 @@ class Sound:
             form = "mp3" if SOUND_FORMATS["mp3"].has_rate(self.sample_rate) else "wav"
         source = data_uri(SOUND_FORMATS[form].media_type, self.encode(form))
         label = f' aria-label="{html.escape(name)}"' if name else ""
-        return Html(f'<audio controls{label} src="{source}"></audio>')
+        style = f' style="width: {html.escape(width)}"' if width else ""
+        return Html(f'<audio controls{label}{style} src="{source}"></audio>')
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a file, whole or not at all.

@@ -136,7 +136,7 @@ def test_without_metrics_on_sound_players_show_those_on_features(clip, weights):
     assert f"= {expected:.2f}<br>" in comparison.players(["topK_5"])
 
 
-@pytest.mark.parametrize(("part", "words"), [("in", "mask keeps"), ("out", "left without")])
+@pytest.mark.parametrize(("part", "words"), [("in", "mask keeps"), ("out", "without what")])
 def test_the_figure_shows_the_masked_features_and_their_probabilities(comparison, part, words):
     picture = comparison.plot(MASKS, part)
     (axes,) = picture.axes

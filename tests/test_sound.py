@@ -113,8 +113,9 @@ def test_a_player_is_mp3_where_it_can_be_unless_lossless_is_asked_for(rate, form
 
 
 def test_a_name_cannot_break_out_of_the_markup():
-    player = Sound(chirp(0.05), RATE).player(name='"><script>')
+    player = Sound(chirp(0.05), RATE).player(name='"><script>', width='1em"><b>')
     assert 'aria-label="&quot;&gt;&lt;script&gt;"' in player
+    assert 'style="width: 1em&quot;&gt;&lt;b&gt;"' in player
     assert player.count("<") == 2
     assert isinstance(player, Html)
     assert player._repr_html_() == player
