@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 _NEAR, _GROWTH = 1.5, 1.12
 """Points from a marker to its name, at least, and how much farther the next ring of places is."""
-_ROOM = 1.5
+_ROOM = 2.5
 """Points kept free around a name."""
 _MARKER = 4.0
 """Points from the middle of a marker to its edge."""

@@ -140,8 +140,9 @@ class Tables:
     ----------
     frames : dict of str to DataFrame
         The numbers in full, by kind: ``accuracy``, ``summary``, ``masks_by_method``,
-        ``methods_by_mask``, ``correct_and_wrong``, ``experiments`` (if there are several),
-        ``comparisons`` (every test between methods) and ``plane``.
+        ``methods_by_mask``, ``correct_and_wrong``, ``experiments``, ``comparisons`` (every test
+        between methods) and ``plane``. No tables for reading are made of the last two, nor of the
+        experiments of a model that has one only.
     tables : list of Table
         The same for reading.
     on : str
@@ -262,9 +263,8 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
         *_method_tables(frames["methods_by_mask"]),
         *_part_tables(parts),
     ]
-    if len(results["experiment"].unique()) > 1:
-        frames["experiments"] = _side_by_side(by_method)
-        tables += _experiment_tables(by_method)
+    frames["experiments"] = _side_by_side(by_method)
+    tables += _experiment_tables(by_method)
     of_best = of_best.assign(mask="best of each")
     comparisons = [table for table in (of_methods, of_best) if len(table)]
     frames["comparisons"] = pd.concat(comparisons, ignore_index=True) if comparisons else of_methods

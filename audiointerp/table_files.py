@@ -189,7 +189,7 @@ def to_latex(table: Table) -> str:
             labels = [escape(group) if first else "", escape(row.label)][-len(table.stub) :]
             body.append(" & ".join([*labels, *map(_latex_cell, row.cells)]) + " \\\\")
     # The mean and its interval are columns of their own, so that both stand below each other.
-    columns = "l" * len(table.stub) + f"*{{{len(table.columns)}}}{{r@{{\\,}}l}}"
+    columns = "l" * len(table.stub) + f"*{{{len(table.columns)}}}{{r@{{\\hspace{{5pt}}}}l}}"
     return "\n".join(
         [
             "\\begin{table}[htbp]",

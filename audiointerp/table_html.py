@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 # Colours are those of the page around; marks are tinted, which shows on white and on black. Where
 # styles are taken away, as on GitHub, bold, underlined and small remain.
 _STYLE = """
-.audiointerp-tables {overflow-x: auto}
+.audiointerp-tables {overflow-x: auto; font-family: Arial, Helvetica, sans-serif}
 .audiointerp-tables table {border-collapse: collapse; margin: 0 0 1.2em; font-size: 12px;
  font-variant-numeric: tabular-nums; border: 0}
 .audiointerp-tables caption {text-align: left; white-space: nowrap; font-size: 13px;
  font-weight: 600; padding: 0 0 4px; color: inherit}
-.audiointerp-tables th, .audiointerp-tables td {text-align: left !important; padding: 2px 7px;
+.audiointerp-tables th, .audiointerp-tables td {text-align: left !important; padding: 2px 5px;
  white-space: nowrap; border: 0; vertical-align: top}
 .audiointerp-tables thead th {border-bottom: 1px solid currentColor}
 .audiointerp-tables tbody + tbody > tr:first-child > * {border-top: 1px solid rgba(128,128,128,.5)}
 .audiointerp-tables tbody th {font-weight: 400}
-.audiointerp-tables small {font-size: 10px; opacity: .7}
+.audiointerp-tables small {font-size: 10px; opacity: .75}
 .audiointerp-tables .best {background: rgba(0,160,80,.24)}
 .audiointerp-tables .worst {background: rgba(220,50,60,.22)}
-.audiointerp-tables p {font-size: 11px; opacity: .8; margin: 0}
+.audiointerp-tables p {font-size: 11px; opacity: .85; margin: 0}
 """
 _LEGEND = (
     "Mean over the clips <small>[95 % bootstrap interval]</small>. In each group of rows: "
@@ -47,7 +47,7 @@ def to_html(tables: Sequence[Table]) -> str:
     str
         A ``div`` with its own styles, which concern nothing else on the page.
     """
-    body = "".join(map(_table, tables))
+    body = "".join(map(_table, tables)) or "<p>No tables.</p>"
     return f'<div class="audiointerp-tables"><style>{_STYLE}</style>{body}<p>{_LEGEND}</p></div>'
 
 

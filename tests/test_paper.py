@@ -334,6 +334,8 @@ def test_some_tables_and_some_rows_of_them(results):
     pd.testing.assert_frame_equal(some.frames["methods_by_mask"], expected)
     assert len(tables.select("experiments", metric="AI", method="gradcam").tables) == 1
     assert tables.select(["accuracy", "summary"])._repr_html_().count("<table>") == 2
+    alone = make_tables(load_results(results, experiments=["clean"]), resamples=20)
+    assert "No tables." in alone.select("experiments", metric="FF")._repr_html_()
     assert tables.select("plane", experiment="clean").frames["plane"]["front"].any()
 
 
