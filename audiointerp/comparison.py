@@ -200,7 +200,7 @@ class Comparison:
             probability = self._probability(result, mask, part, heard=True)
             cells.append(
                 f"<td>p({html.escape(result.target_label)}) = {probability:.2f}<br>"
-                f"{result.audio(mask, part).player(form, name=spoken, width='15em')}</td>"
+                f"{result.audio(mask, part).player(form, name=spoken, width='19em')}</td>"
             )
         method = f'<th rowspan="2">{html.escape(name)}</th>' if part == "in" else ""
         return f"<tr>{method}<th>{_WORDS[part]}</th>{''.join(cells)}</tr>"

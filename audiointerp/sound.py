@@ -144,7 +144,7 @@ class Sound:
         name : str
             What a screen reader says.
         width : str
-            As CSS has it, such as "15em"; by default the browser's own, about 19em.
+            As CSS has it, such as "19em"; by default the browser's own, often 300 pixels.
 
         Returns
         -------
