@@ -442,7 +442,17 @@ def test_a_mistake_is_one_line_and_exit_status_two(monkeypatch, capsys, tiny_esc
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["interpret"], ["report"], ["experiment"], ["train"], ["data"], ["data", "esc50"]]
+    "words",
+    [
+        [],
+        ["interpret"],
+        ["figure"],
+        ["report"],
+        ["experiment"],
+        ["train"],
+        ["data"],
+        ["data", "esc50"],
+    ],
 )
 def test_every_command_explains_itself(monkeypatch, capsys, words):
     assert command(monkeypatch, *words, "--help") == 0
