@@ -263,6 +263,7 @@ def plot_spectrograms(
     rows = -(-len(spectrograms) // columns)
     width, height = 2.5 * columns + 1.7, 1.9 * rows + 0.9
     figure = Picture(figsize=(width, height))
+    figure.colour_maps = (_LEVEL, _SHARE)
     figure.suptitle(heading, y=1 - 0.06 / height, va="top")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     # Fixed margins: a layout engine would draw everything twice.
@@ -273,6 +274,7 @@ def plot_spectrograms(
     for place, (title, features) in enumerate(spectrograms.items()):
         axes = grid[place]
         image = _draw_level(axes, features, processor, peak, title)
+        image.set_interpolation("antialiased")  # a panel has fewer pixels than an STFT has cells
         if place % columns:
             axes.set(yticklabels=[], ylabel="")
         if place + columns < len(spectrograms):  # another panel stands below

@@ -7,6 +7,7 @@ import platform
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,7 +235,8 @@ class Start(NamedTuple):
     dropout_scale: float
 
     def __str__(self) -> str:
-        size = "full width" if self.width == 1 else f"{self.width:g} of the published width"
+        share = Fraction(self.width).limit_denominator(99)
+        size = "full width" if share == 1 else f"{share} of full width"
         if self.pretrained is None:
             return f"trained from scratch at {size}"
         source = "AudioSet" if str(self.pretrained) == AUDIOSET else Path(self.pretrained).name

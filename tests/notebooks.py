@@ -89,7 +89,7 @@ def execute(
         timeout=_SECONDS,
         kernel_name="python3",
         record_timing=False,
-        extra_arguments=["--HistoryManager.enabled=False"],
+        extra_arguments=["--HistoryManager.enabled=False", "--log-level=ERROR"],
         resources={"metadata": {"path": str(folder or REPOSITORY)}},
     )
     paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]

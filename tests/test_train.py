@@ -153,7 +153,7 @@ class TestStart:
     def test_without_published_weights_it_is_from_scratch_and_slim(self, tmp_path):
         start = choose_start(folder=tmp_path)
         assert start == Start(None, 1 / 16, 2e-3, 0.25)
-        assert str(start) == "trained from scratch at 0.0625 of the published width"
+        assert str(start) == "trained from scratch at 1/16 of full width"
         assert choose_start(width=1 / 4, folder=tmp_path).width == 1 / 4
         assert choose_start(width=1.0, folder=tmp_path) == Start(None, 1.0, 2e-3, 1.0)
 
