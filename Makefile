@@ -1,11 +1,12 @@
 # make demo        interpret the clips of samples/ with the bundled models, into results/demo/
 # make test        lint and run the test suite
+# make bench       time every stage against the public libraries, into benchmarks/README.md
 # make notebooks   execute the notebooks in place, as they are committed
 # make clean       remove what the first two made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test notebooks clean
+.PHONY: demo test bench notebooks clean
 
 demo: .venv/ready
 	$(BIN)/audiointerp interpret samples/*.wav --out results/demo --mask topK_30 \
@@ -16,6 +17,11 @@ test: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2
+
+bench: .venv/ready-test
+	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/table.py
 
 notebooks: .venv/ready-test
 	$(BIN)/python tests/notebooks.py
