@@ -396,7 +396,7 @@ def plot_masks(
     across, up = 1.08 * frames, 1.3 * bins
     for place, (name, tile) in enumerate(tiles.items()):
         left, bottom = place % columns * across, (rows - 1 - place // columns) * up
-        _draw_tile(axes, tile, f"{name}: {100 * float(tile.mean()):.0f} % kept", left, bottom)
+        _draw_tile(axes, tile, f"{name}: {share_in_words(float(tile.mean()))} kept", left, bottom)
         if place + columns >= len(tiles):  # the lowest of its column
             _write_seconds(axes, processor, tile.shape, left, bottom)
     axes.set(xlim=(0, across * columns - 0.08 * frames), ylim=(0, up * rows - 0.3 * bins))
@@ -404,6 +404,13 @@ def plot_masks(
     axes.set_xticks([])
     axes.spines[:].set_visible(False)
     return figure
+
+
+def share_in_words(share: float) -> str:
+    """Return a share as whole percent, told apart from none and all."""
+    if 0 < share < 0.005:
+        return "under 1 %"
+    return "over 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
 
 
 def _draw_tile(axes: Axes, tile: np.ndarray, title: str, left: float, bottom: float) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 from torch import Tensor
 
 from audiointerp.masking import MASKS
-from audiointerp.plots import Picture, plot_interpretation, plot_masks
+from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in_words
 from audiointerp.processing import Analysis, STFTSpectrogram
 from audiointerp.sound import SOUND_FORMATS, Sound
 
@@ -152,7 +152,7 @@ class Interpretation:
             self.processor,
             titles={
                 "attribution": f"{self.method} attribution",
-                "mask": f"mask {mask}: {100 * float(self.masks[mask].mean()):.0f} % kept",
+                "mask": f"mask {mask}: {share_in_words(float(self.masks[mask].mean()))} kept",
                 "masked_in": f"kept by the mask: {self._score(score['in'])}",
                 "masked_out": f"mask removed: {self._score(score['out'])}",
             },

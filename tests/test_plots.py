@@ -25,6 +25,7 @@ from audiointerp.plots import (
     plot_masks,
     plot_probabilities,
     plot_spectrogram,
+    share_in_words,
 )
 from audiointerp.processing import (
     FRONT_ENDS,
@@ -189,6 +190,21 @@ def test_every_mask_is_drawn_under_its_name():
     assert sum(text.get_text() == "time, s" for text in axes.texts) == 4
     with pytest.raises(ValueError, match="no masks"):
         plot_masks({}, processor)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0, "0 %"),
+        (1e-5, "under 1 %"),
+        (0.006, "1 %"),
+        (0.3, "30 %"),
+        (0.999, "over 99 %"),
+        (1, "100 %"),
+    ],
+)
+def test_a_share_is_told_apart_from_none_and_all(share, words):
+    assert share_in_words(share) == words
 
 
 @pytest.mark.parametrize("processor", PROCESSORS, ids=lambda p: type(p).__name__)
