@@ -36,6 +36,9 @@ NOTEBOOKS = (
 LARGEST = 3_000_000
 """Bytes of a committed notebook."""
 
+INJECTED = "injected-parameters"
+"""Tag of the cell with values for a run, as papermill has it."""
+
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -153,7 +156,7 @@ def _inject(notebook: NotebookNode, parameters: Mapping[str, Any], name: str) ->
         )
     lines = [f"{parameter} = {value!r}" for parameter, value in parameters.items()]
     cell = nbformat.v4.new_code_cell("\n".join(lines))
-    cell.metadata["tags"] = ["injected-parameters"]
+    cell.metadata["tags"] = [INJECTED]
     tagged = ["parameters" in cell.metadata.get("tags", ()) for cell in notebook.cells]
     notebook.cells.insert(tagged.index(True) + 1, cell)
 

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 from notebooks import (
+    INJECTED,
     NOTEBOOKS,
     REPOSITORY,
     NotebookError,
@@ -110,8 +111,6 @@ QUICK = {
 
 
 def read(name: str) -> nbformat.NotebookNode:
-    if not (REPOSITORY / name).is_file():
-        pytest.skip(f"{name} is being written")
     return nbformat.read(REPOSITORY / name, as_version=4)
 
 
@@ -177,6 +176,8 @@ def test_it_runs_to_its_end_and_shows_what_it_must(name, workspace, clips):
     for pattern in quick.writes:
         assert set(folder.glob(pattern)) - before, f"{name} wrote no {pattern}"
     clean(notebook)
+    # The cell that names the folder of the clips is the test's own.
+    notebook.cells = [cell for cell in notebook.cells if cell.metadata.get("tags") != [INJECTED]]
     assert faults(notebook) == []
 
 
