@@ -345,7 +345,7 @@ def tables(
     seed: Seed = 0,
 ) -> None:
     """Make the tables of a paper from results: CSV, LaTeX, and one PDF with pictures."""
-    from audiointerp.table_files import write_tables
+    from audiointerp.tables.files import write_tables
 
     written = write_tables(results, out, on=on, models=model, experiments=experiment, seed=seed)
     for path in written:

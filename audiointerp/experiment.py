@@ -26,13 +26,13 @@ from audiointerp.interpretation import METHODS, Interpreter, select_background
 from audiointerp.masking import MASKS, base_level
 from audiointerp.metrics import METRICS
 from audiointerp.model import TransferModel
-from audiointerp.paper import accuracy_intervals
 from audiointerp.predict import Place, Predict, SetResult
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.report import write_report
 from audiointerp.result import Interpretation
 from audiointerp.results import run_path
 from audiointerp.sound import SOUND_FORMATS
+from audiointerp.tables.paper import accuracy_intervals
 from audiointerp.weights import load
 
 CLEAN = "clean"

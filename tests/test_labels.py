@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from audiointerp.labels import place_labels
 from audiointerp.plots import plot_plane
+from audiointerp.plots.labels import place_labels
 
 
 def axes_of(width: float = 7.0, height: float = 4.6):

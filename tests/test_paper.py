@@ -16,11 +16,7 @@ from typer.testing import CliRunner
 
 from audiointerp.__main__ import app
 from audiointerp.masking import MASKS
-from audiointerp.paper import TITLES, Cell, Column, Row, Table, make_tables
 from audiointerp.plots import plot_plane
-from audiointerp.table_files import escape, to_latex, write_csv, write_tables
-from audiointerp.table_html import to_html
-from audiointerp.table_pdf import write_pdf
 from audiointerp.tables import (
     MASK_ORDER,
     METRIC_COLUMNS,
@@ -33,6 +29,10 @@ from audiointerp.tables import (
     normalise,
     score,
 )
+from audiointerp.tables.files import escape, to_latex, write_csv, write_tables
+from audiointerp.tables.html import to_html
+from audiointerp.tables.paper import TITLES, Cell, Column, Row, Table, make_tables
+from audiointerp.tables.pdf import write_pdf
 
 CELLS = math.e**10
 SETTINGS = {

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from audiointerp.pdf_links import Bookmark, Link, add_navigation
+from audiointerp.tables.links import Bookmark, Link, add_navigation
 
 
 @pytest.fixture

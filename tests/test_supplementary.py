@@ -10,7 +10,6 @@ import pytest
 from conftest import REPOSITORY
 from scipy.stats import wilcoxon
 
-from audiointerp.paper import make_tables
 from audiointerp.tables import (
     HIGHER_IS_BETTER,
     MASK_ORDER,
@@ -18,6 +17,7 @@ from audiointerp.tables import (
     METRIC_COLUMNS,
     load_results,
 )
+from audiointerp.tables.paper import make_tables
 
 FOLDERS = [REPOSITORY / "supplementary" / name for name in ("tables_esc10", "tables_synthetic")]
 ESC10 = FOLDERS[0]

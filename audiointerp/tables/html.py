@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from audiointerp.paper import Cell, Column, Row, Table
+    from audiointerp.tables.paper import Cell, Column, Row, Table
 
 # Colours are those of the page around; marks are tinted, which shows on white and on black. Where
 # styles are taken away, as on GitHub, bold, underlined and small remain.
@@ -40,7 +40,7 @@ def to_html(tables: Sequence[Table]) -> str:
     Parameters
     ----------
     tables : sequence of Table
-        As `audiointerp.paper.make_tables` makes them.
+        As `audiointerp.tables.paper.make_tables` makes them.
 
     Returns
     -------

@@ -10,10 +10,19 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from audiointerp.paper import MEASURED_ON, TITLES, Cell, Column, Row, Table, Tables, make_tables
 from audiointerp.plots import plot_plane
-from audiointerp.table_pdf import write_pdf
 from audiointerp.tables import load_results
+from audiointerp.tables.paper import (
+    MEASURED_ON,
+    TITLES,
+    Cell,
+    Column,
+    Row,
+    Table,
+    Tables,
+    make_tables,
+)
+from audiointerp.tables.pdf import write_pdf
 
 _LEGEND = (
     "Metrics were {on}. Mean over the clips [95\\,\\% bootstrap interval]. Best mean of a group of "
@@ -78,7 +87,7 @@ def export_tables(tables: Tables, out: str | os.PathLike[str]) -> list[Path]:
     Parameters
     ----------
     tables : Tables
-        As `audiointerp.paper.make_tables` returns them.
+        As `audiointerp.tables.paper.make_tables` returns them.
     out : path
         Folder to write to.
 

@@ -1,10 +1,4 @@
-"""Results folders → tables: means with intervals, scores, comparisons. Needs no torch.
-
-`load_results` reads the runs, `estimate` gives every mean its interval, `compare` tests methods or
-masks against each other clip by clip, `mark` says which are best. `audiointerp.paper` puts these
-together into the tables of a paper, `audiointerp.table_files` writes them. `docs/tables.md` says
-how to read them.
-"""
+"""Runs → means with intervals, scores, comparisons, marks."""
 
 from __future__ import annotations
 
@@ -20,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from audiointerp.results import TABLES, read_run, read_table
-from audiointerp.statistics import bootstrap_means, holm, pareto_front, signed_rank_test
+from audiointerp.tables.statistics import bootstrap_means, holm, pareto_front, signed_rank_test
 
 HIGHER_IS_BETTER = {
     "FF": True,

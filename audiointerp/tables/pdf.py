@@ -23,9 +23,9 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import IdentityTransform
 from tqdm.auto import tqdm
 
-from audiointerp.paper import MEASURED_ON, TITLES, Cell, Column, Row, Table, Tables
-from audiointerp.pdf_links import Bookmark, Link, add_navigation
 from audiointerp.plots import draw_plane
+from audiointerp.tables.links import Bookmark, Link, add_navigation
+from audiointerp.tables.paper import MEASURED_ON, TITLES, Cell, Column, Row, Table, Tables
 
 _WIDTH, _HEIGHT = 11.69, 8.27
 """A4 landscape, inches."""
@@ -104,7 +104,7 @@ def write_pdf(tables: Tables, path: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     tables : Tables
-        As `audiointerp.paper.make_tables` returns them.
+        As `audiointerp.tables.paper.make_tables` returns them.
     path : path
         The file; its folder is made.
 

@@ -1,7 +1,7 @@
 """The tables of a paper, made from results: of masks, methods, experiments, and the summaries.
 
 `make_tables` returns them twice: the numbers in full as frames, and captioned and rounded for
-reading. They show themselves in a notebook; `audiointerp.table_files` writes them.
+reading. They show themselves in a notebook; `audiointerp.tables.files` writes them.
 `docs/tables.md` says how to read them.
 """
 
@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from audiointerp.statistics import bootstrap_means
-from audiointerp.table_html import to_html
 from audiointerp.tables import (
     HIGHER_IS_BETTER,
     METRIC_COLUMNS,
@@ -34,6 +32,8 @@ from audiointerp.tables import (
     mark,
     rank_names,
 )
+from audiointerp.tables.html import to_html
+from audiointerp.tables.statistics import bootstrap_means
 
 TITLES = {
     "accuracy": "Accuracy",
