@@ -22,9 +22,12 @@ Pass probabilities in double precision: a confident model's 1 - p(x) vanishes in
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,11 +153,20 @@ def sparseness(mask: Tensor) -> Tensor:
 
 def _gini(cells: Tensor) -> Tensor:
     """Return the Gini index of every row, which is neither constant nor all zero."""
-    ordered = cells.sort(dim=1).values.double()
+    ordered = _ascending(cells).double()
     count = ordered.shape[1]
     # Σ (2i - n - 1)·a_i, i = 1 … n, is the mean difference of all pairs times n².
     rank = 2 * torch.arange(1, count + 1, device=cells.device) - count - 1
-    return (ordered * rank).sum(1) / (count * ordered.sum(1))
+    return ordered @ rank.double() / (count * ordered.sum(1))
+
+
+def _ascending(cells: Tensor) -> Tensor:
+    """Return the rows sorted; on a CPU by NumPy, as torch carries the positions along."""
+    if cells.device.type != "cpu" or not len(cells):
+        return cells.sort(dim=1).values
+    parts = np.array_split(cells.detach().numpy(), min(torch.get_num_threads(), len(cells)))
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return torch.from_numpy(np.concatenate(list(pool.map(partial(np.sort, axis=1), parts))))
 
 
 def complexity(mask: Tensor) -> Tensor:
@@ -191,9 +203,10 @@ def complexity(mask: Tensor) -> Tensor:
 
 def _entropy(cells: Tensor) -> Tensor:
     """Return the entropy of every row, which is not all zero."""
-    share = cells.double()
-    share = share / share.sum(1, keepdim=True)
-    return -torch.xlogy(share, share).sum(1)
+    # ln S - Σ a ln a / S with S = Σ a, of cells scaled so that neither overflows.
+    scaled = cells / cells.amax(1, keepdim=True)
+    total = scaled.sum(1, dtype=torch.float64)
+    return total.log() - torch.xlogy(scaled, scaled).sum(1, dtype=torch.float64) / total
 
 
 @dataclass(frozen=True)
@@ -312,7 +325,8 @@ def _cells(mask: Tensor) -> Tensor:
     # Single precision stays, which sorts twice as fast; sums are made in double.
     exact = mask.dtype in (torch.float32, torch.float64)
     cells = (mask if exact else mask.double()).flatten(1).abs()
-    if not torch.isfinite(cells).all():
+    # The largest is not finite if any cell is not.
+    if not torch.isfinite(cells.amax(1)).all():
         raise ValueError("the mask has NaN or infinite cells")
     return cells
 
@@ -323,9 +337,10 @@ def _kept_alike(cells: Tensor) -> Tensor:
     All of them where the row is zero throughout: it selects nothing, as any constant mask.
     """
     top = cells.amax(1, keepdim=True)
-    is_kept = (cells == top).sum(1)
-    alike = is_kept + (cells == 0).sum(1) == cells.shape[1]
-    kept = torch.where(alike, is_kept.double(), torch.nan)
+    alike = ((cells == top) | (cells == 0)).all(1)
+    # A row of k equal cells has the sum k·top, to far less than half a cell.
+    kept = (cells.sum(1, dtype=torch.float64) / top[:, 0].double()).round()
+    kept = torch.where(alike, kept, torch.nan)
     return torch.where(top[:, 0] == 0, float(cells.shape[1]), kept)
 
 
