@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from audiointerp.dataset import ClipDataset, Contamination, open_dataset
 from audiointerp.dataset.choose import SYNTHETIC
@@ -114,7 +115,8 @@ def listen(runs: list[Run], options: Listening, sound: Form) -> dict[str, Any]:
         dataset = _open(group[0], options.data, noises, sets)
         model = models.get(group[0].settings["model_hash"])
         place = next(n for n, others in enumerate(everything) if group[0] in others)
-        for clip, why in _of_group(group, chosen).items():
+        clips = _of_group(group, chosen)
+        for clip, why in tqdm(clips.items(), "page", unit="clip", disable=None):
             waveform = dataset[dataset.index(clip)].waveform
             scene = _scene(group, clip, waveform, masks, model, form)
             scenes.append(scene | {"group": place, "why": why})

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
+from tqdm.auto import tqdm
 
 from audiointerp.interpretation import METHODS
 from audiointerp.masking import make_masks
@@ -49,7 +50,9 @@ def page_of_saved(folder: Path, found: Sequence[Path], sound: Form) -> str:
         "metrics": [describe_metric(name) for name in saved[0].metric_names],
         "places": PLACES,
         "footer": _footer(form, sounds),
-        "scenes": [_scene(group, form) for group in scenes],
+        "scenes": [
+            _scene(group, form) for group in tqdm(scenes, "page", unit="clip", disable=None)
+        ],
     }
     return fill_page("saved", folder.resolve().name, content)
 
