@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from browser import CHROMIUM, Browser
 
 # Two test processes with two threads each on two cores would wait for each other.
 torch.set_num_threads(1)
@@ -26,6 +27,15 @@ TINY_CLIPS = [
         [(10, "rain", True), (0, "dog", True), (5, "cat", False)]
     )
 ]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Return a browser, one for a module's tests, or skip the test."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium to open the page in")
+    with Browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

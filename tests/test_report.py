@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from browser import CHROMIUM, Browser
 from matplotlib import colormaps
 from pages import decode, picture, read_data
 from PIL import Image
@@ -306,14 +305,6 @@ def test_the_command_line_makes_a_page_and_says_where(results, tmp_path, monkeyp
     assert not stop.value.code
     assert capsys.readouterr().out.strip() == str(target)
     assert read_data(target)["scenes"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium to open the page in")
-    with Browser() as opened:
-        yield opened
 
 
 def load(browser, page, width=1440, height=1000, **options):

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from browser import CHROMIUM, Browser
 from pages import decode, picture, read_data
 from PIL import Image
 
@@ -519,14 +518,6 @@ def test_the_command_line_makes_the_page(workshop, tmp_path, monkeypatch, capsys
     (scene,) = read_data(target)["scenes"]
     assert scene["clip"] == clip
     assert len(scene["probabilities"]) == 3
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium to open the page in")
-    with Browser() as opened:
-        yield opened
 
 
 def load_page(browser, page, width=1440, height=1000, **options):
