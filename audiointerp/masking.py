@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,9 +62,12 @@ class AttributionMaps:
         return torch.where(peak > 0, self.positive / peak, torch.zeros_like(self.positive))
 
     @cached_property
-    def order(self) -> Tensor:
-        """Cells from the largest to the smallest, equal ones by position, shape (batch, cells)."""
-        return self.values.sort(dim=1, descending=True, stable=True).indices
+    def descending(self) -> Tensor:
+        """The values from the largest to the smallest, shape (batch, cells)."""
+        if self.values.device.type != "cpu":
+            return self.values.sort(dim=1, descending=True).values
+        # By NumPy, as torch carries the positions along.
+        return torch.from_numpy(np.sort(self.values.detach().numpy(), axis=1)).flip(1)
 
 
 MaskFunction = Callable[[AttributionMaps], Tensor]
@@ -89,8 +93,13 @@ def _sigmoid(maps: AttributionMaps) -> Tensor:
 def _top(maps: AttributionMaps, percent: int) -> Tensor:
     # Whole numbers throughout: 0.29 · 100 is 28.999… in floating point.
     keep = -(-percent * maps.values.shape[1] // 100)
-    mask = torch.zeros_like(maps.values)
-    return mask.scatter_(1, maps.order[:, :keep], 1.0)
+    last = maps.descending[:, keep - 1 : keep]
+    above, level = maps.values > last, maps.values == last
+    wanted = keep - above.sum(1)
+    # Of the cells that equal the last one kept, the first ones by position.
+    for clip in (level.sum(1) > wanted).nonzero()[:, 0].tolist():
+        level[clip, level[clip].nonzero()[wanted[clip] :, 0]] = False
+    return (above | level).to(maps.values)
 
 
 def _top_positive(maps: AttributionMaps, percent: int) -> Tensor:

@@ -22,9 +22,8 @@ Pass probabilities in double precision: a confident model's 1 - p(x) vanishes in
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -119,13 +118,83 @@ def input_fidelity(original: Tensor, masked_in: Tensor, target: Tensor | None = 
     return (masked_in.argmax(1) == chosen).to(original)
 
 
-def sparseness(mask: Tensor) -> Tensor:
-    """SPS: Gini index of |M|; 0 for a constant mask, near 1 where few cells hold everything.
+class MaskCells:
+    """A batch of masks, flattened, with what sparseness and complexity share computed once.
 
     Parameters
     ----------
     mask : Tensor, shape (batch, ...)
         Any non-negative map; signs are dropped.
+
+    Attributes
+    ----------
+    dtype : torch.dtype
+        In which the metrics are returned: the mask's, or float64 for whole numbers.
+    top : Tensor, shape (batch, 1)
+        The largest cell of each mask.
+
+    Raises
+    ------
+    ValueError
+        If the mask has no cells or has NaN or infinite ones.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        if mask.ndim < 2 or mask[0:1].numel() == 0:
+            raise ValueError(
+                f"the mask has shape {tuple(mask.shape)}: expected (batch, ...) with cells to "
+                "measure"
+            )
+        self.dtype = mask.dtype if mask.is_floating_point() else torch.float64
+        # Single precision stays, which sorts twice as fast; sums are made in double.
+        exact = mask.dtype in (torch.float32, torch.float64)
+        cells = (mask if exact else mask.double()).flatten(1)
+        if (cells.amin(1) < 0).any():
+            cells = cells.abs()
+        self.top = cells.amax(1, keepdim=True)
+        # The largest is not finite if any cell is not; the smallest is NaN if any is, so that
+        # signs are looked at then.
+        if not torch.isfinite(self.top).all():
+            raise ValueError("the mask has NaN or infinite cells")
+        self._cells = cells
+
+    @cached_property
+    def scaled(self) -> Tensor:
+        """The cells divided by the largest, shape (batch, cells); all zero stays so."""
+        return self._cells / torch.where(self.top > 0, self.top, torch.ones_like(self.top))
+
+    @cached_property
+    def kept_alike(self) -> Tensor:
+        """How many cells hold all of a mask in equal parts, (batch,); NaN where they differ.
+
+        All of them where the mask is zero throughout: it selects nothing, as any constant mask.
+        """
+        # a·(1 - a) is zero for a = 0 and a = 1 only.
+        alike = ((1 - self.scaled).mul_(self.scaled)).amax(1) == 0
+        count = self.scaled.shape[1]
+        # Single precision counts to 2^24 exactly.
+        kept = self.scaled.sum(1, dtype=None if count <= 2**24 else torch.float64).double()
+        kept = torch.where(alike, kept, torch.nan)
+        return torch.where(self.top[:, 0] == 0, float(count), kept)
+
+    @cached_property
+    def uneven(self) -> Tensor:
+        """The scaled cells of the masks whose cells differ, shape (those, cells)."""
+        return self.scaled[self.kept_alike.isnan()]
+
+    @cached_property
+    def uneven_total(self) -> Tensor:
+        """Their sum for each of those masks, float64, shape (those,)."""
+        return self.uneven.sum(1, dtype=torch.float64)
+
+
+def sparseness(mask: Tensor | MaskCells) -> Tensor:
+    """SPS: Gini index of |M|; 0 for a constant mask, near 1 where few cells hold everything.
+
+    Parameters
+    ----------
+    mask : Tensor, shape (batch, ...), or MaskCells
+        Any non-negative map; signs are dropped. `MaskCells` where `complexity` is wanted too.
 
     Returns
     -------
@@ -142,42 +211,37 @@ def sparseness(mask: Tensor) -> Tensor:
     P. Chalasani et al., "Concise explanations of neural networks using adversarial training",
     ICML 2020.
     """
-    cells = _cells(mask)
-    kept = _kept_alike(cells)
+    cells = mask if isinstance(mask, MaskCells) else MaskCells(mask)
     # k equal cells among n zeros: 1 - k/n. No sort is needed for these, which most masks are.
-    gini = 1 - kept / cells.shape[1]
-    others = kept.isnan()
-    gini[others] = _gini(cells[others])
-    return _like(gini, mask)
+    gini = 1 - cells.kept_alike / cells.scaled.shape[1]
+    gini[gini.isnan()] = _gini(cells.uneven, cells.uneven_total)
+    return gini.to(cells.dtype)
 
 
-def _gini(cells: Tensor) -> Tensor:
-    """Return the Gini index of every row, which is neither constant nor all zero."""
-    ordered = _ascending(cells).double()
-    count = ordered.shape[1]
+def _gini(values: Tensor, total: Tensor) -> Tensor:
+    """Return the Gini index of rows that add up to `total`, which is not zero."""
+    count = values.shape[1]
     # Σ (2i - n - 1)·a_i, i = 1 … n, is the mean difference of all pairs times n².
-    rank = 2 * torch.arange(1, count + 1, device=cells.device) - count - 1
-    return ordered @ rank.double() / (count * ordered.sum(1))
+    rank = torch.arange(1 - count, count, 2, device=values.device, dtype=torch.float64)
+    return _ascending(values).double() @ rank / (count * total)
 
 
-def _ascending(cells: Tensor) -> Tensor:
+def _ascending(rows: Tensor) -> Tensor:
     """Return the rows sorted; on a CPU by NumPy, as torch carries the positions along."""
-    if cells.device.type != "cpu" or not len(cells):
-        return cells.sort(dim=1).values
-    parts = np.array_split(cells.detach().numpy(), min(torch.get_num_threads(), len(cells)))
-    with ThreadPoolExecutor(len(parts)) as pool:
-        return torch.from_numpy(np.concatenate(list(pool.map(partial(np.sort, axis=1), parts))))
+    if rows.device.type == "cpu":
+        return torch.from_numpy(np.sort(rows.detach().numpy(), axis=1))
+    return rows.sort(dim=1).values
 
 
-def complexity(mask: Tensor) -> Tensor:
+def complexity(mask: Tensor | MaskCells) -> Tensor:
     """COMP = -Σ q ln q, q = |M| / Σ|M|: entropy of the mask, nats.
 
     An all-zero mask, like any constant one, has the highest value, ln N: it selects nothing.
 
     Parameters
     ----------
-    mask : Tensor, shape (batch, ...)
-        Any non-negative map; signs are dropped.
+    mask : Tensor, shape (batch, ...), or MaskCells
+        Any non-negative map; signs are dropped. `MaskCells` where `sparseness` is wanted too.
 
     Returns
     -------
@@ -193,20 +257,17 @@ def complexity(mask: Tensor) -> Tensor:
     ----------
     U. Bhatt et al., "Evaluating and aggregating feature-based model explanations", IJCAI 2020.
     """
-    cells = _cells(mask)
-    kept = _kept_alike(cells)
-    entropy = kept.log()  # of k equal cells
-    others = kept.isnan()
-    entropy[others] = _entropy(cells[others])
-    return _like(entropy, mask)
+    cells = mask if isinstance(mask, MaskCells) else MaskCells(mask)
+    entropy = cells.kept_alike.log()  # of k equal cells
+    entropy[entropy.isnan()] = _entropy(cells.uneven, cells.uneven_total)
+    return entropy.to(cells.dtype)
 
 
-def _entropy(cells: Tensor) -> Tensor:
-    """Return the entropy of every row, which is not all zero."""
-    # ln S - Σ a ln a / S with S = Σ a, of cells scaled so that neither overflows.
-    scaled = cells / cells.amax(1, keepdim=True)
-    total = scaled.sum(1, dtype=torch.float64)
-    return total.log() - torch.xlogy(scaled, scaled).sum(1, dtype=torch.float64) / total
+def _entropy(values: Tensor, total: Tensor) -> Tensor:
+    """Return the entropy of rows that add up to `total`, which is not zero."""
+    # ln S - Σ a ln a / S with S = Σ a; 0 ln 0 is 0 times a finite number here.
+    parts = values.clamp(min=_tiny(values)).log_().mul_(values)
+    return total.log() - parts.sum(1, dtype=torch.float64) / total
 
 
 @dataclass(frozen=True)
@@ -217,9 +278,9 @@ class Metric:
     ----------
     function : callable
         ``function(original, masked, target)`` for the fidelity metrics, ``function(mask)`` for
-        the simplicity ones.
+        the simplicity ones, with a Tensor or `MaskCells`.
     compares : {"in", "out", "mask"}
-        What it looks at: the masked-in or masked-out probabilities, or the mask.
+        What it looks at: the masked-in or masked-out probabilities, or the mask's `MaskCells`.
     title : str
         Its name in words.
     higher_is_better : bool
@@ -265,8 +326,9 @@ def evaluate(
         By column name, in the order of ``METRICS``.
     """
     masked = {"in": masked_in, "out": masked_out}
+    cells = MaskCells(mask)
     return {
-        name: metric.function(mask)
+        name: metric.function(cells)
         if metric.compares == "mask"
         else metric.function(original, masked[metric.compares], target)
         for name, metric in METRICS.items()
@@ -315,38 +377,6 @@ def _explained(original: Tensor, target: Tensor | None) -> Tensor:
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise ValueError(f"the target is {target.dtype}: expected whole numbers, one per clip")
     return target.to(original.device, torch.long)
-
-
-def _cells(mask: Tensor) -> Tensor:
-    if mask.ndim < 2 or mask[0:1].numel() == 0:
-        raise ValueError(
-            f"the mask has shape {tuple(mask.shape)}: expected (batch, ...) with cells to measure"
-        )
-    # Single precision stays, which sorts twice as fast; sums are made in double.
-    exact = mask.dtype in (torch.float32, torch.float64)
-    cells = (mask if exact else mask.double()).flatten(1).abs()
-    # The largest is not finite if any cell is not.
-    if not torch.isfinite(cells.amax(1)).all():
-        raise ValueError("the mask has NaN or infinite cells")
-    return cells
-
-
-def _kept_alike(cells: Tensor) -> Tensor:
-    """Return how many cells of a row hold all of it in equal parts, NaN where they differ.
-
-    All of them where the row is zero throughout: it selects nothing, as any constant mask.
-    """
-    top = cells.amax(1, keepdim=True)
-    alike = ((cells == top) | (cells == 0)).all(1)
-    # A row of k equal cells has the sum k·top, to far less than half a cell.
-    kept = (cells.sum(1, dtype=torch.float64) / top[:, 0].double()).round()
-    kept = torch.where(alike, kept, torch.nan)
-    return torch.where(top[:, 0] == 0, float(cells.shape[1]), kept)
-
-
-def _like(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the values in the mask's precision; a mask of whole numbers has none to follow."""
-    return values.to(mask.dtype) if mask.is_floating_point() else values
 
 
 def _tiny(values: Tensor) -> float:

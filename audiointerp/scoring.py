@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from audiointerp.model.inference import batch_size_for, inference_copy
+from audiointerp.model.inference import fast_copy
+from audiointerp.model.memory import batch_size_for
 
 
 class Scorer:
@@ -28,7 +29,7 @@ class Scorer:
     """
 
     def __init__(self, model: nn.Module, *, batch_size: int | None = None) -> None:
-        self.model = inference_copy(model)
+        self.model = fast_copy(model)
         self.batch_size = batch_size
 
     @torch.no_grad()
@@ -85,10 +86,15 @@ def distinct_masks(masks: Mapping[str, Tensor]) -> DistinctMasks:
     stacked = torch.stack(list(masks.values()))
     flat = stacked.flatten(2)
     count, batch = flat.shape[:2]
-    first = torch.arange(count, device=flat.device)[:, None].repeat(1, batch)
-    for later in range(1, count):
-        equal = torch.stack([(flat[later] == flat[earlier]).all(1) for earlier in range(later)])
-        first[later] = torch.where(equal.any(0), equal.byte().argmax(0), later)
+    # Equal masks have equal sums: only where these are equal is every cell looked at.
+    sums = flat.sum(2)
+    first = [[number] * batch for number in range(count)]
+    for clip, of_clip in enumerate(sums.T.tolist()):
+        for later, earlier in ((b, a) for b in range(count) for a in range(b)):
+            alike = first[later][clip] == later and of_clip[earlier] == of_clip[later]
+            if alike and torch.equal(flat[earlier, clip], flat[later, clip]):
+                first[later][clip] = earlier
+    first = torch.tensor(first, device=flat.device)
     is_first = first == torch.arange(count, device=flat.device)[:, None]
     numbers = (is_first.flatten().cumsum(0) - 1).view(count, batch).gather(0, first)
     which, clip = is_first.nonzero(as_tuple=True)

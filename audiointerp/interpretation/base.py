@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from audiointerp.model.inference import batch_size_for, inference_copy
+from audiointerp.model.inference import fast_copy
+from audiointerp.model.memory import batch_size_for
 from audiointerp.registry import Registry
 
 METHODS: Registry[type[Interpreter]] = Registry("method")
@@ -138,7 +139,7 @@ class Interpreter(ABC):
 
     def _fast_model(self, keep: Iterable[str] = ()) -> nn.Module:
         """Return what to run: a copy made for speed, or the model where none is wanted."""
-        return inference_copy(self.model, keep=keep) if self.fold_batch_norm else self.model
+        return fast_copy(self.model, keep=keep) if self.fold_batch_norm else self.model
 
     def _in_batches(
         self, features: Tensor, target: Tensor | None

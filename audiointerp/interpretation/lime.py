@@ -23,7 +23,7 @@ from audiointerp.interpretation.base import (
     choose_target,
     pick,
 )
-from audiointerp.model.inference import batch_size_for
+from audiointerp.model.memory import batch_size_for
 from audiointerp.registry import Registry
 
 Segmentation = Callable[[np.ndarray], np.ndarray]
