@@ -29,7 +29,7 @@ class Scorer:
     """
 
     def __init__(self, model: nn.Module, *, batch_size: int | None = None) -> None:
-        self.model = fast_copy(model)
+        self.model = fast_copy(model, gradient=False)
         self.batch_size = batch_size
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from audiointerp.__main__ import _keep_freed_memory as keep_freed_memory
+from audiointerp.model.memory import keep_freed_memory
 
 __all__ = ["describe", "keep_freed_memory", "peak_memory"]
 

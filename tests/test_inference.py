@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
+import sys
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
 from audiointerp.model import MODELS, build_model
-from audiointerp.model.inference import batch_size_for, inference_copy, rows_that_fit
+from audiointerp.model.inference import fast_copy, inference_copy
+from audiointerp.model.memory import batch_size_for, rows_that_fit
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -188,5 +195,153 @@ def test_as_many_rows_as_fit_in_half_of_the_free_memory(gradient):
     assert rows_that_fit(2**32, 2 * cells, gradient=gradient) == some
 
 
-def test_a_cpu_takes_a_few_rows_at_a_time():
-    assert batch_size_for(torch.zeros(1, 1, 64, 501)) == 8
+@pytest.mark.parametrize(
+    ("bins", "frames", "rows", "with_gradient"),
+    [(64, 501, 32, 8), (257, 313, 13, 3), (2000, 2000, 1, 1)],
+)
+def test_a_cpu_takes_some_rows_at_a_time(bins, frames, rows, with_gradient):
+    features = torch.zeros(1, 1, 1, 1).expand(1, 1, bins, frames)
+    assert batch_size_for(features) == rows
+    assert batch_size_for(features, gradient=True) == with_gradient
+
+
+def small_cnn14() -> nn.Module:
+    settings = {"name": "Cnn14", "num_classes": 3, "num_bins": 64, "width": 0.125}
+    return build_model(settings, seed=0).eval()
+
+
+def spectrograms(frames: int = 101) -> torch.Tensor:
+    return (10 * randn(2, 1, 64, frames) - 40).float()
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"ResNet38"}))
+def test_the_copy_for_logits_alone_has_those_of_the_copy_for_gradients_bit_for_bit(name):
+    model = panns(name).float()
+    features = spectrograms()
+    gradients, logits = fast_copy(model), fast_copy(model, gradient=False)
+    with torch.no_grad():
+        assert torch.equal(logits(features), gradients(features))
+        torch.testing.assert_close(logits(features), model(features), rtol=1e-4, atol=1e-4)
+    theirs = {weight.data_ptr() for weight in gradients.parameters()}
+    assert theirs == {weight.data_ptr() for weight in logits.parameters()}
+
+
+def test_the_copy_for_logits_alone_still_has_the_right_gradient():
+    model, features = small_cnn14(), spectrograms()
+    found = gradient(fast_copy(model, gradient=False), features)
+    expected = gradient(model, features)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_it_has_fewer_activations_of_its_own_on_a_cpu():
+    logits = fast_copy(small_cnn14(), gradient=False)
+    assert type(logits.base.conv_block1.relu1) is nn.Identity
+    assert type(fast_copy(small_cnn14()).base.conv_block1.relu1) is nn.ReLU
+
+
+def test_an_unchanged_model_is_copied_once():
+    model = small_cnn14()
+    assert fast_copy(model) is fast_copy(model)
+    assert fast_copy(model.train()) is fast_copy(model.eval())  # the copy evaluates anyway
+    assert fast_copy(model, keep=["base.conv_block1.conv1"]) is not fast_copy(model)
+
+
+def _shuffle(model: nn.Module) -> None:
+    weight = model.base.conv_block5.conv2.weight.data
+    order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(0))
+    weight.copy_(weight.flatten()[order].view_as(weight))
+
+
+CHANGES = {
+    "data in place": lambda model: model.base.conv_block1.conv1.weight.data.mul_(1.5),
+    "one value": lambda model: model.classifier.bias.data[1:2].add_(1e-6),
+    "shuffled": _shuffle,
+    "statistics": lambda model: model.base.bn0.running_mean.add_(1),
+    "setting": lambda model: setattr(model.base.conv_block2.bn1, "eps", 0.5),
+    "layer": lambda model: setattr(model, "classifier", nn.Linear(256, 3)),
+    "hook": lambda model: model.base.relu.register_forward_hook(lambda _, x, y: 2 * y),
+    "forward": lambda model: setattr(model.base.relu, "forward", torch.tanh),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_model_is_copied_again(change):
+    model, features = small_cnn14(), spectrograms()
+    before = fast_copy(model)
+    CHANGES[change](model)
+    after = fast_copy(model)
+    assert after is not before
+    torch.testing.assert_close(after(features), model(features), rtol=1e-4, atol=1e-5)
+
+
+def test_a_trained_model_is_copied_again():
+    model, features = small_cnn14(), spectrograms()
+    before = fast_copy(model)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(features).sum().backward()
+    optimiser.step()
+    assert fast_copy(model) is not before
+    torch.testing.assert_close(fast_copy(model)(features), model(features), rtol=1e-4, atol=1e-4)
+
+
+def test_the_copies_go_with_the_model():
+    model = small_cnn14()
+    copied = weakref.ref(fast_copy(model))
+    assert copied() is not None
+    del model
+    gc.collect()
+    assert copied() is None
+
+
+@pytest.mark.parametrize("layer", ["base.conv_block2.conv1", "base.conv_block2.bn1"])
+def test_the_output_of_a_layer_to_keep_is_the_models_after_the_whole_pass(layer):
+    model, features = small_cnn14(), spectrograms()
+    seen = {}
+    for name, network in (("model", model), ("copy", inference_copy(model, keep=[layer]))):
+        network.get_submodule(layer).register_forward_hook(
+            lambda module, given, output, name=name: seen.update({name: output})
+        )
+        with torch.no_grad():
+            network(features)
+    assert (seen["model"] < 0).any()
+    torch.testing.assert_close(seen["copy"], seen["model"], rtol=1e-4, atol=1e-4)
+
+
+def test_planes_of_any_size_after_each_other_and_a_gradient_after_inference_mode():
+    model = small_cnn14()
+    copied = fast_copy(model)
+    for frames in (501, 64, 200, 501):
+        features = spectrograms(frames)
+        with torch.inference_mode():
+            torch.testing.assert_close(copied(features), model(features), rtol=1e-4, atol=1e-5)
+        expected = gradient(model, features)
+        difference = (gradient(copied, features) - expected).abs().max()
+        assert difference < 1e-4 * expected.abs().max()
+
+
+FAULTS = """
+import resource, torch
+from audiointerp.model.memory import keep_freed_memory
+print(int(keep_freed_memory()))
+for _ in range(5):  # small blocks find their places between
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc only")
+@pytest.mark.parametrize("told", [False, True])
+def test_a_block_of_64_mb_is_not_mapped_anew_unless_the_environment_decides(told):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    environment.pop("GLIBC_TUNABLES", None)
+    environment |= {"MALLOC_TOP_PAD_": "131072"} if told else {}
+    command = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    kept, faults = map(int, done.stdout.split())
+    if not (told or kept):
+        pytest.skip("another C library")
+    assert kept == (not told)
+    # 16384 pages of 4 kB; large pages would be fewer.
+    assert (faults > 20) == told

@@ -17,9 +17,11 @@ from torch import nn
 from torch.nn import functional
 
 from audiointerp.interpretation import AdditivityWarning, SHAPInterpreter, select_background
+from audiointerp.interpretation import shap as shap_module
 from audiointerp.interpretation.deeplift import ELEMENTWISE, MAXIMA, RescaleRule
 from audiointerp.model import MODELS, build_model
 from audiointerp.model.layers import MaxOverTime
+from audiointerp.precision import computing
 from audiointerp.processing.spectrogram import LogMelSTFTSpectrogram
 
 DATA = Path(
@@ -407,6 +409,83 @@ def test_the_rule_restores_forwards_and_in_place_flags():
         rule.record(torch.zeros(1, 1, 1, 2))
     assert model[0].inplace
     assert vars(model[0])["forward"] is mine
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """The number of background clips of every recording that is made."""
+    counts = []
+    record = RescaleRule.record
+
+    def counted(self, baselines):
+        counts.append(len(baselines))
+        return record(self, baselines)
+
+    monkeypatch.setattr(RescaleRule, "record", counted)
+    return counts
+
+
+def small_network() -> nn.Module:
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(24, 3)).double().eval()
+
+
+def _scale_weights(interpreter):
+    interpreter.model[0].weight.data.mul_(2)
+
+
+def _change_background(interpreter):
+    interpreter.background.mul_(0.5)
+
+
+def _replace_background(interpreter):
+    interpreter.background = interpreter.background + 1
+
+
+def test_the_backgrounds_activations_are_computed_once(recorded):
+    interpreter = SHAPInterpreter(small_network(), randn(5, 1, 6, 8), batch_size=2)
+    first = interpreter.attribute(randn(3, 1, 6, 8, seed=1), 0)
+    assert recorded == [2, 2, 1]
+    assert torch.equal(interpreter.attribute(randn(3, 1, 6, 8, seed=1), 0), first)
+    interpreter.attribute(randn(7, 1, 6, 8, seed=2))
+    assert recorded == [2, 2, 1]
+
+
+@pytest.mark.parametrize("change", [_scale_weights, _change_background, _replace_background])
+def test_and_again_when_the_model_or_the_background_has_changed(recorded, change):
+    interpreter = SHAPInterpreter(small_network(), randn(5, 1, 6, 8))
+    features = randn(3, 1, 6, 8, seed=1)
+    before = interpreter.attribute(features, 0)
+    change(interpreter)
+    after = interpreter.attribute(features, 0)
+    assert recorded == [5, 5]
+    fresh = SHAPInterpreter(interpreter.model, interpreter.background)
+    assert torch.equal(after, fresh.attribute(features, 0))
+    assert not torch.allclose(after, before)
+
+
+def test_and_again_in_another_precision(recorded):
+    interpreter = SHAPInterpreter(small_network().float(), randn(5, 1, 6, 8).float())
+    features = randn(3, 1, 6, 8, seed=1).float()
+    exact = interpreter.attribute(features, 0)
+    with computing("bfloat16", features.device), warnings.catch_warnings():
+        warnings.simplefilter("ignore", AdditivityWarning)  # 7 bits do not add up to 1 %
+        coarse = interpreter.attribute(features, 0)
+    assert recorded == [5, 5]
+    assert not torch.allclose(coarse, exact, rtol=1e-4)
+    assert torch.equal(interpreter.attribute(features, 0), exact)
+
+
+@pytest.mark.parametrize("fold_batch_norm", [True, False])
+def test_what_does_not_fit_and_what_may_change_is_not_kept(recorded, monkeypatch, fold_batch_norm):
+    if fold_batch_norm:
+        monkeypatch.setattr(shap_module, "bytes_to_keep", lambda device: 100)
+    settings = {"fold_batch_norm": fold_batch_norm, "batch_size": 3}
+    interpreter = SHAPInterpreter(small_network(), randn(5, 1, 6, 8), **settings)
+    features = randn(3, 1, 6, 8, seed=1)
+    first = interpreter.attribute(features, 0)
+    assert torch.equal(interpreter.attribute(features, 0), first)
+    assert recorded == [3, 2, 3, 2]
 
 
 def test_settings_identify_the_background():

@@ -51,8 +51,8 @@ class Interpreter(ABC):
     batch_size : int, optional
         Inputs that go through the model at once; by default what suits the device.
     fold_batch_norm : bool, default True
-        Run on a copy of the model made for speed at each call (see
-        `audiointerp.model.inference.inference_copy`); the same to float rounding.
+        Run on a copy of the model made for speed (see
+        `audiointerp.model.inference.fast_copy`); the same to float rounding.
 
     Attributes
     ----------
@@ -137,9 +137,11 @@ class Interpreter(ABC):
     def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
         """Explain checked features; the model is in evaluation mode, its parameters frozen."""
 
-    def _fast_model(self, keep: Iterable[str] = ()) -> nn.Module:
+    def _fast_model(self, keep: Iterable[str] = (), *, gradient: bool = True) -> nn.Module:
         """Return what to run: a copy made for speed, or the model where none is wanted."""
-        return fast_copy(self.model, keep=keep) if self.fold_batch_norm else self.model
+        if not self.fold_batch_norm:
+            return self.model
+        return fast_copy(self.model, keep=keep, gradient=gradient)
 
     def _in_batches(
         self, features: Tensor, target: Tensor | None

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,28 @@ MAXIMA: dict[type[nn.Module], tuple[int, Callable[[Any, Tensor], tuple[Tensor, T
 """Maxima: how many last axes they pool, and a function to (maxima, flat positions in those)."""
 
 
+class Recording(NamedTuple):
+    """What baselines do in a model.
+
+    Attributes
+    ----------
+    baselines : Tensor, shape (count, 1, freq, time)
+    logits : Tensor, shape (count, classes)
+    inputs : dict of Module to list of Tensor
+        What goes into each layer that has a rule, in each of its uses.
+    """
+
+    baselines: Tensor
+    logits: Tensor
+    inputs: dict[nn.Module, list[Tensor]]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it holds on to."""
+        held = [self.baselines, *(each for uses in self.inputs.values() for each in uses)]
+        return sum(each.nbytes for each in held)
+
+
 class RescaleRule:
     """A model whose backward pass gives DeepLIFT multipliers, inside a ``with`` block.
 
@@ -106,15 +128,15 @@ class RescaleRule:
     Examples
     --------
     >>> with RescaleRule(model) as rule:                                  # doctest: +SKIP
-    ...     rule.record(baselines)
-    ...     logits = rule.forward(features)
+    ...     recording = rule.record(baselines)
+    ...     logits = rule.forward(features, recording)
     ...     multipliers = rule.multipliers(logits[:, 0].sum(), features, baseline=0)
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._replaced: list[tuple[nn.Module, dict[str, Any]]] = []
-        self._recorded: dict[nn.Module, list[Tensor]] = {}
+        self._inputs: dict[nn.Module, list[Tensor]] = {}
         self._uses: dict[nn.Module, int] = {}
         self._recording = False
         self._baseline = 0
@@ -144,21 +166,25 @@ class RescaleRule:
             del module.forward
             vars(module).update(mine)
         self._replaced.clear()
-        self._recorded.clear()
+        self._inputs = {}
 
     @torch.no_grad()
-    def record(self, baselines: Tensor) -> Tensor:
-        """Remember what the baselines (count, 1, freq, time) put into each layer; return logits."""
-        self._recorded.clear()
+    def record(self, baselines: Tensor) -> Recording:
+        """Return what the baselines (count, 1, freq, time) put into each layer, and their logits.
+
+        A recording stays good for as long as the model is the same, in other ``with`` blocks too.
+        """
+        self._inputs = {}
         self._recording = True
         try:
-            return self.model(baselines)
+            return Recording(baselines, self.model(baselines), self._inputs)
         finally:
             self._recording = False
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, recording: Recording) -> Tensor:
         """Return the logits of features that require a gradient, with the rules in the graph."""
         self._uses.clear()
+        self._inputs = recording.inputs
         return self.model(features)
 
     def multipliers(
@@ -175,11 +201,11 @@ class RescaleRule:
         self, module: nn.Module, forward: Callable[[Tensor], Tensor], rule: _Rule, x: Tensor
     ) -> Tensor:
         if self._recording:
-            self._recorded.setdefault(module, []).append(x)
+            self._inputs.setdefault(module, []).append(x)
             return forward(x)
         use = self._uses.get(module, 0)
         self._uses[module] = use + 1
-        recorded = self._recorded.get(module, [])
+        recorded = self._inputs.get(module, [])
         if use >= len(recorded) or recorded[use].shape[1:] != x.shape[1:]:
             raise ValueError(
                 f"{type(module).__name__} runs differently for the clip than for the background: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from audiointerp.interpretation.base import (
     evaluating,
     pick,
 )
-from audiointerp.interpretation.deeplift import RescaleRule, unknown_layers
+from audiointerp.interpretation.deeplift import Recording, RescaleRule, unknown_layers
 from audiointerp.model.layers import MaxOverTime
+from audiointerp.model.memory import bytes_to_keep
 
 _BACKENDS = ("rescale", "shap")
 _TOLERANCE = 0.01
@@ -53,6 +54,8 @@ class SHAPInterpreter(Interpreter):
     background : Tensor, shape (count, 1, freq, time)
         Features of clips that stand for "nothing in particular", in the model's unit; see
         `select_background`.
+        The activations of their forward pass are kept from call to call where they take no more
+        than 2 GiB, or a quarter of a GPU's free memory.
     backend : {"rescale", "shap"}, default "rescale"
         The rule's own implementation here, or ``shap.DeepExplainer``, which is slower.
     batch_size : int, default 16
@@ -93,8 +96,10 @@ class SHAPInterpreter(Interpreter):
             raise ValueError(
                 f"unknown SHAP backend {backend!r}: choose from {', '.join(_BACKENDS)}"
             )
-        self.background = background.detach().clone()
+        with torch.inference_mode(False):  # a tensor that counts its changes, wherever this is
+            self.background = background.detach().clone()
         self.backend = backend
+        self._recorded: tuple[tuple, list[Recording]] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON.
@@ -177,20 +182,39 @@ class SHAPInterpreter(Interpreter):
         attribution = torch.zeros_like(features)
         logits, reference = [], []
         with RescaleRule(model) as rule:
-            for baselines in background.split(self.batch_size):
-                reference.append(rule.record(baselines))
+            for recording in self._recordings(rule, background):
+                reference.append(recording.logits)
                 logits.clear()
                 for start in range(0, len(features), self.batch_size):
                     part = slice(start, start + self.batch_size)
                     wanted = target if target is None else target[part]
                     logits.append(
                         _add_contributions(
-                            rule, features[part], baselines, wanted, attribution[part]
+                            rule, features[part], recording, wanted, attribution[part]
                         )
                     )
         logits = torch.cat(logits)
         target = choose_target(logits, target, len(features))
         return attribution.div_(len(background)), logits, torch.cat(reference), target
+
+    def _recordings(self, rule: RescaleRule, background: Tensor) -> Iterator[Recording]:
+        """Yield the background's activations, part by part: made once, where they can be kept."""
+        device = background.device
+        given = (self.background.data_ptr(), self.background._version, background.dtype)
+        key = (rule.model, device, *given, *_arithmetic(device))
+        if self._recorded is not None and self._recorded[0] == key:
+            yield from self._recorded[1]
+            return
+        self._recorded = None
+        left, recordings = bytes_to_keep(device), []
+        for baselines in background.split(self.batch_size):
+            recording = rule.record(baselines)
+            left -= recording.nbytes
+            recordings = [*recordings, recording] if left >= 0 else []
+            yield recording
+        # A model that is no copy may have changed by the next call.
+        if left >= 0 and self.fold_batch_norm:
+            self._recorded = (key, recordings)
 
     def _explain_by_library(
         self, features: Tensor, background: Tensor, target: Tensor | None
@@ -275,19 +299,29 @@ def select_background(labels: Sequence[int], per_class: int = 2, *, seed: int = 
 def _add_contributions(
     rule: RescaleRule,
     features: Tensor,
-    baselines: Tensor,
+    recording: Recording,
     target: Tensor | None,
     attribution: Tensor,
 ) -> Tensor:
     """Add m(x, b)·(x - b) for every recorded baseline to `attribution`; return the logits."""
     features = features.detach().requires_grad_()
-    logits = rule.forward(features)
+    logits = rule.forward(features, recording)
     score = pick(logits, choose_target(logits, target, len(features))).sum()
+    baselines = recording.baselines
     for index in range(len(baselines)):
         multipliers = rule.multipliers(score, features, index, keep=index < len(baselines) - 1)
         with torch.no_grad():
             attribution.addcmul_(multipliers, features - baselines[index])
     return logits.detach()
+
+
+def _arithmetic(device: torch.device) -> tuple:
+    """Return what decides in how many bits networks compute on a device."""
+    return (
+        torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type),
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+    )
 
 
 def _residual(attribution: Tensor, logits: Tensor, reference: Tensor, target: Tensor) -> Tensor:
