@@ -20,6 +20,7 @@ test: .venv/ready-test
 
 bench: .venv/ready-test
 	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/gains.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/table.py
 

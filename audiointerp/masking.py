@@ -64,10 +64,10 @@ class AttributionMaps:
     @cached_property
     def descending(self) -> Tensor:
         """The values from the largest to the smallest, shape (batch, cells)."""
-        if self.values.device.type != "cpu":
-            return self.values.sort(dim=1, descending=True).values
-        # By NumPy, as torch carries the positions along.
-        return torch.from_numpy(np.sort(self.values.detach().numpy(), axis=1)).flip(1)
+        if self.values.device.type == "cpu" and self.values.dtype in (torch.float32, torch.float64):
+            # By NumPy, as torch carries the positions along.
+            return torch.from_numpy(np.sort(self.values.detach().numpy(), axis=1)).flip(1)
+        return self.values.sort(dim=1, descending=True).values
 
 
 MaskFunction = Callable[[AttributionMaps], Tensor]

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from machine import describe, keep_freed_memory, peak_memory
+from machine import describe, peak_memory
 from torch import Tensor
 
 from audiointerp.dataset import ClipDataset
@@ -75,7 +75,6 @@ def main() -> None:
     device = resolve_device(options.device)
     numbers = options.clips or [10, 100, 1000]
     if options.here:
-        keep_freed_memory()
         print(json.dumps(interpret(numbers[0], device)))
         return
     rows = []

@@ -9,10 +9,6 @@ import sys
 
 import torch
 
-from audiointerp.model.memory import keep_freed_memory
-
-__all__ = ["describe", "keep_freed_memory", "peak_memory"]
-
 
 def describe(device: torch.device) -> str:
     """Return the machine in words: processor, cores, and the GPU where one is used."""

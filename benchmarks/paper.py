@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from growth import Noises
-from machine import describe, keep_freed_memory, peak_memory
+from machine import describe, peak_memory
 
 from audiointerp.device import resolve_device
 from audiointerp.experiment import build_interpreter
@@ -72,7 +72,6 @@ def main() -> None:
     parser.add_argument("--method", action="append", help="all by default")
     parser.add_argument("--peak-tflops", type=float, help="of the device in this precision")
     options = parser.parse_args()
-    keep_freed_memory()
     device = resolve_device(options.device)
     rows = []
     for front_end in CONDITIONS:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from sides import WITHOUT
 
 FOLDER = Path(__file__).parent
 START, END = "<!-- measured -->\n", "<!-- end -->"
@@ -23,29 +24,38 @@ NAMES = {
     "simplicity": "SPS + COMP, batch of 64 (Quantus)",
 }
 
+GAINS = """How many times as long a stage takes where one change is left out, in turn with the whole
+on the same clips."""
+PRECISION = """The largest change of a metric's mean over the clips, of all masks, in units of the
+metric's range: the float32 maps scored in that precision, and maps made in it too. Beside it the
+median change of FF of one clip and mask, and how many clips were given another class."""
+SAME = """Every run of ESC-10's fold 5 by the package, and by the package without all of the above:
+the largest change of a mean over the clips, in units of the metric's range, and of a clip. The last
+column compares with the tables in `results/`, which were made before on another processor."""
+
 
 def compare_table(result: dict[str, Any]) -> str:
     """Return a run of `compare.py` as a Markdown table under a heading."""
     bins, frames = result["features"]
-    raw = min(result["raw_s"].values())
+    memory = result["peak_memory_mib"]
+    raw = {name: _fastest(times) for name, times in result["raw_s"].items()}
     lines = [
         f"### Cnn14 at width {result['width']:g}, {bins} × {frames}, float32",
         "",
-        f"{result['machine']}; torch {result['torch']}. The network's best: {_ms(raw)} a clip "
-        f"(as it is {_ms(result['raw_s']['model'])}, its inference copy "
-        f"{_ms(result['raw_s']['copy'])}). Peak memory of loop and package together: "
-        f"{result['peak_memory_mib']:.0f} MiB.",
+        f"{result['machine']}; torch {result['torch']}. The network's best: its inference copy "
+        f"{raw['copy']}; the model as it is {raw['model']}. Peak memory: the loop "
+        f"{memory['loop']:.0f} MiB, the package {memory['ours']:.0f} MiB.",
         "",
         "| Stage (library of the loop) | loop, a clip | ours, a clip | ratio | forwards needed "
         "| of the network's best |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in result["rows"]:
-        known = row["forwards"] == row["forwards"]
+        forwards = format(row["forwards"], "g") if "forwards" in row else ""
+        of_raw = format(row["of_raw"], ".0%") if "of_raw" in row else ""
         lines.append(
             f"| {NAMES[row['stage']]} | {_ms(row['loop_s'])} | {_ms(row['ours_s'])} "
-            f"| **{row['ratio']:.1f} ×** | {format(row['forwards'], 'g') if known else ''} "
-            f"| {format(row['of_raw'], '.0%') if known else ''} |"
+            f"| **{row['ratio']:.1f} ×** | {forwards} | {of_raw} |"
         )
     total = _total(result["rows"])
     if total:
@@ -54,6 +64,11 @@ def compare_table(result: dict[str, Any]) -> str:
             f"| **{total[0] / total[1]:.1f} ×** | | |"
         )
     return "\n".join(lines)
+
+
+def _fastest(times: dict[str, float]) -> str:
+    size = min(times, key=times.get)
+    return f"{_ms(times[size])} a clip in batches of {size}"
 
 
 def _total(rows: Iterable[dict[str, Any]]) -> tuple[float, float] | None:
@@ -84,6 +99,66 @@ def growth_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def gains_table(result: dict[str, Any]) -> str:
+    """Return a run of `gains.py` as a Markdown table."""
+    stages = {stage: None for row in result["rows"] for stage in row if stage in NAMES}
+    titles = [NAMES[stage].split(" (")[0] for stage in stages]
+    lines = [
+        f"Cnn14 at width {result['width']:g}, {result['machine']}:",
+        "",
+        f"| without | so that | {' | '.join(titles)} |",
+        f"| --- | --- | {' | '.join(['---:'] * len(stages))} |",
+    ]
+    for row in result["rows"]:
+        times = [f"{row[stage]['times']:.2f} ×" if stage in row else "" for stage in stages]
+        lines.append(f"| {row['without']} | {WITHOUT[row['without']]} | {' | '.join(times)} |")
+    compiled = result["compiled"]
+    lines += [
+        "",
+        f"torch.compile (frozen weights) takes {compiled['compile_s']:.0f} s once, and then "
+        f"{_ms(compiled['compiled_s'])} a clip where the inference copy takes "
+        f"{_ms(compiled['copy_s'])}.",
+    ]
+    return "\n".join(lines)
+
+
+def precision_table(result: dict[str, Any]) -> str:
+    """Return a run of `precision.py` as a Markdown table."""
+    lines = [
+        f"`{result['weights']}`, {result['rows'][0]['clips']} clips of its test fold, "
+        f"{result['machine']}:",
+        "",
+        "| precision | method | another class | mean, scoring alone | mean, all | FF of a clip |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        name = row["precision"] + (" (imitated)" if row["imitated"] else "")
+        numbers = (row["scoring_only"], row["all"], row["median_ff"])
+        lines.append(
+            f"| {name} | {row['method']} | {row['other_class']} "
+            f"| {' | '.join(format(number, '.1e') for number in numbers)} |"
+        )
+    return "\n".join(lines)
+
+
+def same_table(result: dict[str, Any]) -> str:
+    """Return a run of `same_numbers.py` as a Markdown table."""
+    lines = [
+        f"{result['machine']}:",
+        "",
+        "| run | largest change of a mean | means above 1e-4 | largest of a clip | `results/` |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        kept = f"{row['kept']['largest_of_means']:.1e}" if "kept" in row else ""
+        lines.append(
+            f"| {row['run']} | {row['largest_of_means']:.1e} ({row['where']}) "
+            f"| {row['means_above_1e-4']} of {row['means']} | {row['largest_of_rows']:.1e} "
+            f"| {kept} |"
+        )
+    return "\n".join(lines)
+
+
 def draw(results: list[dict[str, Any]]) -> Figure:
     """Draw how many times as fast each stage is, one panel for each run of `compare.py`."""
     figure = Figure(figsize=(5 * len(results), 3), layout="constrained")
@@ -108,21 +183,34 @@ def _ms(seconds: float) -> str:
 
 def main() -> None:
     def read(pattern: str) -> list[dict[str, Any]]:
-        return [json.loads(path.read_text()) for path in (FOLDER / "results").glob(pattern)]
+        paths = sorted((FOLDER / "results").glob(pattern))
+        return [json.loads(path.read_text()) for path in paths]
 
-    compared = sorted(read("compare_*.json"), key=lambda result: -result["width"])
-    parts = ["![How many times as fast as the loop](results/speed.png)", ""] if compared else []
-    parts += [compare_table(result) + "\n" for result in compared]
-    grown = read("growth_*.json")
-    if grown:
-        parts += ["### From 10 to 1000 clips", ""] + [growth_table(each) + "\n" for each in grown]
+    def by_width(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return sorted(results, key=lambda result: -result["width"])
+
+    compared = by_width(read("compare_*.json"))
+    precisions = [precision_table(each) for each in read("precision_*.json")]
+    sections = {
+        "": [compare_table(each) for each in compared],
+        "### From 10 to 1000 clips": [growth_table(each) for each in read("growth_*.json")],
+        "### What each change gains": [GAINS, *map(gains_table, by_width(read("gains_*.json")))],
+        "### What a precision changes": [
+            PRECISION,
+            *map(precision_table, read("precision_*.json")),
+        ],
+        "### The numbers stay": [SAME, *map(same_table, read("same_numbers.json"))],
+    }
+    parts = ["![How many times as fast as the loop](results/speed.png)"]
+    for title, texts in sections.items():
+        parts += [*([title] if title else []), *texts]
     page = FOLDER / "README.md"
     before, rest = page.read_text().split(START)
     after = rest.split(END)[1]
-    page.write_text(before + START + "\n" + "\n".join(parts) + "\n" + END + after)
-    if compared:
-        draw(compared).savefig(FOLDER / "results" / "speed.png", dpi=110)
-    print("\n".join(parts))
+    text = "\n\n".join(parts)
+    page.write_text(f"{before}{START}\n{text}\n\n{END}{after}")
+    draw(compared).savefig(FOLDER / "results" / "speed.png", dpi=110)
+    print(text)
 
 
 if __name__ == "__main__":

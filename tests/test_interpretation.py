@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from audiointerp.interpretation import METHODS, Interpreter, Quickshift
+from audiointerp.precision import PRECISIONS, computing
 from audiointerp.registry import UnknownNameError
 
 BINS, FRAMES, CLASSES = 12, 20, 3
@@ -108,6 +109,31 @@ def test_the_map_has_the_features_shape_dtype_and_device_and_both_signs(
         assert attribution.isfinite().all()
     assert (torch.cat(maps) > 0).any()
     assert (torch.cat(maps) < 0).any()
+
+
+@each_method
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.filterwarnings("ignore::audiointerp.interpretation.AdditivityWarning")
+def test_in_a_lower_precision_the_map_is_about_the_same_in_the_features_dtype(
+    name, precision, model, features
+):
+    interpreter = build(name, model)
+    exact = interpreter.attribute(features, 0)
+    with computing(precision, features.device):
+        found = interpreter.attribute(features, 0)
+    assert found.dtype == features.dtype
+    assert torch.equal(found, exact) == (precision != "bfloat16")
+    assert torch.corrcoef(torch.stack([found.flatten(), exact.flatten()]))[0, 1] > 0.95
+
+
+@each_method
+def test_a_model_that_has_changed_is_explained_as_it_is_now(name, model, features):
+    interpreter = build(name, model)
+    before = interpreter.attribute(features, 0)
+    model.conv2.weight.data.mul_(-1.5)
+    after = interpreter.attribute(features, 0)
+    assert not torch.allclose(after, before)
+    assert torch.equal(after, build(name, model).attribute(features, 0))
 
 
 @each_method

@@ -128,8 +128,11 @@ def _layer_maps(
         gradients = torch.autograd.grad(
             pick(logits, target).sum(), activations, materialize_grads=True
         )
+    # In the features' precision, whichever the network computes in.
     maps = [
-        (gradient.mean((2, 3), keepdim=True) * activation.detach()).sum(1, keepdim=True)
+        (gradient.to(features).mean((2, 3), keepdim=True) * activation.detach().to(features)).sum(
+            1, keepdim=True
+        )
         for gradient, activation in zip(gradients, activations, strict=True)
     ]
     return maps, target

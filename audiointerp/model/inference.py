@@ -187,6 +187,8 @@ def _with_fused_relu(copied: nn.Module) -> nn.Module:
         reader = twin.get_submodule(reader_name)
         name = source.get(name, name)
         layer = twin.get_submodule(name)
+        if not _plain(reader):
+            continue
         if type(reader) is nn.Identity:
             source[reader_name] = name
         elif type(reader) is nn.ReLU and reader.inplace and type(layer) is _ConvolutionByPlane:
