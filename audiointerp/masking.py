@@ -62,12 +62,12 @@ class AttributionMaps:
         return torch.where(peak > 0, self.positive / peak, torch.zeros_like(self.positive))
 
     @cached_property
-    def descending(self) -> Tensor:
-        """The values from the largest to the smallest, shape (batch, cells)."""
+    def ascending(self) -> Tensor:
+        """The values sorted, shape (batch, cells)."""
         if self.values.device.type == "cpu" and self.values.dtype in (torch.float32, torch.float64):
             # By NumPy, as torch carries the positions along.
-            return torch.from_numpy(np.sort(self.values.detach().numpy(), axis=1)).flip(1)
-        return self.values.sort(dim=1, descending=True).values
+            return torch.from_numpy(np.sort(self.values.detach().numpy(), axis=1))
+        return self.values.sort(dim=1).values
 
 
 MaskFunction = Callable[[AttributionMaps], Tensor]
@@ -93,7 +93,7 @@ def _sigmoid(maps: AttributionMaps) -> Tensor:
 def _top(maps: AttributionMaps, percent: int) -> Tensor:
     # Whole numbers throughout: 0.29 · 100 is 28.999… in floating point.
     keep = -(-percent * maps.values.shape[1] // 100)
-    last = maps.descending[:, keep - 1 : keep]
+    last = maps.ascending[:, -keep].unsqueeze(1)
     above, level = maps.values > last, maps.values == last
     wanted = keep - above.sum(1)
     # Of the cells that equal the last one kept, the first ones by position.

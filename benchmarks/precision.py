@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from audiointerp.device import resolve_device
 from audiointerp.experiment import background_features, build_interpreter, open_set
 from audiointerp.interpretation import METHODS
-from audiointerp.metrics import METRICS
 from audiointerp.predict import Predict, Scores
 from audiointerp.weights import load
 
@@ -52,7 +51,7 @@ class _RoundForward(torch.autograd.Function):
 class _RoundBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
+        return x.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -78,14 +77,28 @@ def imitated_tf32() -> Iterator[None]:
         yield
 
 
+STEPS = ("AI", "FidIn")
+"""Metrics of one clip that are all or nothing: near the step, any change of a bit decides."""
+
+
 def change(found: Scores, exact: Scores) -> float:
     """Return the largest change of a mean over the clips, in units of the metric's range."""
     largest = 0.0
     for key, metrics in exact.metrics.items():
-        for name in RANGES.keys() & METRICS.keys():
+        for name in sorted(set(RANGES) - set(STEPS)):
             mean = (found.metrics[key][name] - metrics[name]).mean().abs().item()
             largest = max(largest, mean / RANGES[name])
     return largest
+
+
+def flips(found: Scores, exact: Scores) -> float:
+    """Return the share of the clips, masks and metrics of `STEPS` that have the other value."""
+    pairs = [
+        found.metrics[key][name] != metrics[name]
+        for key, metrics in exact.metrics.items()
+        for name in STEPS
+    ]
+    return torch.cat(pairs).double().mean().item()
 
 
 def median_change(found: Scores, exact: Scores) -> float:
@@ -135,6 +148,8 @@ def main() -> None:
                     "other_class": int((whole.target != exact.target).sum()),
                     "scoring_only": change(scored, exact),
                     "all": change(whole, exact),
+                    "flips_scoring_only": flips(scored, exact),
+                    "flips": flips(whole, exact),
                     "median_ff_scoring_only": median_change(scored, exact),
                     "median_ff": median_change(whole, exact),
                 }

@@ -243,7 +243,17 @@ def test_an_unchanged_model_is_copied_once():
     model = small_cnn14()
     assert fast_copy(model) is fast_copy(model)
     assert fast_copy(model.train()) is fast_copy(model.eval())  # the copy evaluates anyway
+    assert fast_copy(model, keep=["base.conv_block6.relu2"]) is fast_copy(model)  # keeps it anyway
     assert fast_copy(model, keep=["base.conv_block1.conv1"]) is not fast_copy(model)
+
+
+def test_a_copy_made_in_inference_mode_still_has_a_gradient():
+    model, features = small_cnn14(), spectrograms()
+    with torch.inference_mode():
+        fast_copy(model, gradient=False)(features)
+    copied = fast_copy(model)
+    found, expected = gradient(copied, features), gradient(model, features)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def _shuffle(model: nn.Module) -> None:

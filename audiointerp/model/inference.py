@@ -46,12 +46,16 @@ def fast_copy(model: nn.Module, *, keep: Iterable[str] = (), gradient: bool = Tr
     -------
     Module
     """
-    kept = frozenset(keep)
+    # Of other layers the output stays anyway.
+    kept = frozenset(
+        name for name in keep if isinstance(model.get_submodule(name), _OVERWRITABLE)
+    )
     state = _state(model)
     copies = _COPIES.setdefault(model, {})
     if kept not in copies or copies[kept][0] != state:
-        twin = inference_copy(model, keep=kept)
-        copies[kept] = (state, {True: twin, False: _with_fused_relu(twin)})
+        with torch.inference_mode(False):  # weights made inside would have no gradient ever after
+            twin = inference_copy(model, keep=kept)
+            copies[kept] = (state, {True: twin, False: _with_fused_relu(twin)})
     return copies[kept][1][gradient]
 
 
@@ -144,8 +148,7 @@ class _ConvolutionByPlane(nn.Conv2d):
         few = x.shape[-2] * x.shape[-1] < self.few_cells
         layout = torch.contiguous_format if few else torch.channels_last
         if not self.weight.is_contiguous(memory_format=layout):
-            # Once for a model and a clip length. A weight made in inference mode would have no
-            # gradient ever after.
+            # Once for a model and a clip length.
             with torch.inference_mode(False):
                 self.weight.data = self.weight.detach().contiguous(memory_format=layout)
         x = x.contiguous(memory_format=layout)
