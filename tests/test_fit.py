@@ -168,11 +168,12 @@ def test_the_best_epoch_is_kept_although_the_last_is_worse(tmp_path, processor):
     # Swapped labels: the better the tones are learned, the worse the validation gets.
     validation = Tones(6, 100)
     validation.labels = [1 - label for label in validation.labels]
-    options = {"train": Tones(24), "epochs": 12, "mixup_alpha": 0.0, "learning_rate": 5e-3}
+    # Faster, and some processors' rounding ends in a network that has learned nothing.
+    options = {"train": Tones(24), "epochs": 16, "mixup_alpha": 0.0, "learning_rate": 3e-3}
     training = run(tmp_path, processor, validation=validation, **options)
     history = training.history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
     assert training.best_epoch == history["epoch"].iloc[0]
-    assert training.best_epoch < 12
+    assert training.best_epoch < 16
     assert training.best["val_accuracy"] > training.history["val_accuracy"].iloc[-1]
     assert accuracy(training.model, processor, validation) == training.best["val_accuracy"]
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from audiointerp.interpretation import METHODS, Interpreter, Quickshift
+from audiointerp.interpretation import METHODS, AdditivityWarning, Interpreter, Quickshift
 from audiointerp.precision import PRECISIONS, computing
 from audiointerp.registry import UnknownNameError
 
@@ -113,13 +114,13 @@ def test_the_map_has_the_features_shape_dtype_and_device_and_both_signs(
 
 @each_method
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.filterwarnings("ignore::audiointerp.interpretation.AdditivityWarning")
 def test_in_a_lower_precision_the_map_is_about_the_same_in_the_features_dtype(
     name, precision, model, features
 ):
     interpreter = build(name, model)
     exact = interpreter.attribute(features, 0)
-    with computing(precision, features.device):
+    with computing(precision, features.device), warnings.catch_warnings():
+        warnings.simplefilter("ignore", AdditivityWarning)
         found = interpreter.attribute(features, 0)
     assert found.dtype == features.dtype
     assert torch.equal(found, exact) == (precision != "bfloat16")

@@ -47,9 +47,7 @@ def fast_copy(model: nn.Module, *, keep: Iterable[str] = (), gradient: bool = Tr
     Module
     """
     # Of other layers the output stays anyway.
-    kept = frozenset(
-        name for name in keep if isinstance(model.get_submodule(name), _OVERWRITABLE)
-    )
+    kept = frozenset(name for name in keep if isinstance(model.get_submodule(name), _OVERWRITABLE))
     state = _state(model)
     copies = _COPIES.setdefault(model, {})
     if kept not in copies or copies[kept][0] != state:
