@@ -13,11 +13,15 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -29,6 +33,8 @@ from machine import peak_memory
 from torch import Tensor, nn
 
 import audiointerp.interpretation.base
+import audiointerp.interpretation.lime
+import audiointerp.interpretation.shap
 import audiointerp.predict
 import audiointerp.scoring
 from audiointerp import SyntheticDataset
@@ -67,6 +73,9 @@ WITHOUT = {
     "fused ReLU": "ReLUs run after their convolutions",
     "equal masks once": "all fourteen masks of every clip are scored",
     "one sort": "sparseness and complexity are Quantus'",
+    "background once": "SHAP's background goes through the network in every call",
+    "segments ahead": "LIME segments a clip when the network has done with the one before",
+    "beside the network": "a batch is read, interpreted and written one after the other",
 }
 """What makes the package fast, and what is done where it is left out."""
 
@@ -128,6 +137,10 @@ class Ours(Side):
         if stage == "scoring":
             waveform = self.analysis.waveform[:clips]
             return _table(self.predict.interpret(waveform, attribution=self.maps[:clips]))
+        if stage == "set":
+            dataset = SyntheticDataset(5, sample_rate=self.processor.sample_rate, clips=clips)
+            with tempfile.TemporaryDirectory() as folder:
+                return self.predict.predict_set(dataset, Path(folder) / "run", progress=False)
         if stage == "simplicity":
             cells = MaskCells(self.masks[:clips])
             return sparseness(cells).cpu().numpy(), complexity(cells).cpu().numpy()
@@ -228,7 +241,27 @@ def left_out(*changes: str) -> Iterator[None]:
                     for place, name in enumerate(("SPS", "COMP"))
                 }
                 stack.enter_context(patch.dict(METRICS, by_quantus))
+            elif change == "background once":
+                stack.enter_context(
+                    patch.object(audiointerp.interpretation.shap, "bytes_to_keep", lambda device: 0)
+                )
+            elif change in ("segments ahead", "beside the network"):
+                module = {
+                    "segments ahead": audiointerp.interpretation.lime,
+                    "beside the network": audiointerp.predict,
+                }[change]
+                stack.enter_context(patch.object(module, "ThreadPoolExecutor", _Later))
         yield
+
+
+class _Later(ThreadPoolExecutor):
+    """Does nothing before its result is asked for, and then in the thread that asks."""
+
+    def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Any:
+        return SimpleNamespace(result=cache(partial(function, *arguments, **options)))
+
+    def map(self, function: Any, *iterables: Iterable[Any], **options: Any) -> Any:
+        return map(function, *iterables)
 
 
 def _copies(model: nn.Module, keep: Iterable[str]) -> dict[bool, nn.Module]:

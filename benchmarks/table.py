@@ -22,6 +22,7 @@ NAMES = {
     "shap": "SHAP, 20 background clips (shap)",
     "scoring": "14 masks, 7 metrics (model, Quantus)",
     "simplicity": "SPS + COMP, batch of 64 (Quantus)",
+    "set": "40 clips to results/",
 }
 
 GAINS = """How many times as long a stage takes where one change is left out, in turn with the whole
@@ -104,8 +105,8 @@ def growth_table(result: dict[str, Any]) -> str:
 
 def gains_table(result: dict[str, Any]) -> str:
     """Return a run of `gains.py` as a Markdown table."""
-    stages = {stage: None for row in result["rows"] for stage in row if stage in NAMES}
-    titles = [NAMES[stage].split(" (")[0] for stage in stages]
+    stages = [stage for stage in NAMES if any(stage in row for row in result["rows"])]
+    titles = [NAMES[stage].split(" (")[0].split(",")[0] for stage in stages]
     lines = [
         f"Cnn14 at width {result['width']:g}, {result['machine']}:",
         "",

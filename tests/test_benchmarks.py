@@ -37,7 +37,11 @@ def test_scoring_needs_the_clip_and_two_passes_for_every_distinct_mask(both):
     assert both[1].forwards("lime", 1) == 1001
 
 
-@pytest.mark.parametrize("change", sorted(set(sides.WITHOUT) - {"kept memory"}))
+# What is not there to be left out of scoring is left out of another stage.
+ELSEWHERE = {"kept memory", "background once", "segments ahead", "beside the network"}
+
+
+@pytest.mark.parametrize("change", sorted(set(sides.WITHOUT) - ELSEWHERE))
 def test_what_is_left_out_changes_no_number(both, change):
     with_all = both[1].run("scoring", 2)
     with sides.left_out(change):
@@ -45,3 +49,17 @@ def test_what_is_left_out_changes_no_number(both, change):
         found = without.run("scoring", 2)
     assert np.abs(found - with_all).max() < 1e-4 * np.abs(with_all).max()
     assert np.array_equal(both[1].run("scoring", 2), with_all)
+
+
+def test_reading_and_writing_one_after_the_other_changes_no_row(both):
+    with_all = both[1].run("set", 10)
+    with sides.left_out("beside the network"):
+        without = both[1].run("set", 10)
+    for key, table in with_all.tables.items():
+        assert table.equals(without.tables[key])
+
+
+def test_shap_with_its_background_in_every_call_gives_the_same_maps(both):
+    with_all = both[1].run("shap", 2)
+    with sides.left_out("background once"):
+        assert torch.equal(both[1].run("shap", 2), with_all)
