@@ -26,7 +26,7 @@ def computing(precision: str, device: torch.device) -> AbstractContextManager[No
         What they do to the metrics (ESC-10's mel model, 20 clips; ``benchmarks/README.md``): maps
         of float32 scored in TF32 move no mean by more than 0.001 of its metric's range, in bfloat16
         by no more than 0.007; maps made in it too, 0.012 and 0.039. No clip got another class.
-        In bfloat16 SHAP's maps add up to a few percent only, of which it warns.
+        In bfloat16 SHAP's maps of some models miss their sum by more than 1 %: it warns then.
     device : torch.device
 
     Raises

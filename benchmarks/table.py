@@ -179,6 +179,7 @@ def draw(results: list[dict[str, Any]]) -> Figure:
         axes.bar_label(bars, [f"{row['ratio']:.1f} ×" for row in rows], padding=3)
         axes.axvline(1, color="black", lw=0.8)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(0.8, 3 * max(row["ratio"] for row in rows))
         axes.set_xlabel("times as fast as the loop")
         axes.set_title(f"Cnn14, width {result['width']:g}", fontsize=10)
