@@ -28,7 +28,6 @@ from unittest.mock import patch
 import loop
 import numpy as np
 import torch
-import torch._inductor.config
 from machine import peak_memory
 from torch import Tensor, nn
 
@@ -192,6 +191,8 @@ class Ours(Side):
 
     def compiled(self, size: int) -> dict[str, float]:
         """Return the seconds that torch.compile takes, and a clip with and without it."""
+        import torch._inductor.config
+
         network = fast_copy(self.model, gradient=False)
         plain = inference_copy(self.model)
         for module in plain.modules():  # layouts are the compiler's matter
