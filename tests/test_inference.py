@@ -333,11 +333,10 @@ FAULTS = """
 import resource, torch
 from audiointerp.model.memory import keep_freed_memory
 print(int(keep_freed_memory()))
-for _ in range(5):  # small blocks find their places between
+for _ in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(2**24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
@@ -349,9 +348,10 @@ def test_a_block_of_64_mb_is_not_mapped_anew_unless_the_environment_decides(told
     environment |= {"MALLOC_TOP_PAD_": "131072"} if told else {}
     command = [sys.executable, "-c", FAULTS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    kept, faults = map(int, done.stdout.split())
+    kept, *faults = map(int, done.stdout.split())
     if not (told or kept):
         pytest.skip("another C library")
     assert kept == (not told)
-    # 16384 pages of 4 kB; large pages would be fewer.
-    assert (faults > 20) == told
+    # 16384 pages of 4 kB; large pages would be fewer. The least of all times, since the block has
+    # to find another place now and then, when a small one that stays was put behind it.
+    assert (min(faults) > 20) == told
