@@ -2,8 +2,8 @@
 
     python benchmarks/gains.py
 
-Results go to ``benchmarks/results/gains_<device>_<width>.json``; `table.py` draws them. The last
-row is what torch.compile would gain beyond that.
+Results go to ``benchmarks/results/gains_<device>_<width>.json``; `table.py` draws them. What
+torch.compile and a precision of fewer bits would gain beyond that comes last.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ def main() -> None:
                 with Worker("ours", *setting, without=change) as part:
                     rows.append(gains(whole, part, change, stages, options.repeats))
                 print(json.dumps(rows[-1]), flush=True)
-            compiled = whole.ask("compiled", size=16)
-        print(json.dumps(compiled), flush=True)
+            beyond = {what: whole.ask(what, size=16) for what in ("compiled", "precisions")}
+        print(json.dumps(beyond), flush=True)
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"gains_{device.type}_{width:g}.json"
         if options.change and path.exists():
             kept = json.loads(path.read_text())["rows"]
             rows = [row for row in kept if row["without"] not in options.change] + rows
-        result = {"machine": describe(device), "width": width, "rows": rows, "compiled": compiled}
+        result = {"machine": describe(device), "width": width, "rows": rows, **beyond}
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(path)
 

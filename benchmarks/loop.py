@@ -81,11 +81,10 @@ def lime(model: nn.Module, clips: Tensor, *, samples: int = 1000) -> Tensor:
     return torch.as_tensor(np.stack(maps))
 
 
-def deep_shap(model: nn.Module, clips: Tensor, background: Tensor) -> Tensor:
-    """SHAP values of the predicted class, by shap.DeepExplainer."""
+def deep_shap(explainer: shap.DeepExplainer, clips: Tensor) -> Tensor:
+    """SHAP values of the predicted class."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        explainer = shap.DeepExplainer(model, background)
         maps = [
             explainer.shap_values(clip, ranked_outputs=1, check_additivity=False)[0][..., 0]
             for clip in clips.split(1)

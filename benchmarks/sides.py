@@ -8,6 +8,7 @@ Each side runs in a process of its own, as a user of either would have it: the p
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -27,6 +28,7 @@ from unittest.mock import patch
 
 import loop
 import numpy as np
+import shap
 import torch
 from machine import peak_memory
 from torch import Tensor, nn
@@ -48,6 +50,7 @@ from audiointerp.model.inference import (
     fast_copy,
     inference_copy,
 )
+from audiointerp.precision import PRECISIONS, computing
 from audiointerp.predict import Predict
 from audiointerp.processing import FRONT_ENDS
 from audiointerp.scoring import DistinctMasks, Scorer
@@ -112,11 +115,16 @@ class Side:
 class Loop(Side):
     """Every stage over the public libraries."""
 
+    @cached_property
+    def explainer(self) -> shap.DeepExplainer:
+        # Of a copy: it leaves tensors behind in the modules that it hooks.
+        return shap.DeepExplainer(copy.deepcopy(self.model), self.background)
+
     def run(self, stage: str, clips: int) -> Any:
         """Do a stage for the first clips."""
         x = self.features[:clips]
         if stage == "shap":
-            return loop.deep_shap(self.model, x, self.background)
+            return loop.deep_shap(self.explainer, x)
         if stage == "scoring":
             return loop.scoring(self.model, x, self.maps[:clips])
         if stage == "simplicity":
@@ -130,6 +138,10 @@ class Ours(Side):
     """Every stage by the package."""
 
     batch_size: int | None = None
+
+    def __init__(self, *setting: Any) -> None:
+        super().__init__(*setting)
+        self.interpreters: dict[str, Any] = {}
 
     def run(self, stage: str, clips: int) -> Any:
         """Do a stage for the first clips."""
@@ -151,10 +163,13 @@ class Ours(Side):
         return Predict(self.model, self.processor, saliency, batch_size=self.batch_size)
 
     def interpreter(self, method: str) -> Any:
-        background = self.background if method == "shap" else None
-        made = build_interpreter(method, self.model, self.processor, background=background)
-        made.batch_size = self.batch_size or made.batch_size
-        return made
+        """Return the same one in every call, as a user keeps it for all clips."""
+        if method not in self.interpreters:
+            background = self.background if method == "shap" else None
+            made = build_interpreter(method, self.model, self.processor, background=background)
+            made.batch_size = self.batch_size or made.batch_size
+            self.interpreters[method] = made
+        return self.interpreters[method]
 
     def forwards(self, stage: str, clips: int) -> float:
         """Return the network's forward passes that a clip needs: none can be left out."""
@@ -207,6 +222,14 @@ class Ours(Side):
                 "compiled_s": self.raw_of(compiled, size),
                 "copy_s": self.raw_of(network, size),
             }
+
+    def precisions(self, size: int) -> dict[str, float]:
+        """Return the seconds that a clip takes through the inference copy in every precision."""
+        network, times = fast_copy(self.model, gradient=False), {}
+        for name in PRECISIONS:
+            with computing(name, self.device):
+                times[name] = self.raw_of(network, size)
+        return times
 
     def raw_of(self, network: nn.Module, size: int) -> float:
         clips = self.features.repeat(-(-size // 8), 1, 1, 1)[:size]
@@ -356,6 +379,8 @@ def _answer(side: Loop | Ours, what: str, details: dict[str, Any]) -> Any:
         return side.forwards(**details)
     if what == "compiled":
         return side.compiled(**details)
+    if what == "precisions":
+        return side.precisions(**details)
     if what == "raw":
         return side.raw
     if what == "raw now":

@@ -116,12 +116,14 @@ def gains_table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         times = [f"{row[stage]['times']:.2f} ×" if stage in row else "" for stage in stages]
         lines.append(f"| {row['without']} | {WITHOUT[row['without']]} | {' | '.join(times)} |")
-    compiled = result["compiled"]
+    compiled, precisions = result["compiled"], result["precisions"]
+    others = [f"{_ms(precisions[name])} in {name}" for name in precisions if name != "float32"]
     lines += [
         "",
         f"torch.compile (frozen weights) takes {compiled['compile_s']:.0f} s once, and then "
         f"{_ms(compiled['compiled_s'])} a clip where the inference copy takes "
-        f"{_ms(compiled['copy_s'])}.",
+        f"{_ms(compiled['copy_s'])}. In float32 that copy takes {_ms(precisions['float32'])}, "
+        f"{', '.join(others)}.",
     ]
     return "\n".join(lines)
 

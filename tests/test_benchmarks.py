@@ -60,6 +60,8 @@ def test_reading_and_writing_one_after_the_other_changes_no_row(both):
 
 
 def test_shap_with_its_background_in_every_call_gives_the_same_maps(both):
+    setting = (0.0625, "LogMelSTFTSpectrogram", torch.device("cpu"))
+    both[1].run("shap", 2)
     with_all = both[1].run("shap", 2)
     with sides.left_out("background once"):
-        assert torch.equal(both[1].run("shap", 2), with_all)
+        assert torch.equal(sides.Ours(*setting).run("shap", 2), with_all)
