@@ -21,6 +21,7 @@ _NORM_AFTER = {
     nn.Conv2d: nn.BatchNorm2d,
     nn.Conv3d: nn.BatchNorm3d,
 }
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What these return they neither keep nor return again: it may be overwritten.
 _OVERWRITABLE = (*_NORM_AFTER, *_NORM_AFTER.values(), nn.Linear)
 
@@ -261,13 +262,8 @@ def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
 
 def _plain(module: nn.Module) -> bool:
     """Say whether a layer has neither hooks nor parametrisations that folding would lose."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return not any(hooks) and not hasattr(module, "parametrizations")
+    hooked = any(getattr(module, kind) for kind in _HOOKS)
+    return not hooked and not hasattr(module, "parametrizations")
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -278,14 +274,6 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 def _device(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
-
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
 
 
 def _state(model: nn.Module) -> tuple:
