@@ -20,6 +20,7 @@ test: .venv/ready-test
 
 bench: .venv/ready-test
 	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/compare.py --width 0.25 --front-end LogSTFTSpectrogram
 	$(BIN)/python benchmarks/gains.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/table.py

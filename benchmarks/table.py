@@ -171,8 +171,8 @@ def same_table(result: dict[str, Any]) -> str:
 
 def draw(results: list[dict[str, Any]]) -> Figure:
     """Draw how many times as fast each stage is, one panel for each run of `compare.py`."""
-    figure = Figure(figsize=(5 * len(results), 3), layout="constrained")
-    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    figure = Figure(figsize=(2 + 2.6 * len(results), 3), layout="constrained")
+    panels = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
     for axes, result in zip(panels, results, strict=True):
         rows = result["rows"][::-1]
         bars = axes.barh(
@@ -182,9 +182,10 @@ def draw(results: list[dict[str, Any]]) -> Figure:
         axes.axvline(1, color="black", lw=0.8)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlim(0.8, 3 * max(row["ratio"] for row in rows))
+        axes.set_xlim(0.8, 6 * max(row["ratio"] for row in rows))
         axes.set_xlabel("times as fast as the loop")
-        axes.set_title(f"Cnn14, width {result['width']:g}", fontsize=10)
+        bins, frames = result["features"]
+        axes.set_title(f"Cnn14, width {result['width']:g}, {bins} × {frames}", fontsize=10)
     return figure
 
 
