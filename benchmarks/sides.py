@@ -8,7 +8,6 @@ Each side runs in a process of its own, as a user of either would have it: the p
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import statistics
@@ -117,8 +116,7 @@ class Loop(Side):
 
     @cached_property
     def explainer(self) -> shap.DeepExplainer:
-        # Of a copy: it leaves tensors behind in the modules that it hooks.
-        return shap.DeepExplainer(copy.deepcopy(self.model), self.background)
+        return shap.DeepExplainer(self.model, self.background)
 
     def run(self, stage: str, clips: int) -> Any:
         """Do a stage for the first clips."""
