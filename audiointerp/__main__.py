@@ -73,8 +73,9 @@ def interpret(
     report: Annotated[bool, typer.Option(help="Write a page to look at and listen to.")] = True,
 ) -> None:
     """Interpret sound files: pictures, masked-in and masked-out sounds, metrics, a page of all."""
-    from audiointerp.experiment import SHOWN_MASKS, interpret_files
+    from audiointerp.files import interpret_files
     from audiointerp.masking import MASKS
+    from audiointerp.prepare import SHOWN_MASKS
 
     shown = list(MASKS) if all_masks else mask or SHOWN_MASKS
     result = interpret_files(
@@ -122,7 +123,8 @@ def figure(
     device: Device = "auto",
 ) -> None:
     """Draw the paper's figure of one sound, methods by masks, as PDF and PNG for print."""
-    from audiointerp.experiment import SHOWN_MASKS, compare_methods
+    from audiointerp.files import compare_methods
+    from audiointerp.prepare import SHOWN_MASKS
 
     shown = mask or SHOWN_MASKS
     comparison = compare_methods(

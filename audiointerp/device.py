@@ -1,8 +1,9 @@
-"""The one place where a device is chosen."""
+"""The one place where a device is chosen, and where a model is."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 
 def resolve_device(device: str) -> torch.device:
@@ -39,3 +40,9 @@ def resolve_device(device: str) -> torch.device:
             "CUDA devices; choose 'auto' for what there is, or 'cpu'"
         )
     return resolved
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters; the CPU if it has none."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

@@ -1,335 +1,39 @@
-"""Whole runs over files and sets: every model × method × condition, from weight files to results.
+"""Whole runs over sets: every model × method × condition, from weight files to results.
 
 The command line calls these functions and adds nothing to them.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from audiointerp.comparison import Comparison
-from audiointerp.dataset import AudioError, ClipDataset, Contamination, load_audio, open_dataset
+from audiointerp.classification import predict_labels
+from audiointerp.dataset import ClipDataset, Contamination
 from audiointerp.device import resolve_device
-from audiointerp.interpretation import METHODS, Interpreter, select_background
-from audiointerp.masking import MASKS, base_level
-from audiointerp.metrics import METRICS
+from audiointerp.interpretation import METHODS
 from audiointerp.model import TransferModel
 from audiointerp.predict import Place, Predict, SetResult
+from audiointerp.prepare import (
+    SHOWN_MASKS,
+    TRAIN_FOLDS,
+    background_for,
+    build_interpreter,
+    check_names,
+    load_models,
+    open_set,
+)
 from audiointerp.processing import STFTSpectrogram
-from audiointerp.report import write_report
-from audiointerp.result import Interpretation
 from audiointerp.results import run_path
-from audiointerp.sound import SOUND_FORMATS
 from audiointerp.tables.paper import accuracy_intervals
-from audiointerp.weights import load
 
 CLEAN = "clean"
-TRAIN_FOLDS = (1, 2, 3)
 TEST_FOLD = 5
-SHOWN_MASKS = ("topK_5", "topK_30")
-"""The masks that `interpret_files` draws and makes audible unless told otherwise."""
-CLIPS_PER_BATCH = 8
-"""Clips that `interpret_files` interprets together; results do not depend on it."""
-
-
-def build_interpreter(
-    method: str,
-    model: nn.Module,
-    processor: STFTSpectrogram,
-    *,
-    background: Tensor | None = None,
-    base: str = "floor",
-    seed: int = 0,
-    progress: bool = False,
-    **options: Any,
-) -> Interpreter:
-    """Make an attribution method, giving its constructor what it asks for by name.
-
-    Parameters
-    ----------
-    method : str
-        A name in ``METHODS``.
-    model : Module
-    processor : STFTSpectrogram
-    background : Tensor, shape (clips, 1, bins, frames), optional
-        Features of clips that methods with a background compare with.
-    base : {"floor", "minimum", "quiet"}
-        What methods that hide parts of a clip put there: give what the masks will.
-    seed : int
-        For methods that draw at random.
-    progress : bool
-        For methods that take long: show a bar over one call's work.
-    **options
-        Further arguments of the method's constructor.
-
-    Returns
-    -------
-    Interpreter
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such method.
-    ValueError
-        If it needs a background and none is given.
-    """
-    interpreter = METHODS[method]
-    offered = {
-        "background": background,
-        "base": partial(base_level, kind=base, floor=processor.floor),
-        "seed": seed,
-        "progress": progress,
-    }
-    wanted = inspect.signature(interpreter).parameters
-    if "background" in wanted and background is None:
-        raise ValueError(f"{method} compares with background clips: give their features")
-    return interpreter(
-        model, **{name: value for name, value in offered.items() if name in wanted}, **options
-    )
-
-
-def open_set(
-    data: str | os.PathLike[str], model: nn.Module, processor: STFTSpectrogram, **options: Any
-) -> ClipDataset:
-    """Open a set as a model takes it: at its front end's rate and cut to its duration.
-
-    Parameters
-    ----------
-    data : "synthetic" or path
-        The set.
-    model, processor
-        As `audiointerp.load` returns them. A model that names no duration takes 5 s.
-    **options
-        See `audiointerp.dataset.open_dataset`: subset, folds, clips, contamination, cache_dir.
-
-    Returns
-    -------
-    ClipDataset
-    """
-    duration = getattr(model, "duration", None) or 5.0
-    return open_dataset(data, sample_rate=processor.sample_rate, duration=duration, **options)
-
-
-def background_features(
-    dataset: ClipDataset, processor: STFTSpectrogram, *, per_class: int = 2, seed: int = 0
-) -> Tensor:
-    """Return the features of some clips of every class, as SHAP's background.
-
-    Parameters
-    ----------
-    dataset : ClipDataset
-        Of the folds that the model was trained on.
-    processor : STFTSpectrogram
-    per_class : int
-        Clips of each class.
-    seed : int
-        Chooses them.
-
-    Returns
-    -------
-    Tensor, shape (per_class·classes, 1, bins, frames)
-        On the processor's device.
-    """
-    chosen = select_background(dataset.labels, per_class=per_class, seed=seed)
-    waveforms = torch.stack([dataset[int(index)].waveform for index in chosen])
-    with torch.no_grad():
-        return processor(waveforms.to(processor.window.device))
-
-
-@dataclass(frozen=True)
-class FilesResult:
-    """What `interpret_files` did.
-
-    Attributes
-    ----------
-    folder : Path
-        Holds ``<model>/<method>/<clip>/`` folders and ``summary.csv``.
-    table : DataFrame
-        One row per model, method, clip and mask, with the seven metrics.
-    failures : dict of str to str
-        Files that could not be interpreted, and why.
-    report : Path or None
-        The page to look at and listen to, where one was asked for.
-    """
-
-    folder: Path
-    table: pd.DataFrame
-    failures: dict[str, str] = field(default_factory=dict)
-    report: Path | None = None
-
-
-def interpret_files(
-    files: Sequence[str | os.PathLike[str]],
-    weights: Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
-    *,
-    methods: Iterable[str] | None = None,
-    masks: Sequence[str] | None = SHOWN_MASKS,
-    sound: str = "wav",
-    target: str | None = None,
-    background: str | os.PathLike[str] = "synthetic",
-    base: str = "floor",
-    on: Place | Sequence[Place] = "features",
-    seed: int = 0,
-    device: str = "auto",
-    report: bool = False,
-    progress: bool = True,
-) -> FilesResult:
-    """Interpret sound files with every model and method; write pictures, sounds and tables.
-
-    Parameters
-    ----------
-    files : sequence of path
-        WAV, OGG or FLAC. One that cannot be read is reported and skipped.
-    weights : sequence of path
-        Weight files; see `audiointerp.weights`.
-    out : path
-        Folder for the results, ``<out>/<model>/<method>/<clip>/``.
-    methods : iterable of str, optional
-        Names in ``METHODS``; all by default.
-    masks : sequence of str, optional
-        Masks to draw and to make audible, None for all; the tables always have all fourteen.
-    sound : {"wav", "flac", "mp3"}
-        What masked sounds are written as; see `audiointerp.result.Interpretation.save`.
-    target : str, optional
-        Class to explain; the predicted one by default.
-    background : "synthetic" or path
-        Set whose training folds SHAP compares with.
-    base : {"floor", "minimum", "quiet"}
-        What a removed cell becomes.
-    on : {"features", "audio"} or both
-        What the metrics are measured on.
-    seed : int
-        For methods that draw at random.
-    device : str
-        "auto", "cpu", "cuda", "cuda:1", …
-    report : bool
-        Also write ``<out>/report.html``, a page of these results; see `audiointerp.report`.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    FilesResult
-
-    Raises
-    ------
-    ValueError
-        If a method, mask, class, format or weight file is unusable, or two files have one name;
-        before anything is written.
-    """
-    names = _names(files)
-    methods = list(METHODS if methods is None else methods)
-    _check_names(methods, masks or ())
-    models = _load_all(weights, resolve_device(device))
-    for _, processor in models.values():
-        SOUND_FORMATS[sound].check_rate(processor.sample_rate)
-    failures: dict[str, str] = {}
-    rows: list[dict[str, Any]] = []
-    written: list[Path] = []
-    total = len(models) * len(methods) * len(names)
-    with tqdm(total=total, unit="clip", disable=not progress) as bar:
-        for model_name, (model, processor) in models.items():
-            clips = _read_clips(names, processor, model.duration, failures)
-            bar.total -= len(methods) * (len(names) - len(clips))
-            compared = _background_of(background, methods, model, processor, seed=seed)
-            for method in methods:
-                bar.set_description(f"{model_name} {method}")
-                interpreter = build_interpreter(
-                    method,
-                    model,
-                    processor,
-                    background=compared,
-                    base=base,
-                    seed=seed,
-                    progress=progress,
-                )
-                predict = Predict(model, processor, interpreter, base=base, on=on)
-                for batch in _batches(clips):
-                    waveforms = torch.stack(list(batch.values()))
-                    for result in predict.predict_batch(waveforms, list(batch), target=target):
-                        folder = Path(out) / model_name / method / result.clip
-                        result.save(folder, masks, sound=sound)
-                        written.append(folder)
-                        rows += _rows(model_name, result)
-                        bar.update()
-    columns = ["model", "method", "clip", "label", "probability", "mask", *METRICS]
-    table = pd.DataFrame(rows, columns=columns)
-    if rows:
-        table.to_csv(Path(out) / "summary.csv", index=False)
-    page = write_report(out, results=written) if report and written else None
-    return FilesResult(Path(out), table, failures, page)
-
-
-def compare_methods(
-    file: str | os.PathLike[str],
-    weights: str | os.PathLike[str],
-    *,
-    methods: Iterable[str] | None = None,
-    masks: Sequence[str] | None = None,
-    target: str | None = None,
-    background: str | os.PathLike[str] = "synthetic",
-    subset: str | None = None,
-    base: str = "floor",
-    on: Place | Sequence[Place] = "features",
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
-) -> Comparison:
-    """Interpret one sound file with several methods, to be looked at side by side.
-
-    Parameters
-    ----------
-    file : path
-        WAV, OGG or FLAC.
-    weights : path
-        Weight file of the model; see `audiointerp.weights`.
-    methods : iterable of str, optional
-        Names in ``METHODS``; all by default.
-    masks : sequence of str, optional
-        Masks to make; all by default.
-    target : str, optional
-        Class to explain; the predicted one by default.
-    background, subset
-        Set, and part of it, whose training folds SHAP compares with.
-    base, on, seed, device, progress
-        See `interpret_files`.
-
-    Returns
-    -------
-    Comparison
-        The paper's figure, players and tables; writes nothing.
-
-    Raises
-    ------
-    ValueError
-        If a name, file or setting is unusable.
-    """
-    methods = list(METHODS if methods is None else methods)
-    _check_names(methods, masks or ())
-    ((_, (model, processor)),) = _load_all([weights], resolve_device(device)).items()
-    waveform = load_audio(file, processor.sample_rate, model.duration)[0]
-    compared = _background_of(background, methods, model, processor, subset=subset, seed=seed)
-    results = {}
-    for method in methods:
-        interpreter = build_interpreter(
-            method, model, processor, background=compared, base=base, seed=seed, progress=progress
-        )
-        predict = Predict(model, processor, interpreter, masks=masks, base=base, on=on)
-        (results[method],) = predict.predict_batch(waveform[None], [Path(file).stem], target=target)
-    return Comparison(results)
 
 
 def run_experiment(
@@ -411,13 +115,13 @@ def run_experiment(
         If a name, file or setting is unusable; before anything is written.
     """
     methods = list(METHODS if methods is None else methods)
-    _check_names(methods, masks or ())
+    check_names(methods, masks or ())
     conditions: dict[str, Contamination | None] = {CLEAN: None} if clean else {}
     for name, file in (noises or {}).items():
         conditions[name] = Contamination(file, alpha, snr_db=snr_db)
     if not conditions:
         raise ValueError("nothing to do: neither the clean clips nor a noise was asked for")
-    models = _load_all(weights, resolve_device(device))
+    models = load_models(weights, resolve_device(device))
     done: dict[Path, SetResult] = {}
     for model_name, (model, processor) in models.items():
         source = {"subset": subset, "cache_dir": cache_dir}
@@ -426,7 +130,7 @@ def run_experiment(
             name: open_fold(folds=fold, clips=clips, contamination=noise)
             for name, noise in conditions.items()
         }
-        compared = _background_of(
+        compared = background_for(
             data, methods, model, processor, folds=train_folds, seed=seed, **source
         )
         for method in methods:
@@ -549,8 +253,6 @@ def measure_accuracy(
     ValueError
         If a set does not fit the model.
     """
-    from audiointerp.fit import predict_labels  # here, as Lightning takes seconds to import
-
     labels = [
         predict_labels(model, processor, dataset, progress=progress).assign(
             model="", experiment=experiment
@@ -573,87 +275,3 @@ def parse_noise(text: str) -> tuple[str, str]:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not file:
         raise ValueError(f"noise {text!r}: expected FILE, or NAME=FILE with a plain name")
     return name, file
-
-
-def _read_clips(
-    files: Mapping[str, Path],
-    processor: STFTSpectrogram,
-    duration: float | None,
-    failures: dict[str, str],
-) -> dict[str, Tensor]:
-    """Return the waveforms of files, (1, samples) each; note those that cannot be read, once."""
-    clips = {}
-    for name, file in files.items():
-        if name in failures:
-            continue
-        try:
-            clips[name] = load_audio(file, processor.sample_rate, duration)[0]
-        except AudioError as error:
-            failures[name] = str(error)
-            tqdm.write(f"skipped: {error}")
-    return clips
-
-
-def _batches(clips: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield clips of one length together, a few at a time."""
-    by_length: dict[int, list[str]] = {}
-    for name, waveform in clips.items():
-        by_length.setdefault(waveform.shape[-1], []).append(name)
-    for names in by_length.values():
-        for start in range(0, len(names), CLIPS_PER_BATCH):
-            yield {name: clips[name] for name in names[start : start + CLIPS_PER_BATCH]}
-
-
-def _rows(model: str, result: Interpretation) -> list[dict[str, Any]]:
-    about = {"model": model, "method": result.method, "clip": result.clip}
-    about |= {"label": result.label, "probability": result.probability}
-    return [
-        about | {"mask": mask} | values for mask, values in result.metrics.to_dict("index").items()
-    ]
-
-
-def _background_of(
-    data: str | os.PathLike[str],
-    methods: Iterable[str],
-    model: nn.Module,
-    processor: STFTSpectrogram,
-    *,
-    folds: Sequence[int] = TRAIN_FOLDS,
-    seed: int,
-    **source: Any,
-) -> Tensor | None:
-    """Return the background of the methods that need one, None where none does."""
-    needed = [
-        name for name in methods if "background" in inspect.signature(METHODS[name]).parameters
-    ]
-    if not needed:
-        return None
-    dataset = open_set(data, model, processor, folds=folds, **source)
-    return background_features(dataset, processor, seed=seed)
-
-
-def _load_all(
-    weights: Sequence[str | os.PathLike[str]], device: torch.device
-) -> dict[str, tuple[nn.Module, STFTSpectrogram]]:
-    if not weights:
-        raise ValueError("no weight file given; those that are shipped lie in weights/")
-    return {name: load(path, device=device) for name, path in _names(weights).items()}
-
-
-def _names(files: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """Return the files by their names without ending, which must differ."""
-    paths = [Path(file) for file in files]
-    names = {path.stem: path for path in paths}
-    if len(names) < len(paths):
-        twice = sorted({path.stem for path in paths if names[path.stem] != path})
-        raise ValueError(
-            f"two files are called {', '.join(twice)}: results are filed by name, rename one"
-        )
-    return names
-
-
-def _check_names(methods: Iterable[str], masks: Iterable[str]) -> None:
-    for method in methods:
-        METHODS[method]
-    for mask in masks:
-        MASKS[mask]

@@ -28,11 +28,11 @@ from tqdm.auto import tqdm
 
 from audiointerp import augment
 from audiointerp.augment import SpecAugment
+from audiointerp.classification import check_set
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.device import resolve_device
 from audiointerp.model import TransferModel
 from audiointerp.processing import STFTSpectrogram
-from audiointerp.weights import check_fit
 
 BEST, LAST, HISTORY = "best.ckpt", "last.ckpt", "history.csv"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -197,100 +197,6 @@ def fit(
     model.classes, model.duration = train.classes, train.duration
     best = best_epoch(earlier)
     return Training(model.eval(), pd.DataFrame(earlier), best, out / BEST)
-
-
-def predict_labels(
-    model: TransferModel,
-    processor: STFTSpectrogram,
-    dataset: ClipDataset,
-    *,
-    batch_size: int = 32,
-    device: str | torch.device | None = None,
-    progress: bool = False,
-) -> pd.DataFrame:
-    """Classify every clip of a set.
-
-    Parameters
-    ----------
-    model, processor
-        A classifier and its front end. The model is put back to its mode and device afterwards.
-    dataset : ClipDataset
-        Of the model's classes, at the processor's sample rate.
-    batch_size : int
-    device : str or torch.device, optional
-        Where to compute; None where the model is.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    DataFrame
-        One row per clip in the set's order: ``clip`` (its id), ``target`` and ``predicted`` (class
-        names), ``is_correct``, ``probability`` (of the predicted class).
-
-    Raises
-    ------
-    ValueError
-        If the set does not fit the model and the front end.
-    """
-    _check_set(model, processor, dataset, "set")
-    home, mode = next(model.parameters()).device, model.training
-    where = home if device is None else resolve_device(str(device))
-    rows: list[dict[str, Any]] = []
-    try:
-        model.eval().to(where)
-        processor.to(where)
-        batches = tqdm(_loader(dataset, batch_size), desc="classifying", disable=not progress)
-        with torch.inference_mode():
-            for waveform, label, clip_ids in batches:
-                chances = model(processor(waveform.to(where))).softmax(1).cpu()
-                rows += _label_rows(dataset.classes, chances, label, clip_ids)
-    finally:
-        model.train(mode).to(home)
-        processor.to(home)
-    return pd.DataFrame(rows)
-
-
-def accuracy(
-    model: TransferModel,
-    processor: STFTSpectrogram,
-    dataset: ClipDataset,
-    *,
-    batch_size: int = 32,
-    device: str | torch.device | None = None,
-) -> float:
-    """Return the share of a set's clips that are classified right; see `predict_labels`."""
-    labels = predict_labels(model, processor, dataset, batch_size=batch_size, device=device)
-    return float(labels["is_correct"].mean())
-
-
-def confusion(labels: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Count for every class what its clips were taken for.
-
-    Parameters
-    ----------
-    labels : DataFrame
-        With the columns ``target`` and ``predicted``, as `predict_labels` returns them.
-    classes : sequence of str
-        All classes, in the order wanted.
-
-    Returns
-    -------
-    DataFrame
-        One row and one column per class; a clip counts in the row of what it is and the column of
-        what it was taken for.
-
-    Raises
-    ------
-    ValueError
-        If a label is not among the classes.
-    """
-    names = list(classes)
-    unknown = sorted((set(labels["target"]) | set(labels["predicted"])) - set(names))
-    if unknown:
-        raise ValueError(f"labels {', '.join(unknown)} are not among the classes {names}")
-    counts = pd.crosstab(labels["target"], labels["predicted"])
-    return counts.reindex(index=names, columns=names, fill_value=0)
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:
@@ -527,29 +433,11 @@ def _loader(
     )
 
 
-def _label_rows(
-    classes: Sequence[str], chances: Tensor, labels: Tensor, clip_ids: Sequence[str]
-) -> list[dict[str, Any]]:
-    probabilities, predictions = chances.max(1)
-    return [
-        {
-            "clip": clip_id,
-            "target": classes[target],
-            "predicted": classes[predicted],
-            "is_correct": predicted == target,
-            "probability": chance,
-        }
-        for clip_id, target, predicted, chance in zip(
-            clip_ids, labels.tolist(), predictions.tolist(), probabilities.tolist(), strict=True
-        )
-    ]
-
-
 def _check_sets(
     model: TransferModel, processor: STFTSpectrogram, train: ClipDataset, validation: ClipDataset
 ) -> None:
-    _check_set(model, processor, train, "training set", known=False)
-    _check_set(model, processor, validation, "validation set", known=False)
+    check_set(model, processor, train, "training set", known=False)
+    check_set(model, processor, validation, "validation set", known=False)
     if train.classes != validation.classes:
         raise ValueError(
             f"the training set's classes {list(train.classes)} are not the validation set's "
@@ -560,35 +448,6 @@ def _check_sets(
         raise ValueError(
             f"{len(common)} clips are in both sets, the first {common[0]!r}: the validation "
             "accuracy would be of clips trained on; did you give both the same folds?"
-        )
-
-
-def _check_set(
-    model: TransferModel,
-    processor: STFTSpectrogram,
-    dataset: ClipDataset,
-    name: str,
-    *,
-    known: bool = True,
-) -> None:
-    """Raise if the set does not fit; `known`: the model's class names are those it was made for."""
-    check_fit(model, processor)
-    if len(dataset) == 0:
-        raise ValueError(f"the {name} is empty: were its folds chosen right?")
-    if dataset.sample_rate != processor.sample_rate:
-        raise ValueError(
-            f"the {name} is at {dataset.sample_rate} Hz, {type(processor).__name__} expects "
-            f"{processor.sample_rate} Hz: make the set with sample_rate=processor.sample_rate"
-        )
-    if len(dataset.classes) != model.num_classes:
-        raise ValueError(
-            f"the {name} has {len(dataset.classes)} classes, the model {model.num_classes}: "
-            "build it with num_classes=len(dataset.classes)"
-        )
-    if known and model.classes is not None and tuple(model.classes) != tuple(dataset.classes):
-        raise ValueError(
-            f"the {name}'s classes {list(dataset.classes)} are not the model's "
-            f"{list(model.classes)}: was the model trained on other data?"
         )
 
 

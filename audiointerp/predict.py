@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from audiointerp.dataset.audio import AudioError, load_audio, prepare_waveform
+from audiointerp.dataset.audio import load_audio, prepare_waveform
 from audiointerp.dataset.base import Clip, ClipDataset
-from audiointerp.dataset.synthetic import SyntheticDataset
+from audiointerp.dataset.batches import read_ahead
+from audiointerp.device import device_of
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import BASES, DOMAINS, MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, evaluate
@@ -28,7 +29,7 @@ from audiointerp.processing import Analysis, STFTSpectrogram
 from audiointerp.registry import Registry
 from audiointerp.result import Interpretation
 from audiointerp.results import RunFolder
-from audiointerp.scoring import DistinctMasks, Scorer, distinct_masks, score_masks
+from audiointerp.scoring import DistinctMasks, Scorer, Scores, distinct_masks, score_masks
 from audiointerp.version import code_version
 from audiointerp.weights import check_fit, model_hash
 
@@ -37,37 +38,6 @@ Place = Literal["features", "audio"]
 PLACES: Registry[str] = Registry("place to measure on")
 PLACES["features"] = "the masked features go straight to the model"
 PLACES["audio"] = "the masked features become sound, and that sound goes through the front end"
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A batch of clips, interpreted.
-
-    Attributes
-    ----------
-    analysis : Analysis
-        Features, STFT and waveforms.
-    probabilities : Tensor, shape (batch, classes), float64
-    target : Tensor, shape (batch,)
-        The explained classes.
-    attribution : Tensor, shape (batch, 1, bins, frames)
-    diagnostics : dict of str to Tensor of shape (batch,)
-        What the method says of its own maps, such as SHAP's additivity residual.
-    masks : dict of str to Tensor, shape (batch, 1, bins, frames)
-    metrics : dict
-        ``metrics[place, mask][name]`` of shape (batch,), place "features" or "audio".
-    masked_probabilities : dict
-        ``masked_probabilities[place, mask]`` = (p_in, p_out) of every class, (batch, classes).
-    """
-
-    analysis: Analysis
-    probabilities: Tensor
-    target: Tensor
-    attribution: Tensor
-    diagnostics: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    metrics: dict[tuple[str, str], dict[str, Tensor]]
-    masked_probabilities: dict[tuple[str, str], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -260,7 +230,7 @@ class Predict:
         """
         if len(names) != len(waveforms):
             raise ValueError(f"{len(names)} names for {len(waveforms)} clips")
-        waveforms = waveforms.to(_device(self.model))
+        waveforms = waveforms.to(device_of(self.model))
         chosen = None
         if target is not None:
             index = self._class_index(target, waveforms)
@@ -305,7 +275,7 @@ class Predict:
             If the set does not fit the model, or the folder holds a run with other settings.
         """
         class_of = self._match_classes(dataset)
-        settings = self.settings() | {"dataset": _dataset_settings(dataset)}
+        settings = self.settings() | {"dataset": dataset.settings()}
         run = RunFolder(
             folder,
             settings,
@@ -321,7 +291,7 @@ class Predict:
             run.begin()
             scorer = self._scorer()
             # Enough clips that a GPU waits for none of them.
-            size = clips_per_batch or (8 if _device(self.model).type == "cpu" else 64)
+            size = clips_per_batch or (8 if device_of(self.model).type == "cpu" else 64)
             started = time.perf_counter()
             with (
                 tqdm(
@@ -331,7 +301,7 @@ class Predict:
             ):
                 # One batch is read, one interpreted and one written at the same time.
                 writing = writer.submit(lambda: None)
-                for clips in _batches(dataset, todo, size, failures):
+                for clips in read_ahead(dataset, todo, size, failures):
                     maps, scores = self._interpret_clips(scorer, clips, run)
                     rows = self._rows(clips, scores, dataset.classes, class_of)
                     writing.result()
@@ -468,9 +438,9 @@ class Predict:
                 mask: apply_mask(analysis.features, values, level, domain=self.domain)
                 for mask, values in masks.items()
             },
-            metrics_on={on: _clip_metrics(scores, on, place) for on in self.on},
+            metrics_on={on: scores.metrics_of(place, on) for on in self.on},
             class_probabilities_on={
-                on: _clip_probabilities(scores, on, place, classes) for on in self.on
+                on: scores.probabilities_of(place, on, classes) for on in self.on
             },
         )
 
@@ -488,7 +458,7 @@ class Predict:
 
         A map comes with what the method says of it.
         """
-        waveforms = torch.stack([clip.waveform for clip in clips]).to(_device(self.model))
+        waveforms = torch.stack([clip.waveform for clip in clips]).to(device_of(self.model))
         frames = self.processor.num_frames(waveforms.shape[-1])
         shape = (self.processor.num_bins, frames)
         saved = [run.load_attribution(clip.clip_id, shape) for clip in clips]
@@ -569,7 +539,7 @@ class Predict:
             warnings.warn(
                 f"{self.interpreter.name} hides cells at {hidden:g}, the masks at the base "
                 f"{self.base!r}: it explains what the metrics do not measure; "
-                "audiointerp.experiment.build_interpreter gives both the same",
+                "audiointerp.prepare.build_interpreter gives both the same",
                 stacklevel=3,
             )
 
@@ -594,33 +564,6 @@ class Predict:
         return {label: index[name] for label, name in used.items()}
 
 
-def _batches(
-    dataset: ClipDataset, indices: list[int], size: int, failures: dict[str, str]
-) -> Iterator[list[Clip]]:
-    """Yield clips in batches, reading the next one meanwhile; note those that cannot be read."""
-
-    def read(chunk: list[int]) -> list[Clip]:
-        clips = []
-        for index in chunk:
-            try:
-                clips.append(dataset[index])
-            except AudioError as error:
-                failures[dataset.clip_ids[index]] = str(error)
-                tqdm.write(f"skipped {dataset.clip_ids[index]}: {error}")
-        return clips
-
-    chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting = reader.submit(read, chunks[0]) if chunks else None
-        for following in [*chunks[1:], None]:
-            if waiting is None:
-                return
-            clips = waiting.result()
-            waiting = reader.submit(read, following) if following is not None else None
-            if clips:
-                yield clips
-
-
 def _write(
     run: RunFolder,
     maps: dict[str, tuple[np.ndarray, dict[str, float]]],
@@ -629,46 +572,3 @@ def _write(
     """File a batch: the maps first, so that no row is without its map."""
     run.save_attributions(maps)
     run.append(rows)
-
-
-def _dataset_settings(dataset: ClipDataset) -> dict[str, Any]:
-    """Return what a set's clips depend on, and how many there are; see `audiointerp.results`."""
-    noise = dataset.contamination
-    drawn = {"seed": dataset.seed} if isinstance(dataset, SyntheticDataset) else {}
-    return drawn | {
-        "name": type(dataset).__name__,
-        "classes": list(dataset.classes),
-        "folds": sorted(set(dataset.folds)),
-        "clips": len(dataset),
-        "sample_rate": dataset.sample_rate,
-        "duration": dataset.duration,
-        "normalize": dataset.normalize,
-        "contamination": None if noise is None else noise.settings(),
-    }
-
-
-def _clip_metrics(scores: Scores, on: str, place: int) -> pd.DataFrame:
-    rows = {
-        mask: {name: float(value[place]) for name, value in values.items()}
-        for (where, mask), values in scores.metrics.items()
-        if where == on
-    }
-    return pd.DataFrame(rows).T.rename_axis("mask")
-
-
-def _clip_probabilities(
-    scores: Scores, on: str, place: int, classes: tuple[str, ...]
-) -> pd.DataFrame:
-    rows = {
-        (mask, part): values[place].cpu().numpy()
-        for (where, mask), masked in scores.masked_probabilities.items()
-        for part, values in zip(("in", "out"), masked, strict=True)
-        if where == on
-    }
-    index = pd.MultiIndex.from_tuples(rows, names=["mask", "part"])
-    return pd.DataFrame(np.stack(list(rows.values())), index, list(classes))
-
-
-def _device(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device

@@ -1,4 +1,4 @@
-"""Masked clips → class probabilities: every distinct input once, in full batches.
+"""Masked clips → class probabilities: every distinct input once, in full batches; a batch's scores.
 
 Several of the fourteen masks often coincide (``topK_5`` and ``topK_5_pos``, say, wherever 5 % of
 the cells are positive). What is equal is scored once.
@@ -6,14 +6,17 @@ the cells are positive). What is equal is scored once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from audiointerp.model.inference import fast_copy
 from audiointerp.model.memory import batch_size_for
+from audiointerp.processing import Analysis
 
 
 class Scorer:
@@ -129,3 +132,54 @@ def score_masks(
             inside.append(both[: len(clip)])
             outside.append(both[len(clip) :])
     return torch.cat(inside), torch.cat(outside)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A batch of clips, interpreted.
+
+    Attributes
+    ----------
+    analysis : Analysis
+        Features, STFT and waveforms.
+    probabilities : Tensor, shape (batch, classes), float64
+    target : Tensor, shape (batch,)
+        The explained classes.
+    attribution : Tensor, shape (batch, 1, bins, frames)
+    diagnostics : dict of str to Tensor of shape (batch,)
+        What the method says of its own maps, such as SHAP's additivity residual.
+    masks : dict of str to Tensor, shape (batch, 1, bins, frames)
+    metrics : dict
+        ``metrics[place, mask][name]`` of shape (batch,), place "features" or "audio".
+    masked_probabilities : dict
+        ``masked_probabilities[place, mask]`` = (p_in, p_out) of every class, (batch, classes).
+    """
+
+    analysis: Analysis
+    probabilities: Tensor
+    target: Tensor
+    attribution: Tensor
+    diagnostics: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    metrics: dict[tuple[str, str], dict[str, Tensor]]
+    masked_probabilities: dict[tuple[str, str], tuple[Tensor, Tensor]]
+
+    def metrics_of(self, clip: int, on: str) -> pd.DataFrame:
+        """Return one clip's metrics, a row for each mask, measured on features or sound."""
+        rows = {
+            mask: {name: float(value[clip]) for name, value in values.items()}
+            for (place, mask), values in self.metrics.items()
+            if place == on
+        }
+        return pd.DataFrame(rows).T.rename_axis("mask")
+
+    def probabilities_of(self, clip: int, on: str, classes: Sequence[str]) -> pd.DataFrame:
+        """Return what one clip's masked parts are taken for, a row for each mask and part."""
+        rows = {
+            (mask, part): values[clip].cpu().numpy()
+            for (place, mask), masked in self.masked_probabilities.items()
+            for part, values in zip(("in", "out"), masked, strict=True)
+            if place == on
+        }
+        index = pd.MultiIndex.from_tuples(rows, names=["mask", "part"])
+        return pd.DataFrame(np.stack(list(rows.values())), index, list(classes))

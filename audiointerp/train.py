@@ -17,9 +17,10 @@ import torch
 from scipy.stats import binomtest
 
 from audiointerp.augment import SpecAugment
+from audiointerp.classification import predict_labels
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.choose import SYNTHETIC, open_dataset
-from audiointerp.fit import Training, fit, predict_labels
+from audiointerp.fit import Training, fit
 from audiointerp.model import (
     TransferModel,
     build_model,
@@ -62,7 +63,7 @@ class Trained:
     training : Training
         Model, history, best epoch, checkpoint.
     labels : DataFrame
-        The test clips and how each was classified; see `audiointerp.fit.predict_labels`.
+        The test clips and how each was classified; see `audiointerp.classification.predict_labels`.
     """
 
     weights: Path

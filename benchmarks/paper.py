@@ -21,10 +21,10 @@ from growth import Noises
 from machine import describe, peak_memory
 
 from audiointerp.device import resolve_device
-from audiointerp.experiment import build_interpreter
 from audiointerp.interpretation import METHODS
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
+from audiointerp.prepare import build_interpreter
 from audiointerp.processing import FRONT_ENDS
 
 RESULTS = Path(__file__).parent / "results"

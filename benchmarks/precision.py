@@ -25,9 +25,10 @@ from sides import left_out
 from torch import Tensor, nn
 
 from audiointerp.device import resolve_device
-from audiointerp.experiment import background_features, build_interpreter, open_set
 from audiointerp.interpretation import METHODS
-from audiointerp.predict import Predict, Scores
+from audiointerp.predict import Predict
+from audiointerp.prepare import background_features, build_interpreter, open_set
+from audiointerp.scoring import Scores
 from audiointerp.weights import load
 
 RESULTS = Path(__file__).parent / "results"

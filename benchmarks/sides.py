@@ -32,6 +32,7 @@ import torch
 from machine import peak_memory
 from torch import Tensor, nn
 
+import audiointerp.dataset.batches
 import audiointerp.interpretation.base
 import audiointerp.interpretation.lime
 import audiointerp.interpretation.shap
@@ -39,7 +40,6 @@ import audiointerp.predict
 import audiointerp.scoring
 from audiointerp import SyntheticDataset
 from audiointerp.device import resolve_device
-from audiointerp.experiment import background_features, build_interpreter
 from audiointerp.masking import MASKS, make_masks
 from audiointerp.metrics import METRICS, MaskCells, complexity, sparseness
 from audiointerp.model import build_model
@@ -51,6 +51,7 @@ from audiointerp.model.inference import (
 )
 from audiointerp.precision import PRECISIONS, computing
 from audiointerp.predict import Predict
+from audiointerp.prepare import background_features, build_interpreter
 from audiointerp.processing import FRONT_ENDS
 from audiointerp.scoring import DistinctMasks, Scorer
 
@@ -270,11 +271,12 @@ def left_out(*changes: str) -> Iterator[None]:
                     patch.object(audiointerp.interpretation.shap, "bytes_to_keep", lambda device: 0)
                 )
             elif change in ("segments ahead", "beside the network"):
-                module = {
-                    "segments ahead": audiointerp.interpretation.lime,
-                    "beside the network": audiointerp.predict,
+                modules = {
+                    "segments ahead": [audiointerp.interpretation.lime],
+                    "beside the network": [audiointerp.dataset.batches, audiointerp.predict],
                 }[change]
-                stack.enter_context(patch.object(module, "ThreadPoolExecutor", _Later))
+                for module in modules:
+                    stack.enter_context(patch.object(module, "ThreadPoolExecutor", _Later))
         yield
 
 

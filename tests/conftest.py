@@ -11,11 +11,11 @@ import pytest
 import soundfile
 import torch
 from browser import CHROMIUM, Browser
+from repository import REPOSITORY
 
 # Two test processes with two threads each on two cores would wait for each other.
 torch.set_num_threads(1)
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 RATE = 8000
 """Sampling rate of the tiny set, in Hz."""
 

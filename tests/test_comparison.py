@@ -19,7 +19,7 @@ from PIL import Image
 import audiointerp as ai
 from audiointerp.__main__ import main
 from audiointerp.comparison import Comparison
-from audiointerp.experiment import compare_methods
+from audiointerp.files import compare_methods
 from audiointerp.model import build_model
 
 RATE = 8000

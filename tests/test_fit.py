@@ -4,53 +4,16 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tones import Tones, front_end, small_model
 
 from audiointerp.augment import SpecAugment, mixup, time_shift
-from audiointerp.dataset.base import ClipDataset
-from audiointerp.fit import TrainingError, accuracy, best_epoch, confusion, fit, predict_labels
-from audiointerp.model import TransferCnn14
-from audiointerp.processing import LogMelSTFTSpectrogram
-
-RATE = 8000
-
-
-class Tones(ClipDataset):
-    """Low and high tones in noise, told apart by any classifier; can break down on purpose."""
-
-    def __init__(self, clips: int, first: int = 0, *, rate: int = RATE, classes=("low", "high")):
-        super().__init__(
-            clip_ids=[f"tone{first + place}" for place in range(clips)],
-            labels=[place % 2 for place in range(clips)],
-            folds=[1] * clips,
-            classes=classes,
-            sample_rate=rate,
-            duration=1.2,
-        )
-        self.first = first
-        self.taken = 0
-        self.breaks_after: int | None = None
-
-    def __getitem__(self, index):
-        self.taken += 1
-        if self.breaks_after is not None and self.taken > self.breaks_after:
-            raise OSError("the disk is gone")
-        return super().__getitem__(index)
-
-    def _source(self, index):
-        return f"tone{self.first + index}"
-
-    def _decode(self, index):
-        noise = np.random.default_rng(self.first + index)
-        time = np.arange(self.num_samples) / self.sample_rate
-        tone = np.sin(2 * np.pi * (2500 if index % 2 else 400) * time)
-        sound = tone + 0.05 * noise.standard_normal(self.num_samples)
-        return torch.from_numpy(sound[None].astype(np.float32))
+from audiointerp.classification import accuracy
+from audiointerp.fit import TrainingError, best_epoch, fit
 
 
 @pytest.fixture(autouse=True)
@@ -63,15 +26,7 @@ def _one_thread():
 
 @pytest.fixture
 def processor():
-    return LogMelSTFTSpectrogram(
-        sample_rate=RATE, n_fft=512, hop_length=256, n_mels=32, f_max=4000.0
-    )
-
-
-def small_model(seed: int = 0, classes: int = 2, bins: int = 32) -> TransferCnn14:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return TransferCnn14(classes, bins, width=1 / 16)
+    return front_end()
 
 
 def run(out, processor, *, model=None, train=None, validation=None, **options):
@@ -262,21 +217,6 @@ def test_overwriting_begins_anew_but_resuming_still_goes_on(tmp_path, processor)
     assert same_weights(first.model, again.model)
 
 
-def test_confusion_counts_pairs_in_the_order_of_the_classes():
-    pairs = [("b", "b"), ("b", "c"), ("b", "c"), ("c", "b"), ("a", "a")]
-    counts = confusion(pd.DataFrame(pairs, columns=["target", "predicted"]), ("c", "b", "d", "a"))
-    assert counts.index.tolist() == counts.columns.tolist() == ["c", "b", "d", "a"]
-    for target in counts.index:
-        for predicted in counts.columns:
-            assert counts.loc[target, predicted] == pairs.count((target, predicted))
-
-
-def test_confusion_refuses_labels_of_other_classes():
-    labels = pd.DataFrame({"target": ["a"], "predicted": ["z"]})
-    with pytest.raises(ValueError, match=r"labels z are not among the classes \['a', 'b'\]"):
-        confusion(labels, ["a", "b"])
-
-
 def test_equal_seeds_give_equal_weights_and_leave_the_global_state_alone(tmp_path, processor):
     options = {"epochs": 2, "spec_augment": SpecAugment(2, 6, 2, 4)}
     torch.manual_seed(1)
@@ -347,32 +287,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "run", processor, **change)
     assert not (tmp_path / "run").exists()
-
-
-def test_labels_of_a_set_match_clip_by_clip_classification(processor):
-    model, clips = small_model(seed=7), Tones(5, 40)
-    labels = predict_labels(model, processor, clips, batch_size=2)
-    assert list(labels.columns) == ["clip", "target", "predicted", "is_correct", "probability"]
-    assert labels["clip"].tolist() == clips.clip_ids
-    assert labels["target"].tolist() == ["low", "high", "low", "high", "low"]
-    assert model.training  # as it was
-    model.eval()
-    for row, clip in zip(labels.itertuples(), clips, strict=True):
-        with torch.no_grad():
-            logits = model(processor(clip.waveform[None]))[0].numpy().astype(float)
-        chances = np.exp(logits) / np.exp(logits).sum()
-        assert row.predicted == clips.classes[chances.argmax()]
-        assert row.probability == pytest.approx(chances.max(), abs=1e-6)
-        assert row.is_correct == (chances.argmax() == clip.label)
-    share = (labels["target"] == labels["predicted"]).mean()
-    assert accuracy(model, processor, clips) == pytest.approx(share)
-
-
-def test_labels_refuse_a_set_of_other_classes(processor):
-    model = small_model()
-    model.classes = ("cat", "dog")
-    with pytest.raises(ValueError, match=r"\['low', 'high'\] are not the model's \['cat', 'dog'\]"):
-        predict_labels(model, processor, Tones(2))
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,7 +10,6 @@ import soundfile
 import torch
 
 from audiointerp.dataset import AudioError, Contamination, ESC50Dataset, SyntheticDataset
-from audiointerp.experiment import build_interpreter
 from audiointerp.interpretation import (
     METHODS,
     Interpreter,
@@ -22,6 +21,7 @@ from audiointerp.masking import BASES, MASKS, base_level
 from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
+from audiointerp.prepare import build_interpreter
 from audiointerp.processing import LogSTFTSpectrogram, STFTSpectrogram, build_processor
 
 CLASSES = ("dog", "cat", "rain")

@@ -12,7 +12,7 @@ import torch
 
 import audiointerp as ai
 from audiointerp.__main__ import main
-from audiointerp.experiment import interpret_files
+from audiointerp.files import interpret_files
 from audiointerp.masking import MASKS
 from audiointerp.model import build_model
 from audiointerp.plots import Picture

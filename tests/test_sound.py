@@ -12,8 +12,8 @@ import pytest
 import soundfile
 import torch
 from browser import CHROMIUM, Browser
-from conftest import REPOSITORY
 from IPython.core.formatters import DisplayFormatter
+from repository import REPOSITORY
 
 from audiointerp.dataset import load_audio
 from audiointerp.processing import LogMelSTFTSpectrogram

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from repository import REPOSITORY
 from scipy.stats import wilcoxon
 
 from audiointerp.tables import (

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
+from audiointerp.classification import accuracy
 from audiointerp.dataset import save_audio
 from audiointerp.dataset.esc50 import ESC50Dataset
-from audiointerp.fit import accuracy
 from audiointerp.processing import FRONT_ENDS
 from audiointerp.train import (
     _OPTIONS,

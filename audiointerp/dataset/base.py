@@ -155,6 +155,19 @@ class ClipDataset(Dataset[Clip], ABC):
             waveform = waveform.clone()  # what is handed out may be changed, the cache may not
         return waveform, torch.zeros_like(waveform)
 
+    def settings(self) -> dict[str, Any]:
+        """Return what the clips depend on and how many there are, ready for JSON."""
+        return {
+            "name": type(self).__name__,
+            "classes": list(self.classes),
+            "folds": sorted(set(self.folds)),
+            "clips": len(self),
+            "sample_rate": self.sample_rate,
+            "duration": self.duration,
+            "normalize": self.normalize,
+            "contamination": None if self.contamination is None else self.contamination.settings(),
+        }
+
     def _describe(self, index: int) -> str:
         """Name the clip's source in an error."""
         return f"clip {self.clip_ids[index]}"

@@ -19,7 +19,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -166,6 +166,10 @@ class SyntheticDataset(ClipDataset):
             contamination=contamination,
             cache_dir=cache_dir,
         )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the clips depend on and how many there are, ready for JSON."""
+        return {"seed": self.seed} | super().settings()
 
     def foreground_background(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the two sounds that clip `index` is the sum of.

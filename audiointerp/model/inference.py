@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from audiointerp.device import device_of
 from audiointerp.model.memory import keep_freed_memory
 
 M = TypeVar("M", bound=nn.Module)
@@ -88,7 +89,7 @@ def inference_copy(model: M, *, keep: Iterable[str] = ()) -> M:
     Module
         Of the model's class, in evaluation mode.
     """
-    if _device(model).type == "cpu":
+    if device_of(model).type == "cpu":
         keep_freed_memory()
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     folded: set[str] = set()
@@ -114,7 +115,7 @@ def inference_copy(model: M, *, keep: Iterable[str] = ()) -> M:
 def _lay_out(model: nn.Module) -> nn.Module:
     """Lay weights out channels-last; on a CPU a convolution chooses by the plane that it meets."""
     model = model.to(memory_format=torch.channels_last)
-    if _device(model).type == "cpu":
+    if device_of(model).type == "cpu":
         for name, layer in list(model.named_modules()):
             if type(layer) is nn.Conv2d and layer.groups == 1 and _plain(layer):
                 _replace(model, name, _ConvolutionByPlane.of(layer))
@@ -269,11 +270,6 @@ def _plain(module: nn.Module) -> bool:
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
-
-
-def _device(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def _state(model: nn.Module) -> tuple:

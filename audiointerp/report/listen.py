@@ -26,10 +26,11 @@ from audiointerp.dataset.choose import SYNTHETIC
 from audiointerp.interpretation import SaliencyInterpreter
 from audiointerp.masking import MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, complexity, sparseness
-from audiointerp.predict import Predict, Scores
+from audiointerp.predict import Predict
 from audiointerp.processing import Analysis
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.runs import Run, group_runs
+from audiointerp.scoring import Scores
 from audiointerp.sound import SOUND_FORMATS
 from audiointerp.weights import load, model_hash
 

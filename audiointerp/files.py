@@ -1,0 +1,260 @@
+"""Sound files instead of sets: every model and method, as pictures, sounds and tables.
+
+The command line calls these functions and adds nothing to them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from audiointerp.comparison import Comparison
+from audiointerp.dataset import AudioError, load_audio
+from audiointerp.device import resolve_device
+from audiointerp.interpretation import METHODS
+from audiointerp.metrics import METRICS
+from audiointerp.predict import Place, Predict
+from audiointerp.prepare import (
+    SHOWN_MASKS,
+    background_for,
+    build_interpreter,
+    by_stem,
+    check_names,
+    load_models,
+)
+from audiointerp.processing import STFTSpectrogram
+from audiointerp.report import write_report
+from audiointerp.result import Interpretation
+from audiointerp.sound import SOUND_FORMATS
+
+CLIPS_PER_BATCH = 8
+"""Clips that `interpret_files` interprets together; results do not depend on it."""
+
+
+@dataclass(frozen=True)
+class FilesResult:
+    """What `interpret_files` did.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds ``<model>/<method>/<clip>/`` folders and ``summary.csv``.
+    table : DataFrame
+        One row per model, method, clip and mask, with the seven metrics.
+    failures : dict of str to str
+        Files that could not be interpreted, and why.
+    report : Path or None
+        The page to look at and listen to, where one was asked for.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    failures: dict[str, str] = field(default_factory=dict)
+    report: Path | None = None
+
+
+def interpret_files(
+    files: Sequence[str | os.PathLike[str]],
+    weights: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    methods: Iterable[str] | None = None,
+    masks: Sequence[str] | None = SHOWN_MASKS,
+    sound: str = "wav",
+    target: str | None = None,
+    background: str | os.PathLike[str] = "synthetic",
+    base: str = "floor",
+    on: Place | Sequence[Place] = "features",
+    seed: int = 0,
+    device: str = "auto",
+    report: bool = False,
+    progress: bool = True,
+) -> FilesResult:
+    """Interpret sound files with every model and method; write pictures, sounds and tables.
+
+    Parameters
+    ----------
+    files : sequence of path
+        WAV, OGG or FLAC. One that cannot be read is reported and skipped.
+    weights : sequence of path
+        Weight files; see `audiointerp.weights`.
+    out : path
+        Folder for the results, ``<out>/<model>/<method>/<clip>/``.
+    methods : iterable of str, optional
+        Names in ``METHODS``; all by default.
+    masks : sequence of str, optional
+        Masks to draw and to make audible, None for all; the tables always have all fourteen.
+    sound : {"wav", "flac", "mp3"}
+        What masked sounds are written as; see `audiointerp.result.Interpretation.save`.
+    target : str, optional
+        Class to explain; the predicted one by default.
+    background : "synthetic" or path
+        Set whose training folds SHAP compares with.
+    base : {"floor", "minimum", "quiet"}
+        What a removed cell becomes.
+    on : {"features", "audio"} or both
+        What the metrics are measured on.
+    seed : int
+        For methods that draw at random.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", …
+    report : bool
+        Also write ``<out>/report.html``, a page of these results; see `audiointerp.report`.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    FilesResult
+
+    Raises
+    ------
+    ValueError
+        If a method, mask, class, format or weight file is unusable, or two files have one name;
+        before anything is written.
+    """
+    names = by_stem(files)
+    methods = list(METHODS if methods is None else methods)
+    check_names(methods, masks or ())
+    models = load_models(weights, resolve_device(device))
+    for _, processor in models.values():
+        SOUND_FORMATS[sound].check_rate(processor.sample_rate)
+    failures: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
+    written: list[Path] = []
+    total = len(models) * len(methods) * len(names)
+    with tqdm(total=total, unit="clip", disable=not progress) as bar:
+        for model_name, (model, processor) in models.items():
+            clips = _read_clips(names, processor, model.duration, failures)
+            bar.total -= len(methods) * (len(names) - len(clips))
+            compared = background_for(background, methods, model, processor, seed=seed)
+            for method in methods:
+                bar.set_description(f"{model_name} {method}")
+                interpreter = build_interpreter(
+                    method,
+                    model,
+                    processor,
+                    background=compared,
+                    base=base,
+                    seed=seed,
+                    progress=progress,
+                )
+                predict = Predict(model, processor, interpreter, base=base, on=on)
+                for batch in _batches(clips):
+                    waveforms = torch.stack(list(batch.values()))
+                    for result in predict.predict_batch(waveforms, list(batch), target=target):
+                        folder = Path(out) / model_name / method / result.clip
+                        result.save(folder, masks, sound=sound)
+                        written.append(folder)
+                        rows += _rows(model_name, result)
+                        bar.update()
+    columns = ["model", "method", "clip", "label", "probability", "mask", *METRICS]
+    table = pd.DataFrame(rows, columns=columns)
+    if rows:
+        table.to_csv(Path(out) / "summary.csv", index=False)
+    page = write_report(out, results=written) if report and written else None
+    return FilesResult(Path(out), table, failures, page)
+
+
+def compare_methods(
+    file: str | os.PathLike[str],
+    weights: str | os.PathLike[str],
+    *,
+    methods: Iterable[str] | None = None,
+    masks: Sequence[str] | None = None,
+    target: str | None = None,
+    background: str | os.PathLike[str] = "synthetic",
+    subset: str | None = None,
+    base: str = "floor",
+    on: Place | Sequence[Place] = "features",
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Comparison:
+    """Interpret one sound file with several methods, to be looked at side by side.
+
+    Parameters
+    ----------
+    file : path
+        WAV, OGG or FLAC.
+    weights : path
+        Weight file of the model; see `audiointerp.weights`.
+    methods : iterable of str, optional
+        Names in ``METHODS``; all by default.
+    masks : sequence of str, optional
+        Masks to make; all by default.
+    target : str, optional
+        Class to explain; the predicted one by default.
+    background, subset
+        Set, and part of it, whose training folds SHAP compares with.
+    base, on, seed, device, progress
+        See `interpret_files`.
+
+    Returns
+    -------
+    Comparison
+        The paper's figure, players and tables; writes nothing.
+
+    Raises
+    ------
+    ValueError
+        If a name, file or setting is unusable.
+    """
+    methods = list(METHODS if methods is None else methods)
+    check_names(methods, masks or ())
+    ((_, (model, processor)),) = load_models([weights], resolve_device(device)).items()
+    waveform = load_audio(file, processor.sample_rate, model.duration)[0]
+    compared = background_for(background, methods, model, processor, subset=subset, seed=seed)
+    results = {}
+    for method in methods:
+        interpreter = build_interpreter(
+            method, model, processor, background=compared, base=base, seed=seed, progress=progress
+        )
+        predict = Predict(model, processor, interpreter, masks=masks, base=base, on=on)
+        (results[method],) = predict.predict_batch(waveform[None], [Path(file).stem], target=target)
+    return Comparison(results)
+
+
+def _read_clips(
+    files: Mapping[str, Path],
+    processor: STFTSpectrogram,
+    duration: float | None,
+    failures: dict[str, str],
+) -> dict[str, Tensor]:
+    """Return the waveforms of files, (1, samples) each; note those that cannot be read, once."""
+    clips = {}
+    for name, file in files.items():
+        if name in failures:
+            continue
+        try:
+            clips[name] = load_audio(file, processor.sample_rate, duration)[0]
+        except AudioError as error:
+            failures[name] = str(error)
+            tqdm.write(f"skipped: {error}")
+    return clips
+
+
+def _batches(clips: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield clips of one length together, a few at a time."""
+    by_length: dict[int, list[str]] = {}
+    for name, waveform in clips.items():
+        by_length.setdefault(waveform.shape[-1], []).append(name)
+    for names in by_length.values():
+        for start in range(0, len(names), CLIPS_PER_BATCH):
+            yield {name: clips[name] for name in names[start : start + CLIPS_PER_BATCH]}
+
+
+def _rows(model: str, result: Interpretation) -> list[dict[str, Any]]:
+    about = {"model": model, "method": result.method, "clip": result.clip}
+    about |= {"label": result.label, "probability": result.probability}
+    return [
+        about | {"mask": mask} | values for mask, values in result.metrics.to_dict("index").items()
+    ]
