@@ -18,8 +18,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from repository import REPOSITORY
 
 # In the order in which one uses what another has written.
 NOTEBOOKS = (

@@ -14,13 +14,13 @@ from nbclient.exceptions import CellExecutionError
 from notebooks import (
     INJECTED,
     NOTEBOOKS,
-    REPOSITORY,
     NotebookError,
     clean,
     execute,
     faults,
     parameter_names,
 )
+from repository import REPOSITORY
 
 from audiointerp.dataset.synthetic import write_synthetic
 
