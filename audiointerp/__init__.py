@@ -25,6 +25,7 @@ from audiointerp.interpretation import (
 from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
 from audiointerp.model import MODELS, TransferCnn14
+from audiointerp.model.weights import load, save_weights
 from audiointerp.predict import Predict
 from audiointerp.processing import (
     FRONT_ENDS,
@@ -33,9 +34,8 @@ from audiointerp.processing import (
     MelSTFTSpectrogram,
     STFTSpectrogram,
 )
-from audiointerp.result import Interpretation
+from audiointerp.runs.result import Interpretation
 from audiointerp.version import __version__
-from audiointerp.weights import load, save_weights
 
 __all__ = [
     "FRONT_ENDS",

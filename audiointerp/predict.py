@@ -24,14 +24,14 @@ from audiointerp.device import device_of
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import BASES, DOMAINS, MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, evaluate
-from audiointerp.precision import PRECISIONS, computing
+from audiointerp.model.weights import check_fit, model_hash
 from audiointerp.processing import Analysis, STFTSpectrogram
 from audiointerp.registry import Registry
-from audiointerp.result import Interpretation
-from audiointerp.results import RunFolder
-from audiointerp.scoring import DistinctMasks, Scorer, Scores, distinct_masks, score_masks
+from audiointerp.runs.result import Interpretation
+from audiointerp.runs.store import RunFolder
+from audiointerp.speed.precision import PRECISIONS, computing
+from audiointerp.speed.scoring import DistinctMasks, Scorer, Scores, distinct_masks, score_masks
 from audiointerp.version import code_version
-from audiointerp.weights import check_fit, model_hash
 
 Place = Literal["features", "audio"]
 
@@ -97,7 +97,8 @@ class Predict:
         What the metrics are measured on: the masked features, or the masked sounds after
         another analysis, which is what a listener hears.
     precision : {"float32", "tf32", "bfloat16"}
-        In how many bits attribution and scoring compute; see `audiointerp.precision.computing`.
+        Numeric precision of attribution and scoring; see
+        `audiointerp.speed.precision.computing`.
     batch_size : int, optional
         Most inputs that go through the model at once; by default what suits the device.
     classes : sequence of str, optional
@@ -257,7 +258,7 @@ class Predict:
         dataset : ClipDataset
             At the front end's sample rate, with classes that the model knows.
         folder : path
-            ``results/<model>/<method>_<experiment>``; see `audiointerp.results`.
+            ``results/<model>/<method>_<experiment>``; see `audiointerp.runs.store`.
         clips_per_batch : int, optional
             Clips interpreted together; results do not depend on it.
         overwrite : bool
@@ -539,7 +540,7 @@ class Predict:
             warnings.warn(
                 f"{self.interpreter.name} hides cells at {hidden:g}, the masks at the base "
                 f"{self.base!r}: it explains what the metrics do not measure; "
-                "audiointerp.prepare.build_interpreter gives both the same",
+                "audiointerp.runs.recipe.build_interpreter gives both the same",
                 stacklevel=3,
             )
 

@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from audiointerp.dataset.audio import save_audio, write_atomically
+from audiointerp.dataset.audio import save_audio
 from audiointerp.registry import Registry
+from audiointerp.storage import write_atomically
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
@@ -182,8 +183,7 @@ class Sound:
             return save_audio(path, self.waveform, self.sample_rate)
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
-        write_atomically(path, self.encode(form))
-        return path
+        return write_atomically(path, self.encode(form))
 
     def _repr_html_(self) -> str:
         return self.player()

@@ -23,8 +23,8 @@ from torch import Tensor
 from audiointerp.dataset import ClipDataset
 from audiointerp.device import resolve_device
 from audiointerp.interpretation import SaliencyInterpreter
+from audiointerp.model.weights import load
 from audiointerp.predict import Predict
-from audiointerp.weights import load
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

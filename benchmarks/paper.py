@@ -24,8 +24,8 @@ from audiointerp.device import resolve_device
 from audiointerp.interpretation import METHODS
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
-from audiointerp.prepare import build_interpreter
 from audiointerp.processing import FRONT_ENDS
+from audiointerp.runs.recipe import build_interpreter
 
 RESULTS = Path(__file__).parent / "results"
 CONDITIONS = {"LogMelSTFTSpectrogram": 4, "LogSTFTSpectrogram": 1}

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from audiointerp.device import resolve_device
 from audiointerp.interpretation import METHODS
+from audiointerp.model.weights import load
 from audiointerp.predict import Predict
-from audiointerp.prepare import background_features, build_interpreter, open_set
-from audiointerp.scoring import Scores
-from audiointerp.weights import load
+from audiointerp.runs.recipe import background_features, build_interpreter, open_set
+from audiointerp.speed.scoring import Scores
 
 RESULTS = Path(__file__).parent / "results"
 

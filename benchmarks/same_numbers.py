@@ -22,11 +22,11 @@ import torch
 from machine import describe
 from sides import left_out
 
-from audiointerp.experiment import run_experiment
 from audiointerp.interpretation import METHODS
 from audiointerp.masking import MASKS
 from audiointerp.metrics import METRICS
-from audiointerp.results import read_table
+from audiointerp.runs.experiment import run_experiment
+from audiointerp.runs.store import read_table
 
 RESULTS = Path(__file__).parent / "results"
 # With the copy of the network goes all that is done to it. Not Quantus' simplicity: it adds 1e-7 to

@@ -37,23 +37,23 @@ import audiointerp.interpretation.base
 import audiointerp.interpretation.lime
 import audiointerp.interpretation.shap
 import audiointerp.predict
-import audiointerp.scoring
+import audiointerp.speed.scoring
 from audiointerp import SyntheticDataset
 from audiointerp.device import resolve_device
 from audiointerp.masking import MASKS, make_masks
 from audiointerp.metrics import METRICS, MaskCells, complexity, sparseness
 from audiointerp.model import build_model
-from audiointerp.model.inference import (
+from audiointerp.predict import Predict
+from audiointerp.processing import FRONT_ENDS
+from audiointerp.runs.recipe import background_features, build_interpreter
+from audiointerp.speed.inference import (
     _ConvolutionByPlane,
     _with_fused_relu,
     fast_copy,
     inference_copy,
 )
-from audiointerp.precision import PRECISIONS, computing
-from audiointerp.predict import Predict
-from audiointerp.prepare import background_features, build_interpreter
-from audiointerp.processing import FRONT_ENDS
-from audiointerp.scoring import DistinctMasks, Scorer
+from audiointerp.speed.precision import PRECISIONS, computing
+from audiointerp.speed.scoring import DistinctMasks, Scorer
 
 CLASSES = 10
 STAGES = {
@@ -251,7 +251,7 @@ def left_out(*changes: str) -> Iterator[None]:
     with ExitStack() as stack:
         for change in changes:
             if change in copies:
-                for module in (audiointerp.scoring, audiointerp.interpretation.base):
+                for module in (audiointerp.speed.scoring, audiointerp.interpretation.base):
                     stack.enter_context(patch.object(module, "fast_copy", copies[change]))
             elif change == "full batches":
                 stack.enter_context(patch.object(Ours, "batch_size", 1))

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiointerp.dataset import AudioError, load_audio, save_audio
-from audiointerp.dataset.audio import fix_length, peak_normalize, resample, write_atomically
+from audiointerp.dataset.audio import fix_length, peak_normalize, resample
+from audiointerp.storage import write_atomically
 
 
 def rms(x):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tones import Tones, front_end, small_model
 
-from audiointerp.classification import accuracy, confusion, predict_labels
+from audiointerp.runs.classification import accuracy, confusion, predict_labels
 
 
 def test_labels_of_a_set_match_clip_by_clip_classification():

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 import audiointerp as ai
-from audiointerp.__main__ import main
-from audiointerp.comparison import Comparison
-from audiointerp.files import compare_methods
+from audiointerp.cli import main
 from audiointerp.model import build_model
+from audiointerp.runs.comparison import Comparison
+from audiointerp.runs.files import compare_methods
 
 RATE = 8000
 CLASSES = ("dog", "<b>cat</b>", "rain")

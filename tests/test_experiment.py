@@ -10,24 +10,24 @@ import pytest
 import soundfile
 import torch
 
-from audiointerp.__main__ import main
+from audiointerp.cli import main
 from audiointerp.dataset import Contamination, ESC50Dataset
 from audiointerp.device import resolve_device
-from audiointerp.experiment import (
+from audiointerp.interpretation import METHODS
+from audiointerp.masking import MASKS
+from audiointerp.metrics import METRICS
+from audiointerp.model import build_model
+from audiointerp.model.weights import load, save_weights
+from audiointerp.processing import LogMelSTFTSpectrogram, LogSTFTSpectrogram
+from audiointerp.runs.experiment import (
     list_runs,
     mean_metrics,
     measure_accuracy,
     parse_noise,
     run_experiment,
 )
-from audiointerp.files import interpret_files
-from audiointerp.interpretation import METHODS
-from audiointerp.masking import MASKS
-from audiointerp.metrics import METRICS
-from audiointerp.model import build_model
-from audiointerp.prepare import background_features, build_interpreter, open_set
-from audiointerp.processing import LogMelSTFTSpectrogram, LogSTFTSpectrogram
-from audiointerp.weights import load, save_weights
+from audiointerp.runs.files import interpret_files
+from audiointerp.runs.recipe import background_features, build_interpreter, open_set
 
 RATE = 8000
 QUICK = ["saliency", "gradcam"]
@@ -280,7 +280,7 @@ def test_files_are_interpreted_with_every_model_and_method(weights, tiny_esc50, 
 def test_files_of_any_length_and_number_are_interpreted_each_as_alone(
     weights, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("audiointerp.files.CLIPS_PER_BATCH", 2)
+    monkeypatch.setattr("audiointerp.runs.files.CLIPS_PER_BATCH", 2)
     model, processor = load(weights[1])
     whole = tmp_path / "whole.safetensors"
     save_weights(whole, model, processor, classes=model.classes)  # no duration: nothing is cut

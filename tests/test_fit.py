@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tones import Tones, front_end, small_model
 
-from audiointerp.augment import SpecAugment, mixup, time_shift
-from audiointerp.classification import accuracy
 from audiointerp.fit import TrainingError, best_epoch, fit
+from audiointerp.runs.classification import accuracy
+from audiointerp.training.augment import SpecAugment, mixup, time_shift
 
 
 @pytest.fixture(autouse=True)

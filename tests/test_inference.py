@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from audiointerp.model import MODELS, build_model
-from audiointerp.model.inference import fast_copy, inference_copy
-from audiointerp.model.memory import batch_size_for, rows_that_fit
+from audiointerp.speed.inference import fast_copy, inference_copy
+from audiointerp.speed.memory import batch_size_for, rows_that_fit
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -331,7 +331,7 @@ def test_planes_of_any_size_after_each_other_and_a_gradient_after_inference_mode
 
 FAULTS = """
 import resource, torch
-from audiointerp.model.memory import keep_freed_memory
+from audiointerp.speed.memory import keep_freed_memory
 print(int(keep_freed_memory()))
 for _ in range(10):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from audiointerp.interpretation import METHODS, AdditivityWarning, Interpreter, Quickshift
-from audiointerp.precision import PRECISIONS, computing
 from audiointerp.registry import UnknownNameError
+from audiointerp.speed.precision import PRECISIONS, computing
 
 BINS, FRAMES, CLASSES = 12, 20, 3
 SETTINGS = {

@@ -336,4 +336,4 @@ def test_evaluate_gives_every_column_in_order():
 
 
 def test_the_tables_know_which_way_every_metric_points():
-    assert {name: metric.higher_is_better for name, metric in METRICS.items()} == HIGHER_IS_BETTER
+    assert {name: metric.better > 0 for name, metric in METRICS.items()} == HIGHER_IS_BETTER

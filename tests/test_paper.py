@@ -14,7 +14,7 @@ import pypdf
 import pytest
 from typer.testing import CliRunner
 
-from audiointerp.__main__ import app
+from audiointerp.cli import app
 from audiointerp.masking import MASKS
 from audiointerp.plots import plot_plane
 from audiointerp.tables import (

@@ -21,8 +21,8 @@ from audiointerp.masking import BASES, MASKS, base_level
 from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
-from audiointerp.prepare import build_interpreter
 from audiointerp.processing import LogSTFTSpectrogram, STFTSpectrogram, build_processor
+from audiointerp.runs.recipe import build_interpreter
 
 CLASSES = ("dog", "cat", "rain")
 RATE = 8000

@@ -18,7 +18,7 @@ from pages import decode, picture, read_data
 from PIL import Image
 
 import audiointerp as ai
-from audiointerp.__main__ import main
+from audiointerp.cli import main
 from audiointerp.masking import MASKS
 from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
@@ -45,7 +45,9 @@ def results(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # The page takes none of the pictures, which are slow to draw.
         for plot in ("plot_masks", "plot_interpretation"):
-            patch.setattr(f"audiointerp.result.{plot}", lambda *_, **__: Picture(figsize=(1, 1)))
+            patch.setattr(
+                f"audiointerp.runs.result.{plot}", lambda *_, **__: Picture(figsize=(1, 1))
+            )
         save_results(root)
     loud = root / "stft" / "saliency" / CLIPS[1] / "topK_5_in.wav"
     soundfile.write(loud, np.linspace(-2, 2, RATE, dtype="float32"), RATE, subtype="FLOAT")

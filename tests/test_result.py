@@ -11,11 +11,11 @@ import soundfile
 import torch
 
 import audiointerp as ai
-from audiointerp.__main__ import main
-from audiointerp.files import interpret_files
+from audiointerp.cli import main
 from audiointerp.masking import MASKS
 from audiointerp.model import build_model
 from audiointerp.plots import Picture
+from audiointerp.runs.files import interpret_files
 from audiointerp.sound import SOUND_FORMATS
 
 RATE = 8000
@@ -26,7 +26,9 @@ MASKED = ["topK_5", "minmax"]
 def quick_pictures(monkeypatch):
     """Draw next to nothing where the pictures are not looked at."""
     for plot in ("plot_masks", "plot_interpretation"):
-        monkeypatch.setattr(f"audiointerp.result.{plot}", lambda *_, **__: Picture(figsize=(1, 1)))
+        monkeypatch.setattr(
+            f"audiointerp.runs.result.{plot}", lambda *_, **__: Picture(figsize=(1, 1))
+        )
 
 
 def make_model(rate):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audiointerp.results import RunFolder, differing_settings, read_run, run_path
+from audiointerp.runs.store import RunFolder, differing_settings, read_run, run_path
 
 SETTINGS = {"model": {"name": "Cnn14"}, "masks": ["bin", "topK_5"], "base": "floor"}
 COLUMNS = ["clip", "target", "predicted", "is_correct", "FF", "AD"]

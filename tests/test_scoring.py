@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from audiointerp.masking import MASKS, apply_mask, make_masks
-from audiointerp.precision import PRECISIONS, computing
-from audiointerp.scoring import Scorer, distinct_masks, score_masks
+from audiointerp.speed.precision import PRECISIONS, computing
+from audiointerp.speed.scoring import Scorer, distinct_masks, score_masks
 
 SHAPE = (1, 4, 5)
 

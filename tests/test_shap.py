@@ -21,8 +21,8 @@ from audiointerp.interpretation import shap as shap_module
 from audiointerp.interpretation.deeplift import ELEMENTWISE, MAXIMA, RescaleRule
 from audiointerp.model import MODELS, build_model
 from audiointerp.model.layers import MaxOverTime
-from audiointerp.precision import computing
 from audiointerp.processing.spectrogram import LogMelSTFTSpectrogram
+from audiointerp.speed.precision import computing
 
 DATA = Path(
     os.environ.get("AUDIOINTERP_DATA", Path(__file__).resolve().parents[1] / "../shared/data")

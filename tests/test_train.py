@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from audiointerp.classification import accuracy
 from audiointerp.dataset import save_audio
 from audiointerp.dataset.esc50 import ESC50Dataset
+from audiointerp.model.weights import load
 from audiointerp.processing import FRONT_ENDS
-from audiointerp.train import (
+from audiointerp.runs.classification import accuracy
+from audiointerp.training.recipe import (
     _OPTIONS,
     Start,
     Trained,
@@ -22,7 +23,6 @@ from audiointerp.train import (
     panns_stripes,
     train_classifier,
 )
-from audiointerp.weights import load
 
 SMALL = {"width": 1 / 16, "epochs": 1, "batch_size": 8, "device": "cpu", "progress": False}
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from audiointerp.model import TransferCnn6, TransferCnn14
+from audiointerp.model.weights import WeightsError, check_fit, load, model_hash, save_weights
 from audiointerp.processing import LogMelSTFTSpectrogram, LogSTFTSpectrogram
-from audiointerp.weights import WeightsError, check_fit, load, model_hash, save_weights
 
 CLASSES = ("dog", "rain", "sea_waves")
 CARD = {"data": "made up", "licence": "CC0", "accuracy": 95.5}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import operator
 import os
-import secrets
 import struct
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import soundfile
 import soxr
 import torch
 from torch import Tensor
+
+from audiointerp.storage import write_atomically
 
 EXTENSIONS = (".wav", ".ogg", ".flac")
 """Kinds of file a dataset looks for, in this order."""
@@ -361,25 +362,6 @@ def save_audio(
     soundfile.write(buffer, samples.T, rate, subtype=subtype, format="WAV")
     write_atomically(path, _without_time(buffer.getvalue()))
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that no reader ever sees half of it.
-
-    Parameters
-    ----------
-    path : Path
-        The target; its folder exists.
-    content : bytes
-        What the file will hold.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def check_file(path: Path) -> os.stat_result:

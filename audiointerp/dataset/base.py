@@ -23,9 +23,9 @@ from audiointerp.dataset.audio import (
     fix_length,
     normalize_named,
     samples_in,
-    write_atomically,
 )
 from audiointerp.dataset.contamination import Contamination
+from audiointerp.storage import write_atomically
 
 # Part of every key of the cache: raise it when decoding or resampling changes.
 _CACHE_VERSION = 1

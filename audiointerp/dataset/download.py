@@ -21,10 +21,10 @@ from audiointerp.dataset.audio import (
     fix_length,
     load_audio,
     save_audio,
-    write_atomically,
 )
 from audiointerp.dataset.esc50 import check_root, find_audio, locate_audio, read_meta
 from audiointerp.registry import Registry
+from audiointerp.storage import write_atomically
 
 # One commit, not the branch: GitHub packs a branch anew whenever any file of it changes, which
 # is how the checksums other projects hold for "master.zip" stopped being right.

@@ -15,8 +15,6 @@ import csv
 import io
 import operator
 import os
-import secrets
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +31,6 @@ from audiointerp.dataset.audio import (
     fix_length,
     normalize_named,
     resample,
-    write_atomically,
 )
 from audiointerp.dataset.base import ClipDataset, choose_clips, choose_folds
 from audiointerp.dataset.contamination import Contamination
@@ -45,6 +42,7 @@ from audiointerp.dataset.recipes import (
     TARGETS,
     horse,
 )
+from audiointerp.storage import replacing_folder, write_atomically
 
 FOLDS = 5
 SNR_DB = (5.0, 20.0)
@@ -333,22 +331,14 @@ def write_synthetic(
             "so that no older clips stay among the new ones"
         )
     data = SyntheticDataset(seed=seed, clips_per_class=clips_per_class, sample_rate=RATE)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = root.with_name(f".{root.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
+    with replacing_folder(root) as unfinished:
         for folder in ("meta", "audio", "foreground", "background"):
-            (unfinished / folder).mkdir(parents=True)
+            (unfinished / folder).mkdir()
         rows = []
         clips = tqdm(data._numbers, desc="synthetic set", unit="clip", disable=not progress)
         for category, number in clips:
             rows.append(_write_clip(unfinished, category, number, data.seed))
         _write_tables(unfinished / "meta", rows)
-        if root.exists():
-            root.rmdir()
-        os.replace(unfinished, root)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return root
 
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from audiointerp.model.inference import fast_copy
-from audiointerp.model.memory import batch_size_for
 from audiointerp.registry import Registry
+from audiointerp.speed.inference import fast_copy
+from audiointerp.speed.memory import batch_size_for
 
 METHODS: Registry[type[Interpreter]] = Registry("method")
 
@@ -52,7 +52,7 @@ class Interpreter(ABC):
         Inputs that go through the model at once; by default what suits the device.
     fold_batch_norm : bool, default True
         Run on a copy of the model made for speed (see
-        `audiointerp.model.inference.fast_copy`); the same to float rounding.
+        `audiointerp.speed.inference.fast_copy`); the same to float rounding.
 
     Attributes
     ----------

@@ -23,8 +23,8 @@ from audiointerp.interpretation.base import (
     choose_target,
     pick,
 )
-from audiointerp.model.memory import batch_size_for
 from audiointerp.registry import Registry
+from audiointerp.speed.memory import batch_size_for
 
 Segmentation = Callable[[np.ndarray], np.ndarray]
 SEGMENTATIONS: Registry[Callable[[], Segmentation]] = Registry("segmentation")

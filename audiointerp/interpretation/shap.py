@@ -25,7 +25,7 @@ from audiointerp.interpretation.base import (
 )
 from audiointerp.interpretation.deeplift import Recording, RescaleRule, unknown_layers
 from audiointerp.model.layers import MaxOverTime
-from audiointerp.model.memory import bytes_to_keep
+from audiointerp.speed.memory import bytes_to_keep
 
 _BACKENDS = ("rescale", "shap")
 _TOLERANCE = 0.01

@@ -20,10 +20,10 @@ def plot_confusion(counts: pd.DataFrame, *, heading: str = "") -> Picture:
     Parameters
     ----------
     counts : DataFrame
-        As `audiointerp.classification.confusion` returns it: a row for what clips are, a column
-        for what they were taken for. The number is written into each cell that has clips; its
-        colour is the number's share of the row, and the share that is right stands at the row's
-        end.
+        As `audiointerp.runs.classification.confusion` returns it: a row for what clips are, a
+        column for what they were taken for. The number is written into each cell that has clips;
+        its colour is the number's share of the row, and the share that is right stands at the
+        row's end.
     heading : str
         Above the picture.
 

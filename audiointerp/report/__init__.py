@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from audiointerp.dataset.audio import write_atomically
 from audiointerp.report.listen import BY, CLIPS, Listening, listen
 from audiointerp.report.media import Form
 from audiointerp.report.runs import find_runs, page_of_runs, read_runs
 from audiointerp.report.saved import find_saved, page_of_saved
+from audiointerp.storage import write_atomically
 
 PAGE = "report.html"
 """Name of the page, in the folder that it is made from."""
@@ -105,8 +105,7 @@ def write_report(
             "experiment` in it"
         )
     target = folder / PAGE if out is None else Path(out)
-    write_atomically(target, content.encode())
-    return target
+    return write_atomically(target, content)
 
 
 def _title(folder: Path, runs: Sequence[Path]) -> str:

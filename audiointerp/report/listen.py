@@ -26,13 +26,13 @@ from audiointerp.dataset.choose import SYNTHETIC
 from audiointerp.interpretation import SaliencyInterpreter
 from audiointerp.masking import MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, complexity, sparseness
+from audiointerp.model.weights import load, model_hash
 from audiointerp.predict import Predict
 from audiointerp.processing import Analysis
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.runs import Run, group_runs
-from audiointerp.scoring import Scores
 from audiointerp.sound import SOUND_FORMATS
-from audiointerp.weights import load, model_hash
+from audiointerp.speed.scoring import Scores
 
 CLIPS = 6
 """How many clips are to be heard unless told otherwise, half of them the best."""
@@ -228,7 +228,7 @@ def _choose_clips(
         raise ValueError(f"{wanted} clips to listen to: expected 1 or more")
     if means.empty:
         raise ValueError(f"{runs[0].folder}: no clip has a map in every run; listen to one run")
-    ranked = means.sort_values(ascending=not METRICS[by].higher_is_better, kind="stable").index
+    ranked = means.sort_values(ascending=not METRICS[by].better > 0, kind="stable").index
     half = -(-min(wanted, len(ranked)) // 2)
     worst = min(wanted, len(ranked)) - half
     return dict.fromkeys(ranked[:half], f"best by {by}") | dict.fromkeys(

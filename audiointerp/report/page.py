@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import inspect
 import json
 from importlib import resources
 from string import Template
@@ -58,21 +57,20 @@ def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
 def describe_metric(name: str) -> dict[str, Any]:
     """Return what a page says of a metric, and how it shows and compares its values."""
     metric = METRICS[name]
-    unit = 100 if metric.title.endswith("%") else 1
-    about = (inspect.getdoc(metric.function) or metric.title).splitlines()[0]
+    unit = f", {metric.unit}" if metric.unit else ""
     return {
         "name": name,
-        "about": f"{metric.title[0].upper()}{metric.title[1:]}. {about.removesuffix('.')}",
-        "better": "higher" if metric.higher_is_better else "lower",
-        "digits": {"AI": 0, "AD": 1, "AG": 1, "FidIn": 0}.get(name, 3),
-        "mean_digits": 1 if unit == 100 else 3,
-        "unit": unit,
-        "same": SAME * unit,
+        "about": f"{metric.title.capitalize()}{unit}: {metric.meaning}",
+        "better": "higher" if metric.better > 0 else "lower",
+        "digits": metric.clip_decimals,
+        "mean_digits": metric.decimals,
+        "unit": metric.scale,
+        "same": SAME * metric.scale,
     }
 
 
 def _template(name: str) -> str:
-    return (resources.files("audiointerp") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("audiointerp.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

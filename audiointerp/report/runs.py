@@ -19,7 +19,7 @@ import pandas as pd
 
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.report.page import PLACES, describe_metric, fill_page
-from audiointerp.results import CLIP_COLUMNS, READ_EXACTLY, TABLES, read_run, read_table
+from audiointerp.runs.store import CLIP_COLUMNS, READ_EXACTLY, TABLES, read_run, read_table
 from audiointerp.tables import MASK_ORDER, METHOD_ORDER, METRIC_COLUMNS, SAME, SCORE_FLOOR
 
 Table = Mapping[str, pd.DataFrame]

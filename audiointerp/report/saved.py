@@ -24,7 +24,7 @@ from audiointerp.masking import make_masks
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.page import PLACES, describe_metric, fill_page
-from audiointerp.results import READ_EXACTLY
+from audiointerp.runs.store import READ_EXACTLY
 from audiointerp.sound import SOUND_FORMATS, data_uri
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from audiointerp.plots import plot_plane
+from audiointerp.storage import write_atomically
 from audiointerp.tables import load_results
 from audiointerp.tables.paper import (
     MEASURED_ON,
@@ -265,7 +266,4 @@ def _cut(table: Table) -> list[Table]:
 
 def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_atomically(path, text)

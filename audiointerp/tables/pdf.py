@@ -24,6 +24,7 @@ from matplotlib.transforms import IdentityTransform
 from tqdm.auto import tqdm
 
 from audiointerp.plots import draw_plane
+from audiointerp.storage import replacing
 from audiointerp.tables.links import Bookmark, Link, add_navigation
 from audiointerp.tables.paper import MEASURED_ON, TITLES, Cell, Column, Row, Table, Tables
 
@@ -115,13 +116,20 @@ def write_pdf(tables: Tables, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     pages = _lay_out(tables)
     # How many pages the contents take does not depend on the numbers in them.
     before = len(_cut_contents(_list_contents(pages, before=0)))
     contents = _cut_contents(_list_contents(pages, before=before))
-    links = []
-    with PdfPages(partial, metadata={"Title": "Tables", "CreationDate": None}) as pdf:
+    with replacing(path) as partial:
+        _draw_pages(partial, pages, contents, tables)
+    return path
+
+
+def _draw_pages(
+    path: Path, pages: list[_Page], contents: list[list[_Entry]], tables: Tables
+) -> None:
+    before, links = len(contents), []
+    with PdfPages(path, metadata={"Title": "Tables", "CreationDate": None}) as pdf:
         plain = _is_western(tables.tables)
         for number, entries in enumerate(contents, start=1):
             figure, found = _draw_contents(entries, number, tables, plain=plain)
@@ -133,9 +141,7 @@ def write_pdf(tables: Tables, path: str | os.PathLike[str]) -> Path:
             figure, link = _draw_page(page, number, tables, plain=plain)
             _save(pdf, figure, plain=plain)
             links.append(link)
-    add_navigation(partial, list(_bookmarks(pages, before)), links)
-    partial.replace(path)
-    return path
+    add_navigation(path, list(_bookmarks(pages, before)), links)
 
 
 def _save(pdf: PdfPages, figure: Figure, *, plain: bool) -> None:

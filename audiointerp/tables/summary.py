@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from audiointerp.results import TABLES, read_run, read_table
+from audiointerp.runs.store import TABLES, read_run, read_table
 from audiointerp.tables.statistics import bootstrap_means, holm, pareto_front, signed_rank_test
 
 HIGHER_IS_BETTER = {

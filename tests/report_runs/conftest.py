@@ -11,8 +11,8 @@ from runs import CLASSES, EXPERIMENTS, HEARD, METHODS, RATE, open_set, write_set
 
 import audiointerp as ai
 from audiointerp.model import build_model
+from audiointerp.model.weights import load, save_weights
 from audiointerp.report import write_report
-from audiointerp.weights import load, save_weights
 
 
 @pytest.fixture(scope="session")

@@ -25,12 +25,12 @@ from runs import (
 )
 
 import audiointerp as ai
-from audiointerp.__main__ import main
+from audiointerp.cli import main
 from audiointerp.masking import MASKS
 from audiointerp.model import build_model
+from audiointerp.model.weights import load
 from audiointerp.report import write_report
 from audiointerp.tables import METRIC_COLUMNS
-from audiointerp.weights import load
 
 
 def test_every_run_is_there_in_the_order_of_the_tables(data):

@@ -19,6 +19,7 @@ from torch import nn
 
 from audiointerp.model import TransferModel, build_model
 from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.storage import write_atomically
 
 FORMAT = "audiointerp-1"
 
@@ -80,14 +81,8 @@ def save_weights(
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        # Not save_file, whose files only their owner can read.
-        partial.write_bytes(save(tensors, metadata))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    # Not save_file, whose files only their owner can read.
+    return write_atomically(path, save(tensors, metadata))
 
 
 def load(

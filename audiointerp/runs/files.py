@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from audiointerp.comparison import Comparison
 from audiointerp.dataset import AudioError, load_audio
 from audiointerp.device import resolve_device
 from audiointerp.interpretation import METHODS
 from audiointerp.metrics import METRICS
 from audiointerp.predict import Place, Predict
-from audiointerp.prepare import (
+from audiointerp.processing import STFTSpectrogram
+from audiointerp.report import write_report
+from audiointerp.runs.comparison import Comparison
+from audiointerp.runs.recipe import (
     SHOWN_MASKS,
     background_for,
     build_interpreter,
@@ -30,9 +32,7 @@ from audiointerp.prepare import (
     check_names,
     load_models,
 )
-from audiointerp.processing import STFTSpectrogram
-from audiointerp.report import write_report
-from audiointerp.result import Interpretation
+from audiointerp.runs.result import Interpretation
 from audiointerp.sound import SOUND_FORMATS
 
 CLIPS_PER_BATCH = 8
@@ -85,7 +85,7 @@ def interpret_files(
     files : sequence of path
         WAV, OGG or FLAC. One that cannot be read is reported and skipped.
     weights : sequence of path
-        Weight files; see `audiointerp.weights`.
+        Weight files; see `audiointerp.model.weights`.
     out : path
         Folder for the results, ``<out>/<model>/<method>/<clip>/``.
     methods : iterable of str, optional
@@ -93,7 +93,7 @@ def interpret_files(
     masks : sequence of str, optional
         Masks to draw and to make audible, None for all; the tables always have all fourteen.
     sound : {"wav", "flac", "mp3"}
-        What masked sounds are written as; see `audiointerp.result.Interpretation.save`.
+        What masked sounds are written as; see `audiointerp.runs.result.Interpretation.save`.
     target : str, optional
         Class to explain; the predicted one by default.
     background : "synthetic" or path
@@ -186,7 +186,7 @@ def compare_methods(
     file : path
         WAV, OGG or FLAC.
     weights : path
-        Weight file of the model; see `audiointerp.weights`.
+        Weight file of the model; see `audiointerp.model.weights`.
     methods : iterable of str, optional
         Names in ``METHODS``; all by default.
     masks : sequence of str, optional

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from audiointerp.device import device_of
-from audiointerp.model.memory import keep_freed_memory
+from audiointerp.speed.memory import keep_freed_memory
 
 M = TypeVar("M", bound=nn.Module)
 

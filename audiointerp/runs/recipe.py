@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from audiointerp.dataset import ClipDataset, open_dataset
 from audiointerp.interpretation import METHODS, Interpreter, select_background
 from audiointerp.masking import MASKS, base_level
+from audiointerp.model.weights import load
 from audiointerp.processing import STFTSpectrogram
-from audiointerp.weights import load
 
 TRAIN_FOLDS = (1, 2, 3)
 SHOWN_MASKS = ("topK_5", "topK_30")

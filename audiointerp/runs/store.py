@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from audiointerp.storage import replacing, write_atomically
+
 CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
 TABLES = {"features": "csvs", "audio": "csvs_audio"}
 """Folder of the tables, by what the metrics were measured on."""
@@ -145,10 +147,8 @@ class RunFolder:
             self._write_diagnostics()
         for clip, (attribution, _) in maps.items():
             target = self._attribution(clip)
-            partial = target.with_suffix(".partial")
-            with partial.open("wb") as file:
-                np.save(file, attribution)
-            partial.replace(target)
+            with replacing(target) as partial:
+                np.save(partial, attribution)
 
     def append(self, rows: Mapping[tuple[str, str], Sequence[Row]]) -> None:
         """Add the rows of some clips: for every ("features" or "audio", mask) the same clips."""
@@ -238,15 +238,15 @@ class RunFolder:
 
     def _write_diagnostics(self) -> None:
         table = pd.DataFrame(self._diagnostics.values())
-        _write_text(self.path / "diagnostics.csv", table.to_csv(index=False))
+        write_atomically(self.path / "diagnostics.csv", table.to_csv(index=False))
 
     def _write_tables(self, rows: Mapping[tuple[str, str], pd.DataFrame]) -> None:
         for key, table in rows.items():
-            _write_text(self._tables[key], table.to_csv(index=False))
+            write_atomically(self._tables[key], table.to_csv(index=False))
 
     def _write_run(self, report: Mapping[str, Any]) -> None:
         content = {"settings": self.settings, "report": dict(report)}
-        _write_text(self.path / "run.json", json.dumps(content, indent=2) + "\n")
+        write_atomically(self.path / "run.json", json.dumps(content, indent=2) + "\n")
 
 
 def run_path(results: str | os.PathLike[str], model: str, method: str, experiment: str) -> Path:
@@ -316,10 +316,3 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: damaged; remove the run's folder to start again") from error
     return content
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from audiointerp.masking import MASKS
 from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in_words
 from audiointerp.processing import Analysis, STFTSpectrogram
 from audiointerp.sound import SOUND_FORMATS, Sound
+from audiointerp.storage import replacing_folder
 
 Part = Literal["in", "out"]
 
@@ -205,16 +204,8 @@ class Interpretation:
             raise FileExistsError(
                 f"{folder}: holds files that are no earlier result; choose an empty folder"
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with replacing_folder(folder) as partial:
             self._write(partial, chosen, sound)
-            partial.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.replace(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return folder
 
     def summary(self) -> dict[str, object]:

@@ -16,8 +16,6 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 
-from audiointerp.augment import SpecAugment
-from audiointerp.classification import predict_labels
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.choose import SYNTHETIC, open_dataset
 from audiointerp.fit import Training, fit
@@ -28,9 +26,11 @@ from audiointerp.model import (
     find_panns,
     load_panns,
 )
+from audiointerp.model.weights import load, save_weights
 from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.runs.classification import predict_labels
+from audiointerp.training.augment import SpecAugment
 from audiointerp.version import __version__
-from audiointerp.weights import load, save_weights
 
 AUDIOSET = "audioset"
 _PANNS_BINS = 64
@@ -63,7 +63,8 @@ class Trained:
     training : Training
         Model, history, best epoch, checkpoint.
     labels : DataFrame
-        The test clips and how each was classified; see `audiointerp.classification.predict_labels`.
+        The test clips and how each was classified; see
+        `audiointerp.runs.classification.predict_labels`.
     """
 
     weights: Path

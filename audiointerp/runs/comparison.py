@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from audiointerp.plots import Picture, plot_attributions, plot_comparison, plot_probabilities
-from audiointerp.result import Interpretation, Part, check_part
+from audiointerp.runs.result import Interpretation, Part, check_part
 from audiointerp.sound import Html
 
 _WORDS = {"in": "kept", "out": "removed"}

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from audiointerp.classification import predict_labels
 from audiointerp.dataset import ClipDataset, Contamination
 from audiointerp.device import resolve_device
 from audiointerp.interpretation import METHODS
 from audiointerp.model import TransferModel
 from audiointerp.predict import Place, Predict, SetResult
-from audiointerp.prepare import (
+from audiointerp.processing import STFTSpectrogram
+from audiointerp.runs.classification import predict_labels
+from audiointerp.runs.recipe import (
     SHOWN_MASKS,
     TRAIN_FOLDS,
     background_for,
@@ -28,8 +29,7 @@ from audiointerp.prepare import (
     load_models,
     open_set,
 )
-from audiointerp.processing import STFTSpectrogram
-from audiointerp.results import run_path
+from audiointerp.runs.store import run_path
 from audiointerp.tables.paper import accuracy_intervals
 
 CLEAN = "clean"

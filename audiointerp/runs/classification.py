@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.device import device_of, resolve_device
 from audiointerp.model import TransferModel
+from audiointerp.model.weights import check_fit
 from audiointerp.processing import STFTSpectrogram
-from audiointerp.weights import check_fit
 
 
 def predict_labels(

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from audiointerp.model.inference import fast_copy
-from audiointerp.model.memory import batch_size_for
 from audiointerp.processing import Analysis
+from audiointerp.speed.inference import fast_copy
+from audiointerp.speed.memory import batch_size_for
 
 
 class Scorer:

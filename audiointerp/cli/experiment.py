@@ -1,0 +1,85 @@
+"""Interpret whole sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audiointerp.cli.options import (
+    Alpha,
+    Base,
+    Data,
+    Device,
+    Methods,
+    Places,
+    Seed,
+    SnrDb,
+    Subset,
+    Weights,
+)
+from audiointerp.cli.skipped import report_skipped
+
+
+def experiment(
+    weights: Weights,
+    data: Data,
+    subset: Subset = None,
+    fold: Annotated[int, typer.Option(help="The fold to interpret.")] = 5,
+    clips: Annotated[
+        int | None, typer.Option(help="At most so many of its clips, class by class; or all.")
+    ] = None,
+    train_folds: Annotated[
+        list[int], typer.Option(help="Folds that SHAP's background is drawn from.")
+    ] = [1, 2, 3],  # noqa: B006
+    method: Methods = None,
+    noise: Annotated[
+        list[str] | None, typer.Option(help="Noise file of a condition: FILE or NAME=FILE.")
+    ] = None,
+    clean: Annotated[bool, typer.Option(help="Also interpret the clips as they are.")] = True,
+    alpha: Alpha = None,
+    snr_db: SnrDb = None,
+    mask: Annotated[list[str] | None, typer.Option(help="Mask to score; all by default.")] = None,
+    base: Base = "floor",
+    on: Places = ["features"],  # noqa: B006
+    precision: Annotated[
+        str, typer.Option(help="float32; tf32 or bfloat16: faster, see benchmarks/README.md.")
+    ] = "float32",
+    results: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results"),
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded clips.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Do runs again that are there.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Interpret a test fold with every model and method, clean and under noise."""
+    from audiointerp.runs.experiment import parse_noise, run_experiment
+
+    done = run_experiment(
+        weights,
+        data,
+        subset=subset,
+        fold=fold,
+        clips=clips,
+        train_folds=train_folds,
+        methods=method,
+        noises=dict(map(parse_noise, noise or [])),
+        clean=clean,
+        alpha=alpha,
+        snr_db=snr_db,
+        masks=mask,
+        base=base,
+        on=on,
+        precision=precision,
+        results=results,
+        cache_dir=cache,
+        seed=seed,
+        device=device,
+        overwrite=overwrite,
+    )
+    failures = {}
+    for folder, result in done.items():
+        typer.echo(f"\n{folder}: accuracy {100 * result.accuracy:.2f} %")
+        typer.echo(result.mean_metrics(on[0]).round(3).to_string())
+        failures |= {f"{folder.name}/{clip}": why for clip, why in result.failures.items()}
+    report_skipped(failures)

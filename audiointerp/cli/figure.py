@@ -1,0 +1,47 @@
+"""Draw the figure of one sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audiointerp.cli.options import Background, Base, Device, Methods, Seed, Target
+
+
+def figure(
+    file: Annotated[Path, typer.Argument(help="Sound file: WAV, OGG or FLAC.")],
+    weights: Annotated[Path, typer.Option("--weights", "-w", help="Weight file.")],
+    out: Annotated[Path, typer.Option(help="Where to, without ending.")] = Path("figure"),
+    method: Methods = None,
+    mask: Annotated[
+        list[str] | None, typer.Option(help="Mask of a column, six at most; topK_5, topK_30.")
+    ] = None,
+    part: Annotated[
+        str, typer.Option(help="in: what masks keep; out: what is left without that.")
+    ] = "in",
+    target: Target = None,
+    background: Background = "synthetic",
+    base: Base = "floor",
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw the paper's figure of one sound, methods by masks, as PDF and PNG for print."""
+    from audiointerp.runs.files import compare_methods
+    from audiointerp.runs.recipe import SHOWN_MASKS
+
+    shown = mask or SHOWN_MASKS
+    comparison = compare_methods(
+        file,
+        weights,
+        methods=method,
+        masks=shown,
+        target=target,
+        background=background,
+        base=base,
+        seed=seed,
+        device=device,
+    )
+    for path in comparison.plot(shown, part).save_print(out):
+        typer.echo(path)

@@ -1,0 +1,88 @@
+"""Train a classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audiointerp.cli.options import Data, Device, Seed, Subset
+
+
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Weight file to write, .safetensors.")],
+    front_end: Annotated[
+        str, typer.Option(help="LogMelSTFTSpectrogram, LogSTFTSpectrogram, …")
+    ] = "LogMelSTFTSpectrogram",
+    model: Annotated[str, typer.Option(help="Cnn14, Cnn10, Cnn6, ResNet22, …")] = "Cnn14",
+    width: Annotated[
+        float | None, typer.Option(help="Channels of Cnn14 as a share of the published ones.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Weights to start from: a file, or 'audioset' to fetch them.")
+    ] = None,
+    subset: Subset = None,
+    train_folds: Annotated[list[int], typer.Option(help="Folds to train on.")] = [1, 2, 3],  # noqa: B006
+    validation_fold: Annotated[int, typer.Option(help="Fold that chooses the epoch.")] = 4,
+    test_fold: Annotated[int, typer.Option(help="Fold to test on, once.")] = 5,
+    clips: Annotated[
+        int | None, typer.Option(help="At most this many clips of each; all by default.")
+    ] = None,
+    epochs: int = 100,
+    batch_size: int = 16,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 1e-2,
+    label_smoothing: float = 0.0,
+    dropout_scale: Annotated[float, typer.Option(help="Times the published dropout.")] = 1.0,
+    mixup_alpha: Annotated[float, typer.Option(help="0 for no mixup.")] = 0.4,
+    spec_augment: Annotated[bool, typer.Option(help="Hide stripes of the spectrogram.")] = True,
+    time_shift: Annotated[float, typer.Option(help="Share of the clip; 0 for none.")] = 0.5,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better one before stopping.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a stopped training.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier training.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded clips.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed.")] = "32-true",
+) -> None:
+    """Train a classifier on some folds, choose the epoch on another, test it on the last."""
+    from audiointerp.training.recipe import train_classifier
+
+    trained = train_classifier(
+        data,
+        out,
+        front_end=front_end,
+        model=model,
+        width=width,
+        pretrained=pretrained,
+        subset=subset,
+        train_folds=train_folds,
+        validation_fold=validation_fold,
+        test_fold=test_fold,
+        clips=clips,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        dropout_scale=dropout_scale,
+        mixup_alpha=mixup_alpha,
+        spec_augment=spec_augment,
+        time_shift=time_shift,
+        patience=patience,
+        resume=resume,
+        overwrite=overwrite,
+        cache_dir=cache,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    typer.echo(
+        f"{trained.weights}: best epoch {trained.training.best_epoch}, accuracy "
+        f"{100 * trained.validation_accuracy:.2f} % on the validation fold, "
+        f"{100 * trained.test_accuracy:.2f} % on the test fold"
+    )

@@ -1,0 +1,42 @@
+"""Metrics of an interpretation: one record per metric, in `METRICS`, by family.
+
+A new metric is one record, ``METRICS["name"] = Metric(...)``, in the file of its family; tables,
+report and tests then include it.
+"""
+
+from audiointerp.evaluation.record import (
+    EVIDENCE,
+    METRICS,
+    Evidence,
+    Metric,
+    available_metrics,
+    evaluate_evidence,
+)
+
+from audiointerp.evaluation.fidelity import (  # isort: skip (the order of the columns)
+    AI_MARGIN,
+    average_drop,
+    average_gain,
+    average_increase,
+    faithfulness,
+    input_fidelity,
+)
+from audiointerp.evaluation.simplicity import MaskCells, complexity, sparseness  # isort: skip
+
+__all__ = [
+    "AI_MARGIN",
+    "EVIDENCE",
+    "METRICS",
+    "Evidence",
+    "MaskCells",
+    "Metric",
+    "available_metrics",
+    "average_drop",
+    "average_gain",
+    "average_increase",
+    "complexity",
+    "evaluate_evidence",
+    "faithfulness",
+    "input_fidelity",
+    "sparseness",
+]

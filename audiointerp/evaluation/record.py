@@ -1,0 +1,172 @@
+"""A metric as a record, and the evidence that metrics are computed from.
+
+`METRICS` is the only place that states facts about metrics: tables, plots, the report and the
+tests read names, units, directions and bounds from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+
+from audiointerp.registry import Registry
+
+Value = TypeVar("Value")
+
+EVIDENCE = frozenset({"inside", "outside", "mask", "attribution", "view", "truth", "classifier"})
+"""What a metric can need beside ``before`` and ``target``, which are always there."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about a batch of clips under one mask each; None where it is not known.
+
+    Attributes
+    ----------
+    before : Tensor, shape (batch, classes)
+        Class probabilities of the clips as they are.
+    target : Tensor of int64, shape (batch,)
+        The explained classes.
+    inside, outside : Tensor, shape (batch, classes), optional
+        Class probabilities of what the masks keep and of what remains without that.
+    mask : Tensor, shape (batch, ...), optional
+        In [0, 1].
+    attribution : Tensor, shape (batch, 1, bins, frames), optional
+        The maps that the masks were made from.
+    view : View, optional
+        The clips; see `audiointerp.processing.View`.
+    truth : object, optional
+        What is known of the clips' parts, one entry per clip; the metric says what it expects.
+    classifier : Classifier, optional
+        To run it on something else.
+    keeps : callable, optional
+        The head's rule for an unchanged decision; see `audiointerp.evaluation.input_fidelity`.
+    """
+
+    before: Tensor
+    target: Tensor
+    inside: Tensor | None = None
+    outside: Tensor | None = None
+    mask: Tensor | None = None
+    attribution: Tensor | None = None
+    view: Any = None
+    truth: Any = None
+    classifier: Any = None
+    keeps: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    _shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Names of what is known, of those in `EVIDENCE`."""
+        names = (each.name for each in fields(self))
+        return frozenset(n for n in names if n in EVIDENCE and getattr(self, n) is not None)
+
+    def once(self, name: str, compute: Callable[[], Value]) -> Value:
+        """Return a value that several metrics share, computed by the first that asks."""
+        if name not in self._shared:
+            self._shared[name] = compute()
+        return self._shared[name]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the results.
+
+    Attributes
+    ----------
+    name : str
+        Of the column.
+    title : str
+        The name in words, lower case.
+    meaning : str
+        What it measures, as a phrase.
+    unit : str
+        "%", "nats", "dB" or "" for a share or a difference of probabilities.
+    decimals, clip_decimals : int
+        Digits shown after the point, of a mean and of one clip's value.
+    better : {1, -1}
+        1 where higher is better, -1 where lower is.
+    bounds : callable
+        ``bounds(cells)``, the lowest and highest possible value for maps of that many cells.
+    family : str
+        "fidelity", "simplicity", "localisation", …: metrics that answer one question.
+    level : {"map", "mask", "sound"}
+        What is judged. A metric of the map is the same for every mask.
+    needs : frozenset of str
+        What must be known, of `EVIDENCE`; without it the column is left out.
+    compute : callable
+        ``compute(evidence)``, a Tensor of shape (batch,); NaN for a clip without evidence.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    unit: str
+    decimals: int
+    clip_decimals: int
+    better: Literal[1, -1]
+    bounds: Callable[[int], tuple[float, float]]
+    family: str
+    level: Literal["map", "mask", "sound"]
+    needs: frozenset[str]
+    compute: Callable[[Evidence], Tensor]
+
+    def __post_init__(self) -> None:
+        unknown = self.needs - EVIDENCE
+        if unknown:
+            raise ValueError(
+                f"the metric {self.name!r} needs {', '.join(sorted(unknown))}: expected some of "
+                f"{', '.join(sorted(EVIDENCE))}"
+            )
+        if self.better not in (1, -1):
+            raise ValueError(f"better is {self.better!r}: expected 1 (higher) or -1 (lower)")
+
+    @property
+    def scale(self) -> float:
+        """The size of the unit: 100 where the unit is percent, else 1."""
+        return 100.0 if self.unit == "%" else 1.0
+
+
+METRICS: Registry[Metric] = Registry("metric")
+
+
+def available_metrics(known: Iterable[str]) -> dict[str, Metric]:
+    """Return the metrics that can be computed from what is known, in the order of ``METRICS``.
+
+    Parameters
+    ----------
+    known : iterable of str
+        Names in `EVIDENCE`.
+    """
+    known = frozenset(known)
+    return {name: metric for name, metric in METRICS.items() if metric.needs <= known}
+
+
+def evaluate_evidence(evidence: Evidence, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Compute metrics of a batch of clips under one mask each.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    names : iterable of str, optional
+        Names in ``METRICS``; by default all that the evidence suffices for.
+
+    Returns
+    -------
+    dict of str to Tensor of shape (batch,)
+        By column name.
+
+    Raises
+    ------
+    ValueError
+        If a metric named needs what is not known.
+    """
+    chosen = available_metrics(evidence.known) if names is None else {n: METRICS[n] for n in names}
+    for name, metric in chosen.items():
+        missing = metric.needs - evidence.known
+        if missing:
+            raise ValueError(f"the metric {name} needs {', '.join(sorted(missing))}, not given")
+    return {name: metric.compute(evidence) for name, metric in chosen.items()}

@@ -1,0 +1,1 @@
+"""Run networks fast: inference copies, batch sizes, numeric precision, equal masks scored once."""

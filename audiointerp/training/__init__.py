@@ -1,0 +1,1 @@
+"""Train a classifier: augmentation, the loop, the recipe, the model card."""

@@ -1,0 +1,573 @@
+"""Training: features in batches on the model's device, augmentation, the best epoch kept as a file.
+
+All randomness of a training step is a pure function of the seed and the step's number, so a run
+that was cut off and resumed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm
+
+from audiointerp.dataset.base import Clip, ClipDataset
+from audiointerp.device import resolve_device
+from audiointerp.model import TransferModel
+from audiointerp.processing import STFTSpectrogram
+from audiointerp.runs.classification import check_set
+from audiointerp.storage import write_atomically
+from audiointerp.training import augment
+from audiointerp.training.augment import SpecAugment
+
+BEST, LAST, HISTORY = "best.ckpt", "last.ckpt", "history.csv"
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+class TrainingError(ValueError):
+    """A training that cannot go on; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of a training.
+
+    Attributes
+    ----------
+    model : TransferModel
+        With the best epoch's weights, in evaluation mode, on the device it came from.
+    history : DataFrame
+        One row per epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy`` (of the
+        augmented clips), ``val_loss``, ``val_accuracy``, ``learning_rate`` (at its last step).
+        Accuracies are shares of 1.
+    best_epoch : int
+        The epoch of the highest validation accuracy; of several, the one of the lowest loss.
+    checkpoint : Path
+        That epoch's Lightning checkpoint.
+    """
+
+    model: TransferModel = field(repr=False)
+    history: pd.DataFrame
+    best_epoch: int
+    checkpoint: Path
+
+    @property
+    def best(self) -> pd.Series:
+        """The history's row of the best epoch."""
+        return self.history.loc[self.history["epoch"] == self.best_epoch].iloc[0]
+
+
+def fit(
+    model: TransferModel,
+    processor: STFTSpectrogram,
+    train: ClipDataset,
+    validation: ClipDataset,
+    *,
+    out: str | os.PathLike[str],
+    epochs: int = 100,
+    batch_size: int = 32,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 1e-2,
+    label_smoothing: float = 0.0,
+    dropout_scale: float = 1.0,
+    mixup_alpha: float = 0.4,
+    spec_augment: SpecAugment | None = None,
+    time_shift: float = 0.5,
+    patience: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "32-true",
+    resume: bool = False,
+    overwrite: bool = False,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Training:
+    """Train a classifier in place and leave it with the weights of its best epoch.
+
+    AdamW; the learning rate rises over the first tenth of the steps and falls to 0 along a cosine.
+    Best is the highest validation accuracy, of several the lowest validation loss.
+
+    Parameters
+    ----------
+    model : TransferModel
+        Trained from the weights it has. Its `classes` and `duration` are set from `train`.
+    processor : STFTSpectrogram
+        The front end; its features are computed batch by batch on the training device.
+    train, validation : ClipDataset
+        Of the same classes, at the processor's sample rate, with no clip in common.
+    out : path
+        Folder for ``best.ckpt``, ``last.ckpt`` (both with optimiser and progress) and
+        ``history.csv``.
+    epochs, batch_size : int
+    learning_rate : float
+        The highest of the run.
+    weight_decay, label_smoothing : float
+    dropout_scale : float
+        Multiplies the network's own dropout rates while it trains. 1 are the rates of PANNs, for
+        full width and a million clips; a slim network learns faster with less.
+    mixup_alpha : float
+        See :func:`audiointerp.training.augment.mixup`; 0 for none.
+    spec_augment : SpecAugment, optional
+        None for none.
+    time_shift : float
+        See :func:`audiointerp.training.augment.time_shift`; 0 for none.
+    patience : int, optional
+        Stop after this many epochs without a new best. None trains to the end.
+    seed : int
+        The same seed gives the same weights, on the same machine, device and number of threads.
+    device : str
+        "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
+    precision : str
+        Of the training steps, Lightning's "32-true", "bf16-mixed" or "16-mixed"; features and
+        validation are always in float32. bf16-mixed is faster where the processor has it.
+    resume : bool
+        Go on from ``last.ckpt`` where there is one, to the very result of an uninterrupted run;
+        a finished run is only read back.
+    overwrite : bool
+        Begin anew where `out` holds a training; with `resume`, only if it had other settings or
+        other clips.
+    num_workers : int
+        Processes that load clips; 0 loads them in this one.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Training
+
+    Raises
+    ------
+    ValueError
+        If the sets, the front end, the model and the numbers do not fit each other, `out` holds
+        another training, or the device is not there. Nothing is written then.
+    TrainingError
+        If the loss becomes infinite or NaN.
+
+    Examples
+    --------
+    >>> training = fit(model, processor, train, validation, out="runs/dog")  # doctest: +SKIP
+    >>> training.history.plot(x="epoch", y="val_accuracy")  # doctest: +SKIP
+    """
+    _check_sets(model, processor, train, validation)
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "dropout_scale": dropout_scale,
+        "mixup_alpha": mixup_alpha,
+        "time_shift": time_shift,
+        "patience": patience,
+        "seed": seed,
+        "precision": precision,
+        "spec_augment": repr(spec_augment),
+        "model": model.settings(),
+        "processor": processor.settings(),
+        "clips": [len(train), len(validation)],
+        "clip_ids": [_fingerprint(train.clip_ids), _fingerprint(validation.clip_ids)],
+    }
+    _check_numbers(settings)
+    hardware = resolve_device(device)
+    out = Path(out).resolve()
+    earlier = _read_earlier(out, settings, resume, overwrite)
+    if earlier is None or not _is_finished(earlier, epochs, patience):
+        task = _Task(model, processor, spec_augment, settings, out)
+        loaders = (
+            _loader(train, batch_size, num_workers, seed),
+            _loader(validation, batch_size, num_workers),
+        )
+        _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
+        earlier = task.history
+    model.load_state_dict(_best_state(out / BEST), strict=True)
+    model.classes, model.duration = train.classes, train.duration
+    best = best_epoch(earlier)
+    return Training(model.eval(), pd.DataFrame(earlier), best, out / BEST)
+
+
+def best_epoch(history: Sequence[dict[str, float]]) -> int:
+    """Return the epoch of the highest validation accuracy, of several that of the lowest loss."""
+    best = max(history, key=lambda row: (row["val_accuracy"], -row["val_loss"], -row["epoch"]))
+    return int(best["epoch"])
+
+
+class _Task(LightningModule):
+    """One step, one epoch: what Lightning calls. The history is the only record of progress."""
+
+    def __init__(
+        self,
+        model: TransferModel,
+        processor: STFTSpectrogram,
+        spec_augment: SpecAugment | None,
+        settings: dict[str, Any],
+        out: Path,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        self.spec_augment = nn.Identity() if spec_augment is None else spec_augment
+        self.settings = settings
+        self.out = out
+        self.history: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimiser = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.settings["learning_rate"],
+            weight_decay=self.settings["weight_decay"],
+        )
+        steps = math.ceil(self.settings["clips"][0] / self.settings["batch_size"])
+        total = steps * self.settings["epochs"]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, total))
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_train_epoch_start(self) -> None:
+        self._sums = {}
+
+    def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
+        del batch_idx
+        seed = _mix_seed(self.settings["seed"], self.global_step)
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout's; `fit` gives the caller's state back
+        features, targets = self._augmented(batch, generator)
+        logits = self.model(features)
+        loss = functional.cross_entropy(
+            logits, targets, label_smoothing=self.settings["label_smoothing"]
+        )
+        if not torch.isfinite(loss):
+            rate, precision = (self.settings[name] for name in ("learning_rate", "precision"))
+            raise TrainingError(
+                f"the loss is {float(loss.detach())} in epoch {self.current_epoch + 1}: lower the "
+                f"learning rate, now {rate}, or use the precision 32-true, now {precision}"
+            )
+        self._count("train", loss, logits, targets.argmax(1))
+        return loss
+
+    def validation_step(self, batch: Clip, batch_idx: int) -> None:
+        del batch_idx
+        with self._full_precision():
+            logits = self.model(self.processor(batch.waveform))
+        self._count("val", functional.cross_entropy(logits, batch.label), logits, batch.label)
+
+    def on_train_epoch_end(self) -> None:
+        """Enter the epoch, then keep it: as the last one, and as the best one if it is."""
+        epoch = self.current_epoch + 1
+        row: dict[str, float] = {"epoch": epoch}
+        for phase in ("train", "val"):
+            for measure in ("loss", "accuracy"):
+                total, clips = self._sums[f"{phase}_{measure}"], self._sums[f"{phase}_clips"]
+                row[f"{phase}_{measure}"] = total / clips
+        row["learning_rate"] = self._last_rate
+        self.history = [*self.history, row]
+        self.out.mkdir(parents=True, exist_ok=True)
+        best = best_epoch(self.history)
+        if best == epoch:
+            self.trainer.save_checkpoint(self.out / BEST)
+        self.trainer.save_checkpoint(self.out / LAST)
+        _write_history(self.history, self.out / HISTORY)
+        patience = self.settings["patience"]
+        self.trainer.should_stop = patience is not None and epoch - best >= patience
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["training"] = {"settings": self.settings, "history": self.history}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["training"]["history"]
+
+    def _augmented(self, batch: Clip, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), self._full_precision():
+            waveform = augment.time_shift(batch.waveform, self.settings["time_shift"], generator)
+            features = self.processor(waveform)
+            if isinstance(self.spec_augment, SpecAugment):
+                features = self.spec_augment(features, generator)
+            targets = functional.one_hot(batch.label, self.model.num_classes).to(features)
+            return augment.mixup(features, targets, self.settings["mixup_alpha"], generator)
+
+    def _full_precision(self) -> torch.autocast:
+        """Features and validation in float32, whatever the training: what inference will see."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def _count(self, phase: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        clips = len(labels)
+        correct = int((logits.argmax(1) == labels).sum())
+        self._last_rate = self.optimizers().param_groups[0]["lr"]
+        for name, value in (
+            ("loss", float(loss.detach()) * clips),
+            ("accuracy", correct),
+            ("clips", clips),
+        ):
+            key = f"{phase}_{name}"
+            self._sums[key] = self._sums.get(key, 0) + value
+
+
+def _train(
+    task: _Task,
+    loaders: tuple[DataLoader[Clip], DataLoader[Clip]],
+    hardware: torch.device,
+    dropout_scale: float,
+    resume: bool,
+    progress: bool,
+) -> None:
+    """Run Lightning; model, front end and random state come back to where and what they were."""
+    settings = task.settings
+    home = next(task.model.parameters()).device
+    task.model.to(memory_format=torch.channels_last)  # convolutions run faster so
+    try:
+        with (
+            _quiet(),
+            torch.random.fork_rng(_cuda(hardware)),
+            _scaled_dropout(task.model, dropout_scale),
+        ):
+            trainer = Trainer(
+                max_epochs=settings["epochs"],
+                callbacks=[_Progress()] if progress else None,
+                precision=settings["precision"],
+                num_sanity_val_steps=0,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                default_root_dir=task.out,
+                **_accelerator(hardware),
+            )
+            last = task.out / LAST if resume else None
+            trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
+    finally:
+        task.model.to(home, memory_format=torch.contiguous_format)
+        task.processor.to(home)
+
+
+class _EpochOrder(Sampler[int]):
+    """Shuffles by seed and epoch alone, so that a resumed run sees the order it would have seen."""
+
+    def __init__(self, clips: int, seed: int) -> None:
+        self.clips = clips
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of `epoch`; Lightning calls this before every epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(_mix_seed(self.seed, self.epoch))
+        yield from torch.randperm(self.clips, generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return self.clips
+
+
+class _Progress(Callback):
+    """One bar over all epochs, with the last validation accuracy."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del pl_module
+        done, total = trainer.current_epoch, trainer.max_epochs
+        self._bar = tqdm(desc="training", unit="epoch", total=total, initial=done)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: _Task) -> None:
+        del trainer
+        if pl_module.history:
+            row = pl_module.history[-1]
+            best = max(row["val_accuracy"] for row in pl_module.history)
+            self._bar.set_postfix(
+                loss=f"{row['train_loss']:.3f}",
+                val_accuracy=f"{row['val_accuracy']:.1%}",
+                best=f"{best:.1%}",
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self._bar.update()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        del trainer, pl_module, stage
+        if hasattr(self, "_bar"):
+            self._bar.close()
+
+
+def _rate(step: int, total: int) -> float:
+    """Return the share of the highest learning rate at a step: a rise, then half a cosine."""
+    rise = max(1, total // 10)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def _fingerprint(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def _mix_seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _loader(
+    dataset: ClipDataset, batch_size: int, num_workers: int = 0, seed: int | None = None
+) -> DataLoader[Clip]:
+    """Load batches: in the set's order, or shuffled if there is a seed."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=None if seed is None else _EpochOrder(len(dataset), seed),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+
+
+def _check_sets(
+    model: TransferModel, processor: STFTSpectrogram, train: ClipDataset, validation: ClipDataset
+) -> None:
+    check_set(model, processor, train, "training set", known=False)
+    check_set(model, processor, validation, "validation set", known=False)
+    if train.classes != validation.classes:
+        raise ValueError(
+            f"the training set's classes {list(train.classes)} are not the validation set's "
+            f"{list(validation.classes)}: are both made from the same data?"
+        )
+    common = sorted(set(train.clip_ids) & set(validation.clip_ids))
+    if common:
+        raise ValueError(
+            f"{len(common)} clips are in both sets, the first {common[0]!r}: the validation "
+            "accuracy would be of clips trained on; did you give both the same folds?"
+        )
+
+
+def _check_numbers(settings: dict[str, Any]) -> None:
+    if settings["precision"] not in PRECISIONS:
+        raise ValueError(
+            f"unknown precision {settings['precision']!r}: choose from {', '.join(PRECISIONS)}"
+        )
+    for name in ("epochs", "batch_size", "patience"):
+        value = settings[name]
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1")
+    if not isinstance(settings["seed"], int) or settings["seed"] < 0:
+        raise ValueError(f"seed is {settings['seed']!r}: expected a whole number, 0 or more")
+    ranges = {
+        "learning_rate": (0, math.inf),
+        "weight_decay": (0, math.inf),
+        "label_smoothing": (0, 1),
+        "dropout_scale": (0, 2),
+        "mixup_alpha": (0, math.inf),
+        "time_shift": (0, 0.5),
+    }
+    for name, (low, high) in ranges.items():
+        if not low <= settings[name] <= high or settings[name] == math.inf:
+            raise ValueError(f"{name} is {settings[name]}: expected {low} to {high}")
+    if settings["learning_rate"] == 0:
+        raise ValueError("learning_rate is 0: nothing would be learned")
+
+
+def _accelerator(device: torch.device) -> dict[str, Any]:
+    kind = "gpu" if device.type == "cuda" else device.type
+    return {"accelerator": kind, "devices": [device.index or 0] if kind == "gpu" else 1}
+
+
+def _cuda(device: torch.device) -> list[int]:
+    """Return the CUDA devices whose random state a training on `device` changes."""
+    return [device.index or 0] if device.type == "cuda" else []
+
+
+def _read_earlier(
+    out: Path, settings: dict[str, Any], resume: bool, overwrite: bool
+) -> list[dict[str, float]] | None:
+    """Return the history of the training in `out`, None if there is none to go on from."""
+    last = out / LAST
+    if not last.exists() or (overwrite and not resume):
+        return None
+    if not resume:
+        raise ValueError(
+            f"{out} holds a training already: pass resume=True to go on with it, overwrite=True to "
+            "begin anew, or another folder"
+        )
+    kept = _read_checkpoint(last)["training"]
+    differ = [name for name, value in settings.items() if kept["settings"].get(name) != value]
+    if differ and overwrite:
+        return None
+    if differ:
+        listed = ", ".join(
+            f"{name} {kept['settings'].get(name)!r} then, {settings[name]!r} now" for name in differ
+        )
+        raise ValueError(f"{last} is from a training with other settings ({listed})")
+    return kept["history"]
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of `fit`; tensors and plain values only, no code is run."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path}: not a readable checkpoint ({error}); was it cut short?"
+        ) from error
+    if not isinstance(checkpoint, dict) or "training" not in checkpoint:
+        raise ValueError(f"{path}: not a checkpoint that audiointerp.fit wrote")
+    return checkpoint
+
+
+def _best_state(path: Path) -> dict[str, Tensor]:
+    prefix = "model."
+    state = _read_checkpoint(path)["state_dict"]
+    return {
+        name.removeprefix(prefix): value.contiguous()
+        for name, value in state.items()
+        if name.startswith(prefix)
+    }
+
+
+def _is_finished(history: list[dict[str, float]], epochs: int, patience: int | None) -> bool:
+    waited = len(history) - best_epoch(history)
+    return len(history) >= epochs or (patience is not None and waited >= patience)
+
+
+def _write_history(history: list[dict[str, float]], path: Path) -> None:
+    write_atomically(path, pd.DataFrame(history).to_csv(index=False))
+
+
+@contextmanager
+def _scaled_dropout(model: nn.Module, scale: float) -> Iterator[None]:
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Dropout)]
+    rates = [layer.p for layer in layers]
+    try:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.p = min(1.0, scale * rate)
+        yield
+    finally:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.p = rate
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's banners, tips and advice on workers; errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
