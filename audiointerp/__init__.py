@@ -24,7 +24,7 @@ from audiointerp.interpretation import (
 )
 from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
-from audiointerp.model import MODELS, TransferCnn14
+from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier
 from audiointerp.model.weights import load, save_weights
 from audiointerp.predict import Predict
 from audiointerp.processing import (
@@ -33,16 +33,22 @@ from audiointerp.processing import (
     LogSTFTSpectrogram,
     MelSTFTSpectrogram,
     STFTSpectrogram,
+    View,
+    WaveformFrontEnd,
 )
 from audiointerp.runs.result import Interpretation
+from audiointerp.runs.targets import Above, Top
 from audiointerp.version import __version__
 
 __all__ = [
     "FRONT_ENDS",
+    "HEADS",
     "MASKS",
     "METHODS",
     "METRICS",
     "MODELS",
+    "Above",
+    "Classifier",
     "Contamination",
     "ESC50Dataset",
     "GradCAMInterpreter",
@@ -57,9 +63,13 @@ __all__ = [
     "STFTSpectrogram",
     "SaliencyInterpreter",
     "SyntheticDataset",
+    "Top",
     "TransferCnn14",
+    "View",
+    "WaveformFrontEnd",
     "__version__",
     "apply_mask",
+    "classifier",
     "load",
     "load_audio",
     "make_masks",

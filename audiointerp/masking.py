@@ -70,6 +70,9 @@ class AttributionMaps:
         return self.values.sort(dim=1).values
 
 
+IDENTITY = "identity"
+"""The mask of methods that return a mask directly: their map itself."""
+
 MaskFunction = Callable[[AttributionMaps], Tensor]
 MASKS: Registry[MaskFunction] = Registry("mask")
 
@@ -146,7 +149,8 @@ def make_masks(attribution: Tensor, names: Iterable[str] | None = None) -> dict[
     attribution : Tensor, shape (batch, 1, bins, frames)
         Signed attribution of every cell, in any unit: every mask is the same for c·A, c > 0.
     names : iterable of str, optional
-        Which masks, from ``MASKS``; all fourteen by default.
+        Which masks, from ``MASKS``; all fourteen by default. Or "identity", the map itself, for
+        methods that return a mask.
 
     Returns
     -------
@@ -159,7 +163,8 @@ def make_masks(attribution: Tensor, names: Iterable[str] | None = None) -> dict[
     Raises
     ------
     ValueError
-        If the map is not four-dimensional floating point or has NaN or infinite cells.
+        If the map is not four-dimensional floating point or has NaN or infinite cells, or the mask
+        "identity" is asked for and a cell is outside [0, 1].
     UnknownNameError
         If a name is no mask.
     """
@@ -169,9 +174,19 @@ def make_masks(attribution: Tensor, names: Iterable[str] | None = None) -> dict[
             "the attribution has NaN or infinite cells: was the model's output finite?"
         )
     chosen = [names] if isinstance(names, str) else MASKS if names is None else list(names)
-    functions = {name: MASKS[name] for name in chosen}
+    functions = {name: _identity if name == IDENTITY else MASKS[name] for name in chosen}
     maps = AttributionMaps(attribution)
     return {name: make(maps).view_as(attribution) for name, make in functions.items()}
+
+
+def _identity(maps: AttributionMaps) -> Tensor:
+    low, high = maps.values.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"the mask {IDENTITY!r} is the map itself, which runs from {low:g} to {high:g}: "
+            "expected [0, 1], from a method that returns a mask"
+        )
+    return maps.values
 
 
 def apply_mask(

@@ -36,12 +36,13 @@ import audiointerp.dataset.batches
 import audiointerp.interpretation.base
 import audiointerp.interpretation.lime
 import audiointerp.interpretation.shap
-import audiointerp.predict
+import audiointerp.runs.clip
+import audiointerp.runs.sets
 import audiointerp.speed.scoring
 from audiointerp import SyntheticDataset
 from audiointerp.device import resolve_device
 from audiointerp.masking import MASKS, make_masks
-from audiointerp.metrics import METRICS, MaskCells, complexity, sparseness
+from audiointerp.metrics import METRICS, Evidence, MaskCells, complexity, sparseness
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
 from audiointerp.processing import FRONT_ENDS
@@ -93,8 +94,8 @@ class Side:
         test = SyntheticDataset(5, sample_rate=self.processor.sample_rate)
         waveforms = torch.stack([test[index].waveform for index in range(8)]).to(device)
         with torch.no_grad():
-            self.analysis = self.processor.analyse(waveforms)
-        self.features = self.analysis.features
+            self.view = self.processor.analyse(waveforms)
+        self.features = self.view.cells
 
     @cached_property
     def background(self) -> Tensor:
@@ -145,7 +146,7 @@ class Ours(Side):
     def run(self, stage: str, clips: int) -> Any:
         """Do a stage for the first clips."""
         if stage == "scoring":
-            waveform = self.analysis.waveform[:clips]
+            waveform = self.view.waveform[:clips]
             return _table(self.predict.interpret(waveform, attribution=self.maps[:clips]))
         if stage == "set":
             dataset = SyntheticDataset(5, sample_rate=self.processor.sample_rate, clips=clips)
@@ -175,9 +176,11 @@ class Ours(Side):
         if stage == "lime":
             return 1001
         scorer, rows = Scorer(self.model), []
-        call = scorer.model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+        call = scorer.classifier.network.register_forward_pre_hook(
+            lambda _, given: rows.append(len(given[0]))
+        )
         self.predict.interpret(
-            self.analysis.waveform[:clips], attribution=self.maps[:clips], scorer=scorer
+            self.view.waveform[:clips], attribution=self.maps[:clips], scorer=scorer
         )
         call.remove()
         return sum(rows) / clips
@@ -258,11 +261,11 @@ def left_out(*changes: str) -> Iterator[None]:
             elif change == "layout by plane":
                 stack.enter_context(patch.object(_ConvolutionByPlane, "few_cells", 0))
             elif change == "equal masks once":
-                masks = patch.object(audiointerp.predict, "distinct_masks", _all_masks)
+                masks = patch.object(audiointerp.runs.clip, "distinct_masks", _all_masks)
                 stack.enter_context(masks)
             elif change == "one sort":
                 by_quantus = {
-                    name: replace(METRICS[name], function=partial(_by_quantus, place))
+                    name: replace(METRICS[name], compute=partial(_by_quantus, place))
                     for place, name in enumerate(("SPS", "COMP"))
                 }
                 stack.enter_context(patch.dict(METRICS, by_quantus))
@@ -273,7 +276,7 @@ def left_out(*changes: str) -> Iterator[None]:
             elif change in ("segments ahead", "beside the network"):
                 modules = {
                     "segments ahead": [audiointerp.interpretation.lime],
-                    "beside the network": [audiointerp.dataset.batches, audiointerp.predict],
+                    "beside the network": [audiointerp.dataset.batches, audiointerp.runs.sets],
                 }[change]
                 for module in modules:
                     stack.enter_context(patch.object(module, "ThreadPoolExecutor", _Later))
@@ -302,7 +305,8 @@ def _all_masks(masks: dict[str, Tensor]) -> DistinctMasks:
     return DistinctMasks(stacked, clip, dict(zip(masks, place, strict=True)))
 
 
-def _by_quantus(place: int, cells: MaskCells) -> Tensor:
+def _by_quantus(place: int, evidence: Evidence) -> Tensor:
+    cells = evidence.once("mask cells", lambda: MaskCells(evidence.mask))
     return torch.as_tensor(loop.simplicity(cells.scaled)[place])
 
 

@@ -148,7 +148,7 @@ def test_the_figure_shows_the_masked_features_and_their_probabilities(comparison
     for (original, effect, *masked), result in zip(
         rows.values(), comparison.results.values(), strict=True
     ):
-        np.testing.assert_array_equal(original, result.analysis.features[0, 0])
+        np.testing.assert_array_equal(original, result.view.cells[0, 0])
         np.testing.assert_array_equal(effect, result.attribution[0, 0])
         for mask, cells in zip(MASKS, masked, strict=True):
             expected = result.masked[mask][part == "out"][0, 0]
@@ -205,7 +205,7 @@ def half_as_loud(analysis):
         (lambda r: {"target": (r.target + 1) % 3}, "class"),
         (lambda r: {"masks": {}}, "masks"),
         (lambda r: {"probabilities": r.probabilities[::-1] + 0.1}, "model"),
-        (lambda r: {"analysis": half_as_loud(r.analysis)}, "clip"),
+        (lambda r: {"view": half_as_loud(r.view)}, "clip"),
         (lambda r: {"processor": ai.LogSTFTSpectrogram()}, "front end"),
         (lambda r: {"metrics_on": {}}, "places"),
     ],

@@ -305,8 +305,7 @@ def test_diagnostics_hold_one_number_per_clip(name, model, features):
         (lambda x: x.repeat(1, 2, 1, 1), ValueError, r"\(4, 2, 12, 20\)"),
         (lambda x: x[:0], ValueError, r"none of them 0"),
         (lambda x: x.long(), TypeError, "floating point, got torch.int64"),
-        (lambda x: x.numpy(), TypeError, "Tensor, got ndarray"),
-        (lambda x: x.double(), ValueError, "torch.float64.*torch.float32"),
+        (lambda x: x.numpy(), TypeError, "a Tensor or a View, got ndarray"),
         (lambda x: x.index_fill(0, torch.tensor([2]), float("nan")), ValueError, r"\[2\].*NaN"),
     ],
 )
@@ -338,12 +337,12 @@ def test_bad_targets_are_named(name, target, error, message, model, features):
 def test_a_model_without_one_row_of_logits_per_clip_is_named(name, model, features):
     interpreter = build(name, model)
     model.head = nn.Sequential(nn.Linear(8, CLASSES), nn.Flatten(0))
-    with pytest.raises(ValueError, match=r"logits of shape \(4, classes\).*got \(12,\)"):
+    with pytest.raises(ValueError, match=r"logits of shape \(\d, classes\).*got \(\d+,\)"):
         interpreter.attribute(features)
 
 
 def test_a_model_and_processor_pair_is_not_a_model():
-    with pytest.raises(TypeError, match="did you pass both"):
+    with pytest.raises(TypeError, match=r"must be a Classifier or a torch\.nn\.Module, got tuple"):
         METHODS["saliency"]((nn.Identity(), nn.Identity()))
 
 

@@ -77,8 +77,8 @@ class Everything(Interpreter):
 
     name = "everything"
 
-    def _explain(self, features, target):
-        return Explanation(torch.ones_like(features), target)
+    def _explain(self, view, target):
+        return Explanation(torch.ones_like(view.cells), target)
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def probability(model, features):
 @pytest.mark.parametrize("method", METHODS)
 def test_metrics_are_those_of_the_features_that_are_shown(make, model, waveforms, method):
     result = make(method).predict(waveforms[0], RATE)
-    before = probability(model, result.analysis.features)[0]
+    before = probability(model, result.view.cells)[0]
     c = before.argmax()
     assert result.target == c
     for mask in result.masks:
@@ -162,10 +162,10 @@ def test_audio_metrics_are_those_of_the_sounds_that_are_heard(make, model, proce
 def test_what_is_heard_is_what_was_scored(make, processor, waveforms):
     """Kept cells sound at the level they were scored at; half-way masks too."""
     result = make().predict(waveforms[0], RATE)
-    features = result.analysis.features
+    features = result.view.cells
     half = torch.full_like(features, 0.97)
-    gain = processor.gain_db(features, torch.lerp(torch.tensor(-100.0), features, half))
-    heard = processor(processor.synthesise(result.analysis, gain))
+    masked = torch.lerp(torch.tensor(-100.0), features, half)
+    heard = processor(processor.synthesise(result.view, masked))
     loud = features > features.max() - 30
     expected = -100 + (features + 100) * 0.97
     assert (heard - expected)[loud].abs().median() < 0.5
@@ -213,8 +213,8 @@ def test_a_file_and_its_waveform_give_the_same(make, tmp_path, waveforms):
 def test_a_clip_is_mixed_down_resampled_and_fitted_to_the_model(make, waveforms):
     stereo = torch.cat([waveforms[0], waveforms[0]])[:, :5000]
     result = make().predict(stereo, 16000)
-    assert result.analysis.waveform.shape == (1, 1, RATE)
-    assert float(result.analysis.waveform.abs().max()) == pytest.approx(1)
+    assert result.view.waveform.shape == (1, 1, RATE)
+    assert float(result.view.waveform.abs().max()) == pytest.approx(1)
 
 
 def test_a_class_can_be_asked_for_by_name_or_number(make, waveforms):
@@ -389,15 +389,15 @@ def test_a_stopped_run_goes_on_where_it_was(make, clips, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     make().predict_set(clips, whole, clips_per_batch=2, progress=False)
     predict = make()
-    interpret, calls = predict.interpret, []
+    explain, calls = predict.interpreter.explain, []
 
     def stop_at_third(*args, **kwargs):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return interpret(*args, **kwargs)
+        return explain(*args, **kwargs)
 
-    monkeypatch.setattr(predict, "interpret", stop_at_third)
+    monkeypatch.setattr(predict.interpreter, "explain", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         predict.predict_set(clips, stopped, clips_per_batch=2, progress=False)
     assert len(pd.read_csv(stopped / "csvs" / "bin.csv")) == 4

@@ -31,6 +31,13 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data" / "published
 SIGNALS = ["noise", "sweep", "dog", "sea_waves"]
 
 
+def with_gain(processor, view, gain_db):
+    """Return the view's cells after a gain in every cell, dB."""
+    if processor.log:
+        return view.cells + gain_db
+    return view.cells * 10 ** (torch.as_tensor(gain_db) / 10)
+
+
 def noise(samples: int, *, batch: int = 1, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return 0.1 * torch.randn(batch, 1, samples, generator=generator, dtype=torch.float64).to(dtype)
@@ -218,11 +225,11 @@ def test_a_clip_in_a_batch_has_the_features_it_has_alone(front_end):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_precision_follows_the_waveform(front_end, dtype):
     processor = front_end()
-    analysis = processor.analyse(noise(4000, dtype=dtype))
-    assert analysis.features.dtype == dtype
-    gain = torch.zeros_like(analysis.features)
-    assert processor.synthesise(analysis, gain).dtype == dtype
-    assert processor.synthesise(analysis, gain.double()).dtype == dtype
+    view = processor.analyse(noise(4000, dtype=dtype))
+    assert view.cells.dtype == dtype
+    gain = torch.zeros_like(view.cells)
+    assert processor.synthesise(view, with_gain(processor, view, gain)).dtype == dtype
+    assert processor.synthesise(view, with_gain(processor, view, gain.double())).dtype == dtype
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -230,11 +237,13 @@ def test_precision_follows_the_waveform(front_end, dtype):
 def test_device_follows_the_waveform(front_end):
     wave = noise(9001)
     on_cpu, on_gpu = front_end(), front_end().cuda()
-    analysis = on_gpu.analyse(wave.cuda())
-    assert analysis.features.is_cuda
-    torch.testing.assert_close(analysis.features.cpu(), on_cpu(wave), rtol=1e-3, atol=1e-2)
-    change = torch.full_like(analysis.features, -6.0)
-    assert snr(wave * 10**-0.3, on_gpu.synthesise(analysis, change).cpu()) > 100
+    view = on_gpu.analyse(wave.cuda())
+    assert view.cells.is_cuda
+    torch.testing.assert_close(view.cells.cpu(), on_cpu(wave), rtol=1e-3, atol=1e-2)
+    change = torch.full_like(view.cells, -6.0)
+    assert (
+        snr(wave * 10**-0.3, on_gpu.synthesise(view, with_gain(on_gpu, view, change)).cpu()) > 100
+    )
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS.values())
@@ -256,8 +265,8 @@ def test_gradients_reach_the_waveform(front_end):
 def test_an_unchanged_clip_comes_back_at_its_full_length(front_end, samples):
     processor = front_end()
     wave = noise(samples, seed=samples)
-    analysis = processor.analyse(wave)
-    back = processor.synthesise(analysis, torch.zeros_like(analysis.features))
+    view = processor.analyse(wave)
+    back = processor.synthesise(view, with_gain(processor, view, torch.zeros_like(view.cells)))
     assert torch.equal(back, wave)
 
 
@@ -268,8 +277,10 @@ def test_the_same_gain_everywhere_scales_the_waveform(front_end, samples, decibe
     """A true inversion: here every cell changes, so that the whole signal passes the ISTFT."""
     processor = front_end()
     wave = noise(samples, seed=samples)
-    analysis = processor.analyse(wave)
-    scaled = processor.synthesise(analysis, torch.full_like(analysis.features, decibel))
+    view = processor.analyse(wave)
+    scaled = processor.synthesise(
+        view, with_gain(processor, view, torch.full_like(view.cells, decibel))
+    )
     wanted = wave.double() * 10 ** (decibel / 20)
     assert snr(wanted, scaled) > 100 + min(0, decibel)
     # The last samples too, where the windows run out.
@@ -281,8 +292,10 @@ def test_six_decibels_down_is_100_db_clean(front_end):
     processor = front_end()
     for samples in (32000, 32001, 31999, 12800 - 1, 12800 - 2):
         wave = noise(samples)
-        analysis = processor.analyse(wave)
-        half = processor.synthesise(analysis, torch.full_like(analysis.features, -6.0))
+        view = processor.analyse(wave)
+        half = processor.synthesise(
+            view, with_gain(processor, view, torch.full_like(view.cells, -6.0))
+        )
         assert snr(wave.double() * 10**-0.3, half) > 100
 
 
@@ -291,9 +304,9 @@ def test_six_decibels_down_is_100_db_clean(front_end):
 def test_everything_at_the_floor_is_silence(front_end, name):
     processor = front_end()
     wave = torch.from_numpy(load(name, processor.sample_rate)).float()[None, None]
-    analysis = processor.analyse(wave)
-    floor = torch.full_like(analysis.features, processor.floor)
-    silent = processor.synthesise(analysis, processor.gain_db(analysis.features, floor))
+    view = processor.analyse(wave)
+    floor = torch.full_like(view.cells, processor.floor)
+    silent = processor.synthesise(view, floor)
     assert snr(wave, wave + silent) > 80
 
 
@@ -351,11 +364,11 @@ def bin_gain(processor: STFTSpectrogram, power_gain: np.ndarray) -> np.ndarray:
 def test_synthesis_is_the_slow_overlap_add_of_the_changed_stft(front_end, samples):
     processor = front_end()
     wave = noise(samples, dtype=torch.float64)
-    analysis = processor.analyse(wave)
+    view = processor.analyse(wave)
     generator = torch.Generator().manual_seed(1)
-    gain = torch.empty_like(analysis.features).uniform_(-80, 10, generator=generator)
+    gain = torch.empty_like(view.cells).uniform_(-80, 10, generator=generator)
     gain[torch.rand(gain.shape, generator=generator) < 0.2] = -torch.inf
-    ours = processor.synthesise(analysis, gain)[0, 0].numpy()
+    ours = processor.synthesise(view, with_gain(processor, view, gain))[0, 0].numpy()
     amplitude = np.sqrt(bin_gain(processor, 10 ** (gain[0, 0].numpy() / 10)))
     slow = overlap_add(wave[0, 0].numpy(), amplitude, processor.n_fft, processor.hop_length)
     np.testing.assert_allclose(ours, slow, rtol=0, atol=1e-7)
@@ -373,10 +386,13 @@ def test_no_clip_length_ends_in_a_click(front_end):
         *range(processor.hop_length - 4, processor.hop_length),
     ):
         wave = noise(10 * processor.hop_length + extra)
-        analysis = processor.analyse(wave)
-        keep = torch.rand(analysis.features.shape, generator=generator) > 0.5
+        view = processor.analyse(wave)
+        keep = torch.rand(view.cells.shape, generator=generator) > 0.5
         gain = torch.where(keep, 0.0, -100.0)
-        assert processor.synthesise(analysis, gain).abs().max() < 2 * wave.abs().max()
+        assert (
+            processor.synthesise(view, with_gain(processor, view, gain)).abs().max()
+            < 2 * wave.abs().max()
+        )
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS.values())
@@ -385,10 +401,10 @@ def test_a_kept_band_keeps_its_tone_and_loses_another(front_end):
     rate = processor.sample_rate
     time = torch.arange(rate) / rate
     low, high = (0.3 * torch.sin(2 * torch.pi * hz * time)[None, None] for hz in (600, 4000))
-    analysis = processor.analyse(low + high)
+    view = processor.analyse(low + high)
     kept = (processor.frequencies > 300) & (processor.frequencies < 1200)
-    masked = torch.where(kept[:, None], analysis.features, torch.tensor(processor.floor))
-    heard = processor.synthesise(analysis, processor.gain_db(analysis.features, masked))
+    masked = torch.where(kept[:, None], view.cells, torch.tensor(processor.floor))
+    heard = processor.synthesise(view, masked)
     window = torch.hann_window(rate - 4000, dtype=torch.float64)
 
     def level(wave: torch.Tensor, hz: int) -> float:
@@ -419,9 +435,9 @@ def test_what_is_masked_in_the_features_is_what_is_heard():
     """Taking 10 dB from every cell of the features takes 10 dB from those of the sound."""
     for front_end in (LogMelSTFTSpectrogram, LogSTFTSpectrogram):
         processor = front_end()
-        analysis = processor.analyse(noise(16000))
-        masked = analysis.features - 10
-        heard = processor.synthesise(analysis, processor.gain_db(analysis.features, masked))
+        view = processor.analyse(noise(16000))
+        masked = view.cells - 10
+        heard = processor.synthesise(view, masked)
         torch.testing.assert_close(processor(heard), masked, rtol=0, atol=1e-2)
 
 
@@ -438,9 +454,15 @@ def test_some_clips_of_an_analysis():
     wave = noise(5001, batch=3)
     part = processor.analyse(wave)[1:2]
     assert torch.equal(part.waveform, wave[1:2])
-    assert part.features.shape[0] == part.stft.shape[0] == 1
-    gain = torch.full_like(part.features, -6.0)
-    assert snr(wave[1:2].double() * 10**-0.3, processor.synthesise(part, gain)) > 100
+    assert part.cells.shape[0] == part.context.shape[0] == 1
+    gain = torch.full_like(part.cells, -6.0)
+    assert (
+        snr(
+            wave[1:2].double() * 10**-0.3,
+            processor.synthesise(part, with_gain(processor, part, gain)),
+        )
+        > 100
+    )
 
 
 # Settings and bad input.
@@ -454,7 +476,8 @@ def test_a_front_end_is_made_again_from_its_settings(name):
     processor = FRONT_ENDS[name](**other)
     again = build_processor(processor.settings())
     assert type(again) is type(processor)
-    assert again.settings() == processor.settings() == {"name": name} | other
+    assert again.settings() == processor.settings()
+    assert processor.settings().items() >= ({"name": name} | other).items()
     wave = noise(3000)
     assert torch.equal(again(wave), processor(wave))
 
@@ -501,8 +524,8 @@ def test_waveforms_that_cannot_be_analysed_are_refused(wave, message):
         LogSTFTSpectrogram()(wave)
 
 
-def test_a_gain_of_another_shape_is_refused():
+def test_changed_cells_of_another_shape_are_refused():
     processor = LogSTFTSpectrogram()
-    analysis = processor.analyse(noise(4000))
-    with pytest.raises(ValueError, match="one gain per cell"):
-        processor.synthesise(analysis, torch.zeros(1, 1, 257, 3))
+    view = processor.analyse(noise(4000))
+    with pytest.raises(ValueError, match="one value per cell"):
+        processor.synthesise(view, torch.zeros(1, 1, 257, 3))

@@ -222,7 +222,7 @@ def test_settings_are_compared_as_they_are_written(tmp_path):
 def test_overwriting_removes_the_earlier_run_and_nothing_else(tmp_path):
     run = make(tmp_path)
     run.append(rows(*CLIPS))
-    run.save_attributions({CLIPS[0]: (np.ones((2, 3)), {"residual": 0.5})})
+    run.save_attributions({CLIPS[0]: np.ones((2, 3))}, [{"clip": CLIPS[0], "residual": 0.5}])
     (tmp_path / "notes.txt").write_text("mine")
     other = make(tmp_path, settings=SETTINGS | {"base": "quiet"}, overwrite=True)
     assert other.done == set()
@@ -235,7 +235,7 @@ def test_overwriting_removes_the_earlier_run_and_nothing_else(tmp_path):
 def test_tables_of_other_columns_are_refused(tmp_path):
     make(tmp_path)
     (tmp_path / "csvs" / "bin.csv").write_text("clip,FF\na,1\n")
-    with pytest.raises(ValueError, match=r"bin.csv: its columns are not clip, target"):
+    with pytest.raises(ValueError, match=r"bin.csv: its columns are clip, FF, not clip, target"):
         make(tmp_path)
 
 
@@ -251,7 +251,7 @@ def test_attributions_are_kept_by_clip(tmp_path):
     run = make(tmp_path)
     maps = {clip: np.full((2, 3), index, np.float32) for index, clip in enumerate(CLIPS)}
     for clip in reversed(CLIPS):
-        run.save_attributions({clip: (maps[clip], {})})
+        run.save_attributions({clip: maps[clip]})
     for clip in CLIPS:
         found = run.load_attribution(clip, (2, 3))
         assert found.dtype == np.float32
@@ -263,7 +263,7 @@ def test_attributions_are_kept_by_clip(tmp_path):
 
 def test_damaged_and_pickled_attributions_are_made_again(tmp_path):
     run = make(tmp_path)
-    run.save_attributions({CLIPS[0]: (np.ones((20, 30)), {})})
+    run.save_attributions({CLIPS[0]: np.ones((20, 30))})
     file = run.attributions / f"{CLIPS[0]}.npy"
     file.write_bytes(file.read_bytes()[:-100])
     assert run.load_attribution(CLIPS[0], (20, 30)) is None
@@ -275,9 +275,9 @@ def test_damaged_and_pickled_attributions_are_made_again(tmp_path):
 
 def test_diagnostics_outlive_an_interruption(tmp_path):
     run = make(tmp_path)
-    run.save_attributions({CLIPS[0]: (np.ones((2, 3)), {"residual": 0.25})})
+    run.save_attributions({CLIPS[0]: np.ones((2, 3))}, [{"clip": CLIPS[0], "residual": 0.25}])
     again = make(tmp_path)
-    again.save_attributions({CLIPS[1]: (np.ones((2, 3)), {"residual": 0.5})})
+    again.save_attributions({CLIPS[1]: np.ones((2, 3))}, [{"clip": CLIPS[1], "residual": 0.5}])
     table = pd.read_csv(tmp_path / "diagnostics.csv")
     assert table.to_dict("list") == {"clip": CLIPS[:2], "residual": [0.25, 0.5]}
 
@@ -285,7 +285,7 @@ def test_diagnostics_outlive_an_interruption(tmp_path):
 def test_diagnostics_are_put_in_the_order_of_the_clips(tmp_path):
     run = make(tmp_path, clips=CLIPS[1:])
     for clip in reversed(CLIPS):
-        run.save_attributions({clip: (np.ones((2, 3)), {"residual": 0.25})})
+        run.save_attributions({clip: np.ones((2, 3))}, [{"clip": clip, "residual": 0.25}])
     run.append(rows(*CLIPS[1:]))
     run.finish({})
     assert pd.read_csv(tmp_path / "diagnostics.csv")["clip"].tolist() == [*CLIPS[1:], CLIPS[0]]

@@ -90,7 +90,9 @@ def test_every_mask_is_scored_as_alone_and_equal_ones_once(model, rows, batch_si
     assert len(distinct.masks) < len(MASKS) * 3
     scorer = Scorer(model, batch_size=batch_size)
     inside, outside = score_masks(
-        scorer, distinct, lambda clip, mask: apply_mask(features[clip], mask, -5.0)
+        scorer,
+        distinct,
+        lambda clip, mask: (torch.cat(apply_mask(features[clip], mask, -5.0)), None),
     )
     assert sum(rows) == 2 * len(distinct.masks)
     assert max(rows) <= batch_size

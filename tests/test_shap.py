@@ -21,6 +21,7 @@ from audiointerp.interpretation import shap as shap_module
 from audiointerp.interpretation.deeplift import ELEMENTWISE, MAXIMA, RescaleRule
 from audiointerp.model import MODELS, build_model
 from audiointerp.model.layers import MaxOverTime
+from audiointerp.processing import View
 from audiointerp.processing.spectrogram import LogMelSTFTSpectrogram
 from audiointerp.speed.precision import computing
 
@@ -435,11 +436,11 @@ def _scale_weights(interpreter):
 
 
 def _change_background(interpreter):
-    interpreter.background.mul_(0.5)
+    interpreter.background.cells.mul_(0.5)
 
 
 def _replace_background(interpreter):
-    interpreter.background = interpreter.background + 1
+    interpreter.background = View(interpreter.background.cells + 1)
 
 
 def test_the_backgrounds_activations_are_computed_once(recorded):

@@ -85,7 +85,8 @@ def test_another_model_and_front_end_come_back_too(tmp_path):
 def test_the_hash_is_of_names_and_values_alone(model, file):
     assert len(model_hash(model)) == 16
     assert int(model_hash(model), 16) >= 0
-    assert model_hash(load(file)[0]) == model_hash(model)
+    loaded, _ = load(file)
+    assert model_hash(loaded) == model_hash(model)
     assert model_hash(model.train()) == model_hash(model.eval())
     before = model_hash(model)
     with torch.no_grad():
@@ -135,7 +136,7 @@ def test_writing_is_all_or_nothing(model, tmp_path, monkeypatch):
         ({"path": "small.pth"}, "end in .safetensors"),
         ({"classes": ("dog", "rain")}, "2 class names for a model of 3"),
         ({"classes": "cat"}, "1 class names for a model of 3"),
-        ({"classes": ("dog", "dog", "rain")}, "same name: dog, dog, rain"),
+        ({"classes": ("dog", "dog", "rain")}, "same name: dog"),
         ({"processor": LogSTFTSpectrogram()}, "makes 257 frequency bins, the model expects 64"),
     ],
 )

@@ -172,6 +172,23 @@ class ClipDataset(Dataset[Clip], ABC):
         """Name the clip's source in an error."""
         return f"clip {self.clip_ids[index]}"
 
+    @property
+    def label_sets(self) -> list[tuple[int, ...]]:
+        """Indices into `classes` of every clip's labels."""
+        return [(label,) for label in self.labels]
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether foreground and background of the clips are known apart; see `true_parts`."""
+        return self.contamination is not None
+
+    def true_parts(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return foreground and background of clip `index`, which sum to its waveform.
+
+        Only where `has_parts`; shapes as `parts` returns them.
+        """
+        return self.parts(index)
+
     def __len__(self) -> int:
         return len(self.clip_ids)
 

@@ -224,6 +224,16 @@ class SyntheticDataset(ClipDataset):
             rows = rows / total.abs().amax()
         return rows[:1].clone(), rows[1:].clone()
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether foreground and background of the clips are known apart: they are."""
+        return True
+
+    def true_parts(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the scene's foreground and all the rest, which sum to the clip's waveform."""
+        foreground, _ = self.foreground_background(index)
+        return foreground, self[index].waveform - foreground
+
     def _clean_parts(self, index: int) -> tuple[Tensor, Tensor]:
         foreground, background = self._scaled(index)
         return foreground + background, torch.zeros_like(foreground)

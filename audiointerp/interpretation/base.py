@@ -1,4 +1,4 @@
-"""What all attribution methods share: input checks, a model left as it was found, the result."""
+"""What all methods share: input checks, a model left as it was found, the explanation."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from audiointerp.model.classifier import Classifier, as_classifier
+from audiointerp.processing import View
 from audiointerp.registry import Registry
 from audiointerp.speed.inference import fast_copy
 from audiointerp.speed.memory import batch_size_for
@@ -28,7 +30,8 @@ class Explanation:
     Attributes
     ----------
     attribution : Tensor, shape (batch, 1, freq, time)
-        Signed: positive cells speak for the class, negative ones against it.
+        Signed: positive cells speak for the class, negative ones against it. From a method of the
+        kind "mask", the mask itself, in [0, 1].
     target : Tensor, shape (batch,)
         The class explained, int64.
     diagnostics : dict of str to Tensor, shape (batch,)
@@ -41,13 +44,14 @@ class Explanation:
 
 
 class Interpreter(ABC):
-    """An attribution method bound to a model.
+    """A method bound to a model.
 
     Parameters
     ----------
-    model : Module
-        Maps features (batch, 1, freq, time) to logits (batch, classes), each clip independently
-        of the others in evaluation mode.
+    model : Classifier or Module
+        What `audiointerp.classifier` or `audiointerp.load` returns; or a network that maps cells
+        (batch, 1, freq, time) to softmax logits (batch, classes). Each clip is classified
+        independently of the others in evaluation mode.
     batch_size : int, optional
         Inputs that go through the model at once; by default what suits the device.
     fold_batch_norm : bool, default True
@@ -58,6 +62,13 @@ class Interpreter(ABC):
     ----------
     name : str
         The method's name in `METHODS`.
+    kind : {"attribution", "mask"}
+        Whether it returns a signed map, of which masks are made, or a mask directly.
+    requires : frozenset of str
+        What its constructor must be given: "background" (cells of clips to compare with), "base"
+        (what hidden cells become).
+    classifier : Classifier
+        The model with its front end and head.
 
     Raises
     ------
@@ -68,20 +79,22 @@ class Interpreter(ABC):
     """
 
     name: ClassVar[str]
+    kind: ClassVar[Literal["attribution", "mask"]] = "attribution"
+    requires: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self, model: nn.Module, *, batch_size: int | None = None, fold_batch_norm: bool = True
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
-                f"model must be a torch.nn.Module, got {type(model).__name__}: "
-                "audiointerp.load returns (model, processor), did you pass both?"
+                f"model must be a Classifier or a torch.nn.Module, got {type(model).__name__}"
             )
         self.model = model
+        self.classifier = as_classifier(model)
         self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size, 1)
         self.fold_batch_norm = bool(fold_batch_norm)
 
-    def attribute(self, features: Tensor, target: int | Tensor | None = None) -> Tensor:
+    def attribute(self, features: Tensor | View, target: int | Tensor | None = None) -> Tensor:
         """Return how much each cell of the features speaks for a class.
 
         The model is run in evaluation mode and left as it was found: modes, gradients,
@@ -89,8 +102,9 @@ class Interpreter(ABC):
 
         Parameters
         ----------
-        features : Tensor, shape (batch, 1, freq, time)
-            Finite and floating, on the model's device and of its dtype, in the processor's unit.
+        features : Tensor, shape (batch, 1, freq, time), or View
+            Finite and floating, on the model's device, in the front end's unit. A network that
+            takes a waveform needs the `View` that its front end's ``analyse`` returns.
         target : int or Tensor, shape (batch,), optional
             The class to explain, one for all clips or one for each; by default the class that the
             model predicts for each clip.
@@ -110,17 +124,18 @@ class Interpreter(ABC):
         """
         return self.explain(features, target).attribution
 
-    def explain(self, features: Tensor, target: int | Tensor | None = None) -> Explanation:
+    def explain(self, view: Tensor | View, target: int | Tensor | None = None) -> Explanation:
         """Return the attribution with the class it explains and the method's diagnostics.
 
         Takes and raises what `attribute` does.
         """
-        self._check_features(features)
-        wanted = check_target(target, features)
-        with evaluating(self.model):
+        view = as_view(view)
+        self._check_view(view)
+        wanted = check_target(target, view.cells)
+        with evaluating(self.classifier.network):
             # Clones, so that tensors made in inference mode can take part in a backward pass.
             wanted = wanted if wanted is None else wanted.clone()
-            explanation = self._explain(features.detach().clone(), wanted)
+            explanation = self._explain(self._detached(view), wanted)
         finite = explanation.attribution.isfinite().flatten(1).all(1)
         if not finite.all():
             raise ValueError(
@@ -130,41 +145,66 @@ class Interpreter(ABC):
         return explanation
 
     def settings(self) -> dict[str, Any]:
-        """Return the method's name and all its settings, ready for JSON."""
+        """Return the method's name and all settings that change its maps, ready for JSON.
+
+        Settings that change memory and time only, such as the batch size, are left out.
+        """
         return {"method": self.name}
 
     @abstractmethod
-    def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
-        """Explain checked features; the model is in evaluation mode, its parameters frozen."""
+    def _explain(self, view: View, target: Tensor | None) -> Explanation:
+        """Explain a checked view; the model is in evaluation mode, its parameters frozen."""
 
-    def _fast_model(self, keep: Iterable[str] = (), *, gradient: bool = True) -> nn.Module:
-        """Return what to run: a copy made for speed, or the model where none is wanted."""
+    def _fast_classifier(self, keep: Iterable[str] = ()) -> Classifier:
+        """Return what to run: the classifier around a fast copy, or itself where none is wanted."""
         if not self.fold_batch_norm:
-            return self.model
-        return fast_copy(self.model, keep=keep, gradient=gradient)
+            return self.classifier
+        return self.classifier.with_network(fast_copy(self.classifier.network, keep=keep))
 
     def _in_batches(
-        self, features: Tensor, target: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        self, view: View, target: Tensor | None
+    ) -> Iterator[tuple[View, Tensor | None]]:
         """Yield the clips and their classes, as many as go through a backward pass at once."""
-        rows = self.batch_size or batch_size_for(features, gradient=True)
-        for start in range(0, len(features), rows):
+        rows = self.batch_size or batch_size_for(view.cells, gradient=True)
+        for start in range(0, len(view), rows):
             part = slice(start, start + rows)
-            yield features[part], None if target is None else target[part]
+            yield view[part], None if target is None else target[part]
 
-    def _check_features(self, features: Tensor) -> None:
-        if not isinstance(features, Tensor):
-            raise TypeError(f"features must be a Tensor, got {type(features).__name__}")
-        check_features(features, "features")
-        weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
-        if weight is not None and (weight.device, weight.dtype) != (
-            features.device,
-            features.dtype,
-        ):
+    def _detached(self, view: View) -> View:
+        """Return a view whose tensors can take part in a backward pass, as far as they are used."""
+        cells = view.cells.detach().clone()
+        if not self.classifier.needs_view:
+            return View(cells, view.waveform, view.context)
+        return View(cells, view.waveform.detach().clone(), view.context.detach().clone())
+
+    def _check_view(self, view: View) -> None:
+        check_features(view.cells, "features")
+        if self.classifier.needs_view and view.waveform is None:
             raise ValueError(
-                f"features are {features.dtype} on {features.device}, the model is {weight.dtype} "
-                f"on {weight.device}: move one to the other with .to(...)"
+                "a waveform network is explained on the view of its sound: pass "
+                "front_end.analyse(waveform), not cells alone"
             )
+        weights = self.classifier.weight_type
+        if weights is not None and weights[0] != view.cells.device:
+            raise ValueError(
+                f"features are on {view.cells.device}, the model is on {weights[0]}: move one to "
+                "the other with .to(...)"
+            )
+
+
+def as_view(features: Tensor | View) -> View:
+    """Return a view of features: themselves, where they are one, or of cells without sound.
+
+    Raises
+    ------
+    TypeError
+        If they are neither.
+    """
+    if isinstance(features, View):
+        return features
+    if not isinstance(features, Tensor):
+        raise TypeError(f"features must be a Tensor or a View, got {type(features).__name__}")
+    return View(features)
 
 
 def check_features(features: Tensor, name: str) -> None:
@@ -231,11 +271,8 @@ def choose_target(logits: Tensor, target: Tensor | None, batch: int) -> Tensor:
     ValueError
         If the logits are not (batch, classes) and finite, or a class is out of range.
     """
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"the model must return logits of shape ({batch}, classes) for {batch} clips, got {got}"
-        )
+    if len(logits) != batch:
+        raise ValueError(f"there are logits for {len(logits)} clips, expected {batch}")
     finite = logits.isfinite().all(1)
     if not finite.all():
         raise ValueError(f"the model's logits are not finite for clips {_positions(~finite)}")

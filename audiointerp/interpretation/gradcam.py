@@ -17,33 +17,36 @@ from audiointerp.interpretation.base import (
     choose_target,
     pick,
 )
+from audiointerp.model.classifier import Classifier
+from audiointerp.processing import View
 
 _BACKENDS = ("autograd", "grad-cam")
-_AXES = (("freq", "time"), ("time", "freq"))
 
 
 @METHODS.register("gradcam")
 class GradCAMInterpreter(Interpreter):
     """Signed Grad-CAM, Σ_k w_k·A_k with w_k the mean over the map of ∂logit_c/∂A_k.
 
-    The map is resized bilinearly to (freq, time). Activations whose last two axes are (time, freq),
-    as in PANNs, are transposed first: the model says so in its ``activation_axes``; a model without
-    that attribute is taken to keep (freq, time). Unlike the original there is no ReLU, so evidence
-    against the class stays visible; ``attribution.clamp(min=0)`` gives the original.
+    Activations become planes (batch, channels, freq, time) by `Classifier.to_plane`: a model says
+    in its ``activation_axes`` what its axes are, as PANNs do, which keep (time, freq). One-
+    dimensional activations and tokens of patches have planes too. The map is resized bilinearly
+    to the cells. Unlike the original there is no ReLU, so evidence against the class stays
+    visible; ``attribution.clamp(min=0)`` gives the original.
 
     With several layers each layer's map is divided by its largest absolute value before the mean,
     so that none drowns the others.
 
     Parameters
     ----------
-    model : Module
-        Maps features (batch, 1, freq, time) to logits (batch, classes).
+    model : Classifier or Module
+        See `Interpreter`.
     target_layers : Module, str, or sequence of them, optional
-        Layers with activations (batch, channels, ., .), each used once per forward pass: the
-        modules or their dotted names, e.g. ``"base.conv_block4"``. Default: ``model.target_layer``.
+        Layers of the network, each used once per forward pass: the modules or their dotted names,
+        e.g. ``"base.conv_block4"``. Default: the network's ``target_layer``.
     backend : {"autograd", "grad-cam"}, default "autograd"
         The gradient taken here, from the layer on only, or by the grad-cam library, which runs the
-        whole network twice. The maps are the same.
+        whole network twice and takes activations (batch, channels, ., .) only. The maps are the
+        same.
     batch_size, fold_batch_norm
         See `Interpreter`.
 
@@ -51,8 +54,8 @@ class GradCAMInterpreter(Interpreter):
     ------
     ValueError
         If a layer is not in the model, none is given and the model names none, or (in `attribute`)
-        a layer does not run exactly once or gives no (batch, channels, ., .) activations, or the
-        backend is unknown.
+        a layer does not run exactly once or its activation's axes are not known, or the backend is
+        unknown.
 
     References
     ----------
@@ -77,39 +80,32 @@ class GradCAMInterpreter(Interpreter):
                 f"unknown Grad-CAM backend {backend!r}: choose from {', '.join(_BACKENDS)}"
             )
         self.backend = backend
-        self.target_layers = _find_layers(model, target_layers)
-        self.activation_axes = tuple(getattr(model, "activation_axes", ("freq", "time")))
-        if self.activation_axes not in _AXES:
-            raise ValueError(
-                f"model.activation_axes must be one of {_AXES}, got {self.activation_axes}"
-            )
+        self.target_layers = _find_layers(self.classifier.network, target_layers)
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON."""
         settings = super().settings() | {"target_layers": list(self.target_layers)}
         return settings if self.backend == "autograd" else settings | {"backend": self.backend}
 
-    def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
-        model = self._fast_model(keep=self.target_layers)
-        layers = {name: model.get_submodule(name) for name in self.target_layers}
-        parts = [self._maps(model, layers, *part) for part in self._in_batches(features, target)]
+    def _explain(self, view: View, target: Tensor | None) -> Explanation:
+        model = self._fast_classifier(keep=self.target_layers)
+        layers = {name: model.network.get_submodule(name) for name in self.target_layers}
+        parts = [self._maps(model, layers, *part) for part in self._in_batches(view, target)]
         maps, targets = zip(*parts, strict=True)
         return Explanation(torch.cat(maps), torch.cat(targets))
 
     def _maps(
         self,
-        model: nn.Module,
+        model: Classifier,
         layers: dict[str, nn.Module],
-        features: Tensor,
+        view: View,
         target: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Return a batch's maps, resized to its features, and the classes explained."""
+        """Return a batch's maps, resized to its cells, and the classes explained."""
         layer_maps = _layer_maps if self.backend == "autograd" else _layer_maps_by_library
-        maps, target = layer_maps(model, layers, features, target)
-        if self.activation_axes == ("time", "freq"):
-            maps = [each.transpose(2, 3) for each in maps]
+        maps, target = layer_maps(model, layers, view, target)
         maps = [
-            interpolate(each, size=features.shape[2:], mode="bilinear", align_corners=False)
+            interpolate(each, size=view.cells.shape[2:], mode="bilinear", align_corners=False)
             for each in maps
         ]
         if len(maps) > 1:
@@ -118,39 +114,39 @@ class GradCAMInterpreter(Interpreter):
 
 
 def _layer_maps(
-    model: nn.Module, layers: dict[str, nn.Module], features: Tensor, target: Tensor | None
+    model: Classifier, layers: dict[str, nn.Module], view: View, target: Tensor | None
 ) -> tuple[list[Tensor], Tensor]:
-    """Return each layer's map (batch, 1, ., .), in its own size, and the classes explained."""
+    """Return each layer's map (batch, 1, freq, time) in its own size, and the classes."""
     with _watching(layers) as seen:
-        logits = model(features)
-        target = choose_target(logits, target, len(features))
-        activations = [_only(name, seen[name], len(features)) for name in layers]
+        logits = model.logits(view.cells, view)
+        target = choose_target(logits, target, len(view))
+        activations = [_only(name, seen[name], len(view)) for name in layers]
         gradients = torch.autograd.grad(
             pick(logits, target).sum(), activations, materialize_grads=True
         )
-    # In the features' precision, whichever the network computes in.
-    maps = [
-        (gradient.to(features).mean((2, 3), keepdim=True) * activation.detach().to(features)).sum(
-            1, keepdim=True
+    maps = []
+    for name, gradient, activation in zip(layers, gradients, activations, strict=True):
+        # In the cells' precision, whichever the network computes in.
+        weights, planes = (
+            model.to_plane(name, each.detach().to(view.cells)) for each in (gradient, activation)
         )
-        for gradient, activation in zip(gradients, activations, strict=True)
-    ]
+        maps.append((weights.mean((2, 3), keepdim=True) * planes).sum(1, keepdim=True))
     return maps, target
 
 
 def _layer_maps_by_library(
-    model: nn.Module, layers: dict[str, nn.Module], features: Tensor, target: Tensor | None
+    model: Classifier, layers: dict[str, nn.Module], view: View, target: Tensor | None
 ) -> tuple[list[Tensor], Tensor]:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     with torch.no_grad():
-        target = choose_target(model(features), target, len(features))
+        target = choose_target(model.logits(view.cells, view), target, len(view))
     wanted = [ClassifierOutputTarget(index) for index in target.tolist()]
     # The model's parameters are frozen: the gradient starts at the input.
-    features = features.detach().requires_grad_()
+    features = view.cells.detach().requires_grad_()
     modules = list(layers.values())
-    with GradCAM(model=model, target_layers=modules) as cam:
+    with GradCAM(model=_OnView(model, view), target_layers=modules) as cam:
         cam(input_tensor=features, targets=wanted)
         seen = cam.activations_and_grads
         maps = [
@@ -159,7 +155,20 @@ def _layer_maps_by_library(
                 modules, seen.activations, seen.gradients, strict=True
             )
         ]
-    return [torch.as_tensor(each).to(features.detach())[:, None] for each in maps], target
+    maps = [torch.as_tensor(each).to(features.detach())[:, None] for each in maps]
+    return [model.to_plane(name, each) for name, each in zip(layers, maps, strict=True)], target
+
+
+class _OnView(nn.Module):
+    """A classifier of the clips of one view: cells to logits."""
+
+    def __init__(self, model: Classifier, view: View) -> None:
+        super().__init__()
+        self.model = model
+        self.view = view
+
+    def forward(self, cells: Tensor) -> Tensor:
+        return self.model.logits(cells, self.view)
 
 
 def _find_layers(
@@ -207,12 +216,15 @@ def _watching(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
 
     def hook_for(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            if isinstance(output, Tensor) and output.is_floating_point():
+            # Blocks of transformers return a tuple that starts with the activation.
+            first, *rest = output if isinstance(output, tuple) else (output,)
+            if isinstance(first, Tensor) and first.is_floating_point():
                 # The graph starts at the first layer watched: nothing before it needs a gradient.
-                output = output if output.requires_grad else output.detach().requires_grad_()
-            seen[name].append(output)
+                first = first if first.requires_grad else first.detach().requires_grad_()
+            seen[name].append(first)
             # A clone goes on, so that a later in-place operation cannot change what was seen.
-            return output.clone() if isinstance(output, Tensor) else output
+            going_on = first.clone() if isinstance(first, Tensor) else first
+            return (going_on, *rest) if isinstance(output, tuple) else going_on
 
         return hook
 
@@ -232,11 +244,11 @@ def _only(name: str, outputs: list[Any], batch: int) -> Tensor:
             "exactly one: choose another layer"
         )
     output = outputs[0]
-    if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != batch:
+    if not isinstance(output, Tensor) or output.ndim < 3 or len(output) != batch:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"the layer {name!r} must give activations ({batch}, channels, ., .), got {got}: "
-            "choose a convolution block or its activation"
+            f"the layer {name!r} must give activations over time or frequency for {batch} clips, "
+            f"got {got}: choose a convolution block or its activation"
         )
     return output
 

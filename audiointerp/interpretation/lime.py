@@ -23,6 +23,8 @@ from audiointerp.interpretation.base import (
     choose_target,
     pick,
 )
+from audiointerp.model.classifier import Classifier
+from audiointerp.processing import View
 from audiointerp.registry import Registry
 from audiointerp.speed.memory import batch_size_for
 
@@ -90,8 +92,8 @@ class LIMEInterpreter(Interpreter):
 
     Parameters
     ----------
-    model : Module
-        Maps features (batch, 1, freq, time) to logits (batch, classes).
+    model : Classifier or Module
+        See `Interpreter`. The probability that is fitted is that of its head.
     num_samples : int, default 1000
         Versions of each clip, the whole one included.
     segmentation : str or callable, default "quickshift"
@@ -127,6 +129,7 @@ class LIMEInterpreter(Interpreter):
     """
 
     name = "lime"
+    requires = frozenset({"base"})
 
     def __init__(
         self,
@@ -173,9 +176,7 @@ class LIMEInterpreter(Interpreter):
             "hide": self.hide,
             "base": _describe(self.base),
             "alpha": self.alpha,
-            "batch_size": self.batch_size,
             "seed": self.seed,
-            "fold_batch_norm": self.fold_batch_norm,
         }
 
     def segment(self, features: Tensor) -> np.ndarray:
@@ -204,18 +205,19 @@ class LIMEInterpreter(Interpreter):
         _, labels = np.unique(labels, return_inverse=True)
         return labels.reshape(image.shape).astype(np.int64)
 
-    def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
-        model = self._fast_model(gradient=False)
+    def _explain(self, view: View, target: Tensor | None) -> Explanation:
+        model = self._fast_classifier()
+        rows = self._rows(view.cells)
         with torch.no_grad():
-            logits = torch.cat([model(chunk) for chunk in features.split(self._rows(features))])
-            target = choose_target(logits, target, len(features))
-            clips, probability = self._sample(model, features, target)
-            return self._fit(clips, probability, features, target)
+            parts = (view[start : start + rows] for start in range(0, len(view), rows))
+            logits = torch.cat([model.logits(part.cells, part) for part in parts])
+            target = choose_target(logits, target, len(view))
+            clips, probability = self._sample(model, view, target)
+            return self._fit(clips, probability, view.cells, target)
 
-    def _sample(
-        self, model: nn.Module, features: Tensor, target: Tensor
-    ) -> tuple[list[_Clip], Tensor]:
+    def _sample(self, model: Classifier, view: View, target: Tensor) -> tuple[list[_Clip], Tensor]:
         """Return the clips' segments and the class's probability, (batch, num_samples) float64."""
+        features = view.cells
         clips: list[_Clip] = []
         probability = torch.empty(
             len(features) * self.num_samples, dtype=torch.float64, device=features.device
@@ -227,7 +229,12 @@ class LIMEInterpreter(Interpreter):
         ) as bar:
             for rows in self._batches(features, clips):
                 part = slice(start, start + len(rows))
-                probability[part] = pick(model(rows).double().softmax(1), wanted[part])
+                sound = None
+                if model.needs_view:
+                    numbers = torch.arange(start, start + len(rows), device=rows.device)
+                    sound = view[numbers // self.num_samples]
+                chances = model.probabilities(model.logits(rows, sound))
+                probability[part] = pick(chances, wanted[part])
                 start += len(rows)
                 bar.update(len(rows))
         return clips, probability.reshape(len(features), -1)

@@ -1,9 +1,9 @@
-"""Saliency: the gradient of the class's logit with respect to the features."""
+"""Saliency: the gradient of the class's logit with respect to the cells."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiointerp.interpretation.base import (
     METHODS,
@@ -12,6 +12,8 @@ from audiointerp.interpretation.base import (
     choose_target,
     pick,
 )
+from audiointerp.model.classifier import Classifier
+from audiointerp.processing import View
 
 
 @METHODS.register("saliency")
@@ -20,8 +22,8 @@ class SaliencyInterpreter(Interpreter):
 
     Parameters
     ----------
-    model : Module
-        Maps features (batch, 1, freq, time) to logits (batch, classes).
+    model : Classifier or Module
+        See `Interpreter`.
     batch_size, fold_batch_norm
         See `Interpreter`.
 
@@ -40,17 +42,17 @@ class SaliencyInterpreter(Interpreter):
 
     name = "saliency"
 
-    def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
-        model = self._fast_model()
-        parts = [_gradient(model, *part) for part in self._in_batches(features, target)]
+    def _explain(self, view: View, target: Tensor | None) -> Explanation:
+        model = self._fast_classifier()
+        parts = [_gradient(model, *part) for part in self._in_batches(view, target)]
         gradients, targets = zip(*parts, strict=True)
         return Explanation(torch.cat(gradients), torch.cat(targets))
 
 
-def _gradient(model: nn.Module, features: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-    features = features.detach().requires_grad_()
-    logits = model(features)
-    target = choose_target(logits, target, len(features))
+def _gradient(model: Classifier, view: View, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    cells = view.cells.detach().requires_grad_()
+    logits = model.logits(cells, view)
+    target = choose_target(logits, target, len(cells))
     # Clips do not depend on each other, so the gradient of the sum holds each clip's own.
-    (gradient,) = torch.autograd.grad(pick(logits, target).sum(), features)
+    (gradient,) = torch.autograd.grad(pick(logits, target).sum(), cells)
     return gradient, target

@@ -16,6 +16,7 @@ from audiointerp.interpretation.base import (
     METHODS,
     Explanation,
     Interpreter,
+    as_view,
     check_features,
     check_target,
     check_whole,
@@ -24,7 +25,9 @@ from audiointerp.interpretation.base import (
     pick,
 )
 from audiointerp.interpretation.deeplift import Recording, RescaleRule, unknown_layers
+from audiointerp.model.classifier import Classifier
 from audiointerp.model.layers import MaxOverTime
+from audiointerp.processing import View
 from audiointerp.speed.memory import bytes_to_keep
 
 _BACKENDS = ("rescale", "shap")
@@ -41,6 +44,9 @@ class SHAPInterpreter(Interpreter):
 
     φ is the mean over the background clips b of m(x, b)·(x - b), where m is the gradient with every
     nonlinearity's derivative replaced by Δout/Δin between x and b. So Σφ = f_c(x) - mean f_c(b).
+    For a network that takes a waveform, x - b is the difference of the two sounds, sample by
+    sample; it is spread over the cells by their complex STFTs, see `WaveformFrontEnd`, and the
+    sum is the same.
     The diagnostic of `explain` is ``"residual"``, by how much that is missed (see `residual`);
     above 1 % there is an `AdditivityWarning`.
 
@@ -49,11 +55,11 @@ class SHAPInterpreter(Interpreter):
 
     Parameters
     ----------
-    model : Module
-        Maps features (batch, 1, freq, time) to logits (batch, classes).
-    background : Tensor, shape (count, 1, freq, time)
-        Features of clips that stand for "nothing in particular", in the model's unit; see
-        `select_background`.
+    model : Classifier or Module
+        See `Interpreter`.
+    background : Tensor, shape (count, 1, freq, time), or View
+        Clips that stand for "nothing in particular", in the front end's unit; see
+        `select_background`. A waveform network needs the `View` of their sound.
         The activations of their forward pass are kept from call to call where they take no more
         than 2 GiB, or a quarter of a GPU's free memory.
     backend : {"rescale", "shap"}, default "rescale"
@@ -76,28 +82,38 @@ class SHAPInterpreter(Interpreter):
     """
 
     name = "shap"
+    requires = frozenset({"background"})
 
     def __init__(
         self,
         model: nn.Module,
-        background: Tensor,
+        background: Tensor | View,
         *,
         backend: str = "rescale",
         batch_size: int = 16,
         fold_batch_norm: bool = True,
     ) -> None:
         super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
-        if not isinstance(background, Tensor):
+        if not isinstance(background, Tensor | View):
             raise TypeError(
-                f"background must be a Tensor of features, got {type(background).__name__}"
+                f"background must be a Tensor of features or a View, got "
+                f"{type(background).__name__}"
             )
-        check_features(background, "background")
+        background = as_view(background)
+        check_features(background.cells, "background")
+        if self.classifier.needs_view and background.waveform is None:
+            raise ValueError(
+                "the background of a waveform network must be a View of sound, as "
+                "front_end.analyse(waveform) returns it"
+            )
         if backend not in _BACKENDS:
             raise ValueError(
                 f"unknown SHAP backend {backend!r}: choose from {', '.join(_BACKENDS)}"
             )
-        with torch.inference_mode(False):  # a tensor that counts its changes, wherever this is
-            self.background = background.detach().clone()
+        if backend == "shap" and self.classifier.needs_view:
+            raise ValueError("backend='shap' is for networks that take cells, not a waveform")
+        with torch.inference_mode(False):  # whose tensors can take part in a backward pass
+            self.background = self._detached(background)
         self.backend = backend
         self._recorded: tuple[tuple, list[Recording]] | None = None
 
@@ -106,17 +122,16 @@ class SHAPInterpreter(Interpreter):
 
         The background is given by its number of clips and the SHA-256 of its values.
         """
-        values = self.background.cpu().contiguous().view(torch.uint8).numpy()
+        cells = self.background.cells
+        values = cells.cpu().contiguous().view(torch.uint8).numpy()
         return super().settings() | {
             "backend": self.backend,
-            "batch_size": self.batch_size,
-            "fold_batch_norm": self.fold_batch_norm,
             "background_clips": len(self.background),
             "background_sha256": hashlib.sha256(values.tobytes()).hexdigest(),
         }
 
     def residual(
-        self, features: Tensor, attribution: Tensor, target: int | Tensor | None = None
+        self, features: Tensor | View, attribution: Tensor, target: int | Tensor | None = None
     ) -> Tensor:
         """Return how far an attribution is from adding up, relative to what it explains.
 
@@ -125,7 +140,8 @@ class SHAPInterpreter(Interpreter):
 
         Parameters
         ----------
-        features, attribution : Tensor, shape (batch, 1, freq, time)
+        features : Tensor, shape (batch, 1, freq, time), or View
+        attribution : Tensor, shape (batch, 1, freq, time)
         target : int or Tensor, shape (batch,), optional
             The class that the attribution explains; by default the predicted one.
 
@@ -139,105 +155,115 @@ class SHAPInterpreter(Interpreter):
         ValueError
             If shapes, values or classes do not fit.
         """
-        self._check_features(features)
-        wanted = check_target(target, features)
-        if attribution.shape != features.shape:
+        view = as_view(features)
+        self._check_view(view)
+        wanted = check_target(target, view.cells)
+        if attribution.shape != view.cells.shape:
             raise ValueError(
                 f"attribution and features must have one shape, got {tuple(attribution.shape)} "
-                f"and {tuple(features.shape)}"
+                f"and {tuple(view.cells.shape)}"
             )
-        with evaluating(self.model), torch.no_grad():
-            background = self.background.to(features)
-            logits = self._logits(features)
-            wanted = choose_target(logits, wanted, len(features))
+        with evaluating(self.classifier.network), torch.no_grad():
+            background = self.background.to(view.cells)
+            logits = self._logits(view)
+            wanted = choose_target(logits, wanted, len(view))
             return _residual(attribution, logits, self._logits(background), wanted)
 
-    def _logits(self, features: Tensor) -> Tensor:
-        return torch.cat([self.model(chunk) for chunk in features.split(self.batch_size)])
+    def _logits(self, view: View) -> Tensor:
+        parts = (view[n : n + self.batch_size] for n in range(0, len(view), self.batch_size))
+        return torch.cat([self.classifier.logits(part.cells, part) for part in parts])
 
-    def _check_features(self, features: Tensor) -> None:
-        super()._check_features(features)
-        if features.shape[1:] != self.background.shape[1:]:
+    def _check_view(self, view: View) -> None:
+        super()._check_view(view)
+        shape, expected = view.cells.shape[1:], self.background.cells.shape[1:]
+        if shape != expected:
             raise ValueError(
-                f"features have the shape {tuple(features.shape[1:])} (1, freq, time), the "
-                f"background {tuple(self.background.shape[1:])}: do both come from the same "
+                f"features have the shape {tuple(shape)} (1, freq, time), the "
+                f"background {tuple(expected)}: do both come from the same "
                 "processor and have the same length?"
             )
 
-    def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
-        background = self.background.to(features)
+    def _explain(self, view: View, target: Tensor | None) -> Explanation:
+        background = self.background.to(view.cells)
         if self.backend == "shap":
-            explained = self._explain_by_library(features, background, target)
+            explained = self._explain_by_library(view, background, target)
         else:
-            explained = self._explain_by_rule(features, background, target)
+            explained = self._explain_by_rule(view, background, target)
         attribution, logits, reference, target = explained
         residual = _residual(attribution, logits, reference, target)
         self._warn(residual)
         return Explanation(attribution, target, {"residual": residual})
 
     def _explain_by_rule(
-        self, features: Tensor, background: Tensor, target: Tensor | None
+        self, view: View, background: View, target: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        model = self._fast_model()
-        attribution = torch.zeros_like(features)
+        model = self._fast_classifier()
+        attribution = torch.zeros_like(view.cells)
         logits, reference = [], []
-        with RescaleRule(model) as rule:
-            for recording in self._recordings(rule, background):
+        with RescaleRule(_Scores(model)) as rule:
+            for first, recording in self._recordings(rule, model, background):
                 reference.append(recording.logits)
                 logits.clear()
-                for start in range(0, len(features), self.batch_size):
+                references = background[first : first + len(recording.baselines)]
+                for start in range(0, len(view), self.batch_size):
                     part = slice(start, start + self.batch_size)
                     wanted = target if target is None else target[part]
-                    logits.append(
-                        _add_contributions(
-                            rule, features[part], recording, wanted, attribution[part]
-                        )
+                    found = _add_contributions(
+                        rule, model, view[part], recording, references, wanted, attribution[part]
                     )
+                    logits.append(found)
         logits = torch.cat(logits)
-        target = choose_target(logits, target, len(features))
+        target = choose_target(logits, target, len(view))
         return attribution.div_(len(background)), logits, torch.cat(reference), target
 
-    def _recordings(self, rule: RescaleRule, background: Tensor) -> Iterator[Recording]:
-        """Yield the background's activations, part by part: made once, where they can be kept."""
-        device = background.device
-        given = (self.background.data_ptr(), self.background._version, background.dtype)
-        key = (rule.model, device, *given, *_arithmetic(device))
+    def _recordings(
+        self, rule: RescaleRule, model: Classifier, background: View
+    ) -> Iterator[tuple[int, Recording]]:
+        """Yield the background's activations, part by part: made once, where they can be kept.
+
+        With the position of the first clip of each part.
+        """
+        cells = self.background.cells
+        device = background.cells.device
+        given = (cells.data_ptr(), cells._version, background.cells.dtype)
+        key = (model.network, device, *given, *_arithmetic(device))
         if self._recorded is not None and self._recorded[0] == key:
             yield from self._recorded[1]
             return
         self._recorded = None
         left, recordings = bytes_to_keep(device), []
-        for baselines in background.split(self.batch_size):
-            recording = rule.record(baselines)
+        for start in range(0, len(background), self.batch_size):
+            part = background[start : start + self.batch_size]
+            recording = rule.record(model.network_input(part.cells, part))
             left -= recording.nbytes
-            recordings = [*recordings, recording] if left >= 0 else []
-            yield recording
+            recordings = [*recordings, (start, recording)] if left >= 0 else []
+            yield start, recording
         # A model that is no copy may have changed by the next call.
         if left >= 0 and self.fold_batch_norm:
             self._recorded = (key, recordings)
 
     def _explain_by_library(
-        self, features: Tensor, background: Tensor, target: Tensor | None
+        self, view: View, background: View, target: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         import shap
 
-        logits, reference = self._logits(features), self._logits(background)
-        target = choose_target(logits, target, len(features))
-        attribution = torch.empty_like(features)
+        logits, reference = self._logits(view), self._logits(background)
+        target = choose_target(logits, target, len(view))
+        attribution = torch.empty_like(view.cells)
         for wanted in target.unique().tolist():
             # On a copy: DeepExplainer leaves tensors behind in the modules it has hooked.
-            model = _OneClass(_understood_by_shap(copy.deepcopy(self.model)), wanted)
-            explainer = shap.DeepExplainer(model, background)
+            model = _OneClass(_understood_by_shap(copy.deepcopy(self.classifier)), wanted)
+            explainer = shap.DeepExplainer(model, background.cells)
             rows = (target == wanted).nonzero()[:, 0]
-            values = explainer.shap_values(features[rows], check_additivity=False)
-            attribution[rows] = torch.as_tensor(values[..., 0]).to(features)
+            values = explainer.shap_values(view.cells[rows], check_additivity=False)
+            attribution[rows] = torch.as_tensor(values[..., 0]).to(view.cells)
         return attribution, logits, reference, target
 
     def _warn(self, residual: Tensor) -> None:
         wrong = (residual > _TOLERANCE).nonzero()[:, 0].tolist()
         if not wrong:
             return
-        unknown = unknown_layers(self.model)
+        unknown = unknown_layers(self.classifier.network)
         if unknown:
             cause = f"layers without a rule: {', '.join(unknown)}"
         else:
@@ -298,21 +324,35 @@ def select_background(labels: Sequence[int], per_class: int = 2, *, seed: int = 
 
 def _add_contributions(
     rule: RescaleRule,
-    features: Tensor,
+    model: Classifier,
+    view: View,
     recording: Recording,
+    references: View,
     target: Tensor | None,
     attribution: Tensor,
 ) -> Tensor:
     """Add m(x, b)·(x - b) for every recorded baseline to `attribution`; return the logits."""
-    features = features.detach().requires_grad_()
-    logits = rule.forward(features, recording)
-    score = pick(logits, choose_target(logits, target, len(features))).sum()
-    baselines = recording.baselines
-    for index in range(len(baselines)):
-        multipliers = rule.multipliers(score, features, index, keep=index < len(baselines) - 1)
+    given = model.network_input(view.cells, view).detach().requires_grad_()
+    logits = rule.forward(given, recording)
+    score = pick(logits, choose_target(logits, target, len(view))).sum()
+    count = len(recording.baselines)
+    for index in range(count):
+        multipliers = rule.multipliers(score, given, index, keep=index < count - 1)
         with torch.no_grad():
-            attribution.addcmul_(multipliers, features - baselines[index])
+            reference = references[index : index + 1]
+            attribution.add_(model.contributions(multipliers, view, reference))
     return logits.detach()
+
+
+class _Scores(nn.Module):
+    """A classifier from the network's input on: to logits."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, given: Tensor) -> Tensor:
+        return self.model.read_logits(self.model.network(given), len(given))
 
 
 def _arithmetic(device: torch.device) -> tuple:

@@ -1,4 +1,4 @@
-"""PANNs classifiers and their checkpoints: features (B, 1, F, T) to logits (B, C)."""
+"""Classifiers: a front end, a network, a head and class names; PANNs and any other module."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from audiointerp.model.checkpoint import (
     find_panns,
     load_panns,
 )
+from audiointerp.model.classifier import Classifier, as_classifier, classifier
 from audiointerp.model.cnn6 import TransferCnn6
 from audiointerp.model.cnn10 import TransferCnn10
 from audiointerp.model.cnn14 import TransferCnn14
+from audiointerp.model.heads import HEADS, Head, build_head
 from audiointerp.model.mobilenet import TransferMobileNetV1, TransferMobileNetV2
 from audiointerp.model.resnet import TransferResNet22, TransferResNet38
 
@@ -27,8 +29,11 @@ for _model in (
     MODELS.register(_model.name)(_model)
 
 __all__ = [
+    "HEADS",
     "MODELS",
     "CheckpointError",
+    "Classifier",
+    "Head",
     "TransferCnn6",
     "TransferCnn10",
     "TransferCnn14",
@@ -37,7 +42,10 @@ __all__ = [
     "TransferModel",
     "TransferResNet22",
     "TransferResNet38",
+    "as_classifier",
+    "build_head",
     "build_model",
+    "classifier",
     "download_panns",
     "find_panns",
     "load_panns",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from audiointerp.model.heads import Head, Softmax
 from audiointerp.model.layers import MaxOverTime, initialise
 from audiointerp.registry import Registry
 
@@ -96,6 +97,8 @@ class TransferModel(nn.Module):
         Class names, where known.
     duration : float or None
         Clip length in seconds that the model was trained on, where known.
+    head : Head
+        What the outputs mean; softmax unless changed.
     activation_axes : tuple of str
         What the last two axes of convolution activations (B, channels, ., .) are.
 
@@ -111,6 +114,7 @@ class TransferModel(nn.Module):
     """
 
     name: ClassVar[str]
+    is_described: ClassVar[bool] = True
     activation_axes: ClassVar[tuple[str, str]] = ("time", "freq")
 
     def __init__(self, base: PannsBase, num_classes: int, num_bins: int) -> None:
@@ -126,6 +130,7 @@ class TransferModel(nn.Module):
         self.num_bins = num_bins
         self.classes: tuple[str, ...] | None = None
         self.duration: float | None = None
+        self.head: Head = Softmax()
         self.base = base
         self.classifier = nn.Linear(base.fc1.out_features, num_classes)
         self.apply(initialise)

@@ -18,10 +18,16 @@ from safetensors.torch import save
 from torch import nn
 
 from audiointerp.model import TransferModel, build_model
-from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.model.classes import check_class_names
+from audiointerp.model.classifier import Classifier
+from audiointerp.model.heads import build_head
+from audiointerp.processing import FrontEnd, STFTSpectrogram, build_processor
 from audiointerp.storage import write_atomically
 
 FORMAT = "audiointerp-1"
+"""Of files with a softmax head, which say nothing of it."""
+FORMAT_WITH_HEAD = "audiointerp-2"
+"""Of files that name their head, so that earlier versions refuse instead of taking softmax."""
 
 
 class WeightsError(ValueError):
@@ -48,7 +54,7 @@ def save_weights(
     processor : STFTSpectrogram
         The front end it was trained with.
     classes : sequence of str
-        Name of every output.
+        Name of every class.
     duration : float, optional
         Clip length it was trained on, seconds; None if it takes any.
     card : mapping, optional
@@ -69,14 +75,15 @@ def save_weights(
         raise ValueError(f"{path}: weight files end in .safetensors")
     _check_classes(classes, model)
     check_fit(model, processor)
+    softmax = model.head.name == "softmax"
     metadata = {
-        "format": FORMAT,
+        "format": FORMAT if softmax else FORMAT_WITH_HEAD,
         "model": json.dumps(model.settings()),
         "processor": json.dumps(processor.settings()),
         "classes": json.dumps(list(classes)),
         "duration": json.dumps(duration),
         "card": json.dumps(dict(card or {})),
-    }
+    } | ({} if softmax else {"head": json.dumps(model.head.settings())})
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
@@ -85,10 +92,11 @@ def save_weights(
     return write_atomically(path, save(tensors, metadata))
 
 
-def load(
-    path: str | os.PathLike[str], *, device: str | torch.device = "cpu"
-) -> tuple[TransferModel, STFTSpectrogram]:
-    """Return the model of a weight file, ready to predict, and the front end it was trained with.
+def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Classifier:
+    """Return the classifier of a weight file, ready to predict.
+
+    It unpacks as ``model, processor``: the network in evaluation mode, with ``classes``,
+    ``duration``, ``head`` and ``card`` set, and the front end it was trained with.
 
     Parameters
     ----------
@@ -99,10 +107,7 @@ def load(
 
     Returns
     -------
-    model : TransferModel
-        In evaluation mode, with ``classes``, ``duration`` and ``card`` set.
-    processor : STFTSpectrogram
-        Waveform to features.
+    Classifier
 
     Raises
     ------
@@ -120,9 +125,11 @@ def load(
     metadata, tensors = _read(path)
     try:
         settings = {name: json.loads(metadata[name]) for name in _FIELDS}
+        head = build_head(json.loads(metadata.get("head", '"softmax"')))
         model = build_model(settings["model"])
         processor = build_processor(settings["processor"])
         check_fit(model, processor)
+        model.head = head
         _check_classes(settings["classes"], model)
         model.load_state_dict(tensors, strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -132,7 +139,16 @@ def load(
     model.classes = tuple(settings["classes"])
     model.duration = settings["duration"]
     model.card = settings["card"]
-    return model.eval().to(device), processor.to(device)
+    model.eval().to(device)
+    return Classifier(
+        model,
+        processor.to(device),
+        head=model.head,
+        classes=model.classes,
+        duration=model.duration,
+        licence=model.card.get("licence"),
+        outputs="logits",
+    )
 
 
 def model_hash(model: nn.Module) -> str:
@@ -142,13 +158,15 @@ def model_hash(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        array = value.detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
+        kind = str(value.dtype).removeprefix("torch.")
+        digest.update(f"{name} {kind} {tuple(value.shape)}".encode())
+        # As bytes: NumPy has no bfloat16.
+        whole = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(whole.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def check_fit(model: nn.Module, processor: STFTSpectrogram) -> None:
+def check_fit(model: nn.Module, processor: FrontEnd) -> None:
     """Raise a ValueError if the model was built for other features than the processor makes."""
     expected = getattr(model, "num_bins", processor.num_bins)
     if expected != processor.num_bins:
@@ -160,10 +178,10 @@ def check_fit(model: nn.Module, processor: STFTSpectrogram) -> None:
 
 def _check_classes(classes: Sequence[str], model: TransferModel) -> None:
     names = [classes] if isinstance(classes, str) else list(classes)
-    if len(names) != model.num_classes:
-        raise ValueError(f"{len(names)} class names for a model of {model.num_classes} classes")
-    if len(set(names)) < len(names):
-        raise ValueError(f"two classes have the same name: {', '.join(map(str, names))}")
+    count = model.head.num_classes(model.num_classes)
+    if len(names) != count:
+        raise ValueError(f"{len(names)} class names for a model of {count} classes")
+    check_class_names(names)
 
 
 _FIELDS = ("model", "processor", "classes", "duration", "card")
@@ -175,7 +193,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if path.suffix in {".pth", ".pt", ".ckpt"}:
         raise WeightsError(
             f"{path}: a PyTorch checkpoint, not a weight file of this package; "
-            "audiointerp.model.load_panns reads the published PANNs checkpoints"
+            "audiointerp.load_panns reads the published PANNs checkpoints"
         )
     try:
         with safe_open(path, "pt") as file:
@@ -185,7 +203,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         raise WeightsError(
             f"{path}: not a whole safetensors file ({error}); was the copy cut short?"
         ) from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, FORMAT_WITH_HEAD):
         raise WeightsError(
             f"{path}: a safetensors file without the settings that audiointerp.save_weights "
             "writes into it; is it another program's?"

@@ -1,21 +1,24 @@
-"""Waveform ⇄ features: the front ends of the models, and their inversion."""
+"""Waveform ⇄ cells: the front ends of the models, and their inversion."""
 
+from audiointerp.processing.front_end import FRONT_ENDS, FrontEnd, build_processor
 from audiointerp.processing.spectrogram import (
-    FRONT_ENDS,
-    Analysis,
     LogMelSTFTSpectrogram,
     LogSTFTSpectrogram,
     MelSTFTSpectrogram,
     STFTSpectrogram,
-    build_processor,
 )
+from audiointerp.processing.view import Axes, View
+from audiointerp.processing.waveform import WaveformFrontEnd
 
 __all__ = [
     "FRONT_ENDS",
-    "Analysis",
+    "Axes",
+    "FrontEnd",
     "LogMelSTFTSpectrogram",
     "LogSTFTSpectrogram",
     "MelSTFTSpectrogram",
     "STFTSpectrogram",
+    "View",
+    "WaveformFrontEnd",
     "build_processor",
 ]

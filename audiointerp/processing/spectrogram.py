@@ -1,8 +1,8 @@
 """Waveform to spectrogram and back: power or decibel, linear or mel frequency axis.
 
-Every front end is an :class:`torch.nn.Module` that knows its own sample rate, frequency axis and
-floor. It offers three things: `forward`, the features a model sees; `analyse`, the same features
-with the phase and length they came with; and `synthesise`, the waveform after a gain per cell.
+Every front end is a `FrontEnd`: `forward` returns the features a model sees, `analyse` the same
+features with the phase and length they came with, and `synthesise` the waveform of changed
+features.
 
 References
 ----------
@@ -13,45 +13,19 @@ recognition", IEEE/ACM TASLP 28, 2020 (the mel front end and its defaults).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from audiointerp.registry import Registry
-
-FRONT_ENDS: Registry[type[STFTSpectrogram]] = Registry("front end")
+from audiointerp.processing.front_end import FRONT_ENDS, FrontEnd
+from audiointerp.processing.view import View
 
 POWER_FLOOR = 1e-10
 """The power below which a decibel front end hears nothing: -100 dB."""
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """A batch of waveforms taken apart so that it can be put together again.
-
-    Attributes
-    ----------
-    features : Tensor, shape (batch, 1, bins, frames)
-        What the model sees.
-    stft : Tensor, complex, shape (batch, fft_bins, frames + 1)
-        The spectrum with its phase. The last frame lies past the end of the waveform: no feature
-        is made of it, but without it the last samples could not be put together again.
-    waveform : Tensor, shape (batch, 1, samples)
-        The analysed waveform, at its own length.
-    """
-
-    features: Tensor
-    stft: Tensor
-    waveform: Tensor
-
-    def __getitem__(self, clips: slice | Tensor) -> Analysis:
-        """Return the analysis of some clips of the batch."""
-        return Analysis(self.features[clips], self.stft[clips], self.waveform[clips])
-
-
 @FRONT_ENDS.register("STFTSpectrogram")
-class STFTSpectrogram(nn.Module):
+class STFTSpectrogram(FrontEnd):
     """Power spectrogram: squared magnitude of the centred, reflect-padded Hann STFT.
 
     Parameters
@@ -70,7 +44,7 @@ class STFTSpectrogram(nn.Module):
         without which a masked spectrogram cannot be turned back into sound.
     """
 
-    log = False
+    unit = "power"
 
     def __init__(
         self, *, sample_rate: int = 16000, n_fft: int = 512, hop_length: int = 256
@@ -149,10 +123,15 @@ class STFTSpectrogram(nn.Module):
         """
         return self._features(self._stft(waveform))
 
-    def analyse(self, waveform: Tensor) -> Analysis:
-        """Return the features with the phase and the length they came with; see `forward`."""
+    def analyse(self, waveform: Tensor) -> View:
+        """Return the features with the phase and the length they came with; see `forward`.
+
+        The view's context is the complex STFT (batch, fft_bins, frames + 1). Its last frame lies
+        past the end of the waveform: no feature is made of it, but without it the last samples
+        could not be put together again.
+        """
         stft = self._stft(waveform)
-        return Analysis(self._features(stft), stft, waveform)
+        return View(self._features(stft), waveform, stft)
 
     def gain_db(self, features: Tensor, masked: Tensor) -> Tensor:
         """Return the gain, dB, that takes each cell from `features` to `masked`.
@@ -165,19 +144,20 @@ class STFTSpectrogram(nn.Module):
         ratio = torch.where(features > 0, masked / features, torch.ones_like(features))
         return 10 * torch.log10(ratio)
 
-    def synthesise(self, analysis: Analysis, gain_db: Tensor) -> Tensor:
-        """Return the waveform after a gain in every cell, with the original phase and length.
+    def synthesise(self, view: View, cells: Tensor) -> Tensor:
+        """Return the waveform of changed features, with the original phase and length.
 
-        The *change* is inverted and added to the waveform, x + ISTFT((g - 1)·STFT(x)), which is
-        ISTFT(g·STFT(x)) but for rounding: where nothing is changed, not a sample is. What lies
-        past the last frame's centre takes the last frame's gain.
+        Each cell's gain is the one that takes its feature from the view's to the changed one, see
+        `gain_db`. The *change* is inverted and added to the waveform, x + ISTFT((g - 1)·STFT(x)),
+        which is ISTFT(g·STFT(x)) but for rounding: where nothing is changed, not a sample is. What
+        lies past the last frame's centre takes the last frame's gain.
 
         Parameters
         ----------
-        analysis : Analysis
-            Of a batch of waveforms.
-        gain_db : Tensor, shape (batch, 1, bins, frames)
-            Gain of each cell of the features, dB; 0 leaves it, minus infinity removes it.
+        view : View
+            As `analyse` returns it.
+        cells : Tensor, shape (batch, 1, bins, frames)
+            The changed features.
 
         Returns
         -------
@@ -186,17 +166,22 @@ class STFTSpectrogram(nn.Module):
         Raises
         ------
         ValueError
-            If the gain is not of the features' shape.
+            If the cells are not of the view's shape, or the view has no sound.
         """
-        if gain_db.shape != analysis.features.shape:
+        if cells.shape != view.cells.shape:
             raise ValueError(
-                f"the gain has shape {tuple(gain_db.shape)}, the features "
-                f"{tuple(analysis.features.shape)}: one gain per cell is needed"
+                f"the changed cells have shape {tuple(cells.shape)}, the view's "
+                f"{tuple(view.cells.shape)}: one value per cell is needed"
             )
-        gain = torch.pow(10.0, gain_db.to(analysis.features).squeeze(1) / 10)
+        if view.waveform is None or view.context is None:
+            raise ValueError(
+                "the view has cells only, without sound to change: make it by analyse(waveform)"
+            )
+        gain_db = self.gain_db(view.cells, cells)
+        gain = torch.pow(10.0, gain_db.to(view.cells).squeeze(1) / 10)
         amplitude = self._bin_power_gain(torch.cat([gain, gain[..., -1:]], dim=-1)).sqrt()
-        change = self._istft((amplitude - 1) * analysis.stft, analysis.waveform.shape[-1])
-        return analysis.waveform + change.unsqueeze(1)
+        change = self._istft((amplitude - 1) * view.context, view.waveform.shape[-1])
+        return view.waveform + change.unsqueeze(1)
 
     def _features(self, stft: Tensor) -> Tensor:
         seen = stft[..., :-1]
@@ -245,7 +230,7 @@ class STFTSpectrogram(nn.Module):
 class LogSTFTSpectrogram(STFTSpectrogram):
     """Power spectrogram in decibels, 10·log10(max(x, 1e-10)), with no upper range limit."""
 
-    log = True
+    unit = "dB"
 
 
 @FRONT_ENDS.register("MelSTFTSpectrogram")
@@ -361,27 +346,7 @@ class MelSTFTSpectrogram(STFTSpectrogram):
 class LogMelSTFTSpectrogram(MelSTFTSpectrogram):
     """Mel power spectrogram in decibels, 10·log10(max(x, 1e-10)): the PANNs front end."""
 
-    log = True
-
-
-def build_processor(settings: dict[str, str | int | float]) -> STFTSpectrogram:
-    """Make a front end from its `settings()`.
-
-    Raises
-    ------
-    UnknownNameError
-        If no front end has that name.
-    ValueError
-        If a setting is not one of that front end's.
-    """
-    kwargs = dict(settings)
-    if "name" not in kwargs:
-        raise ValueError(f"front end settings without a 'name': {settings!r}")
-    front_end = FRONT_ENDS[kwargs.pop("name")]
-    try:
-        return front_end(**kwargs)
-    except TypeError as error:
-        raise ValueError(f"settings {kwargs} do not fit {front_end.__name__}: {error}") from error
+    unit = "dB"
 
 
 def _check_waveform(waveform: Tensor, n_fft: int) -> None:

@@ -28,11 +28,11 @@ from audiointerp.masking import MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, complexity, sparseness
 from audiointerp.model.weights import load, model_hash
 from audiointerp.predict import Predict
-from audiointerp.processing import Analysis
+from audiointerp.processing import View
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.runs import Run, group_runs
+from audiointerp.runs.clip import Scores
 from audiointerp.sound import SOUND_FORMATS
-from audiointerp.speed.scoring import Scores
 
 CLIPS = 6
 """How many clips are to be heard unless told otherwise, half of them the best."""
@@ -283,13 +283,13 @@ def _scene(
     """Return one clip as the viewer shows it, under every method of a group of runs."""
     first = group[0]
     with torch.no_grad():
-        analysis = first.processor.analyse(waveform[None])
+        view = first.processor.analyse(waveform[None])
     methods, probabilities = {}, None
     for run in group:
         attribution = _load_map(run, clip)
         made = make_masks(attribution, run.masks)
         _check_masks(run, clip, made)
-        methods[run.method] = _method(run, clip, analysis, made, masks, form)
+        methods[run.method] = _method(run, clip, view, made, masks, form)
         if model is not None:
             scores = _score(run, clip, model, waveform, attribution, masks)
             probabilities = scores.probabilities[0].tolist()
@@ -309,7 +309,7 @@ def _scene(
 def _method(
     run: Run,
     clip: str,
-    analysis: Analysis,
+    view: View,
     made: Mapping[str, Tensor],
     heard: list[str],
     form: str,
@@ -322,7 +322,7 @@ def _method(
         "sounds": {
             name: {
                 part: embed_sound(waveform[0, 0].numpy(), rate, form)
-                for part, waveform in masked_sounds(run, analysis, made[name]).items()
+                for part, waveform in masked_sounds(run, view, made[name]).items()
             }
             for name in heard
         },
@@ -330,13 +330,13 @@ def _method(
     }
 
 
-def masked_sounds(run: Run, analysis: Analysis, mask: Tensor) -> dict[str, Tensor]:
+def masked_sounds(run: Run, view: View, mask: Tensor) -> dict[str, Tensor]:
     """Return what a mask keeps of a clip and what it leaves, "in" and "out": what was scored.
 
     Parameters
     ----------
     run : Run
-    analysis : Analysis
+    view : View
         Of one clip.
     mask : Tensor, shape (1, 1, bins, frames)
 
@@ -344,11 +344,11 @@ def masked_sounds(run: Run, analysis: Analysis, mask: Tensor) -> dict[str, Tenso
     -------
     dict of str to Tensor, shape (1, 1, samples)
     """
-    processor, features = run.processor, analysis.features
+    processor, features = run.processor, view.cells
     level = base_level(features, run.settings["base"], floor=processor.floor)
     masked = apply_mask(features, mask, level, domain=run.settings["domain"])
     return {
-        part: processor.synthesise(analysis, processor.gain_db(features, cells))
+        part: processor.synthesise(view, cells)
         for part, cells in zip(("in", "out"), masked, strict=True)
     }
 
@@ -392,7 +392,7 @@ def _score(
         on=list(run.tables),
     )
     scores = predict.interpret(waveform[None], attribution=attribution)
-    said = str(predict.classes[int(scores.target[0])])
+    said = predict.classifier.classes[int(scores.target[0])]
     if said != run.rows.loc[clip, "predicted"]:
         raise ValueError(
             f"{run.folder}: the model hears {clip} as {said}, the run as "

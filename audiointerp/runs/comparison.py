@@ -49,7 +49,7 @@ class Comparison:
             for what, same in {
                 "front end": result.processor.settings() == first.processor.settings(),
                 "model": np.allclose(result.probabilities, first.probabilities, atol=1e-4),
-                "clip": _same(result.analysis.waveform, first.analysis.waveform),
+                "clip": _same(result.view.waveform, first.view.waveform),
                 "class": (result.classes, result.target) == (first.classes, first.target),
                 "masks": list(result.masks) == list(first.masks),
                 "places": list(result.metrics_on) == list(first.metrics_on),
@@ -80,7 +80,7 @@ class Comparison:
         place = check_part(part)
         first = self._first
         return plot_comparison(
-            first.analysis.features,
+            first.view.cells,
             {name: result.attribution for name, result in self.results.items()},
             {
                 name: {mask: result.masked[mask][place] for mask in names}
@@ -98,9 +98,7 @@ class Comparison:
         """Draw the clip and every method's attribution map in one row."""
         first = self._first
         maps = {name: result.attribution for name, result in self.results.items()}
-        return plot_attributions(
-            first.analysis.features, maps, first.processor, heading=first.heading()
-        )
+        return plot_attributions(first.view.cells, maps, first.processor, heading=first.heading())
 
     def plot_probabilities(
         self, masks: Sequence[str] | None = None, on: str | None = None
@@ -147,7 +145,7 @@ class Comparison:
         )
 
     def metrics(self, masks: Sequence[str] | None = None, on: str | None = None) -> pd.DataFrame:
-        """Return the seven metrics, one row per method and mask.
+        """Return the metrics, one row per method and mask.
 
         Parameters
         ----------

@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from audiointerp.dataset import ClipDataset, Contamination
 from audiointerp.device import resolve_device
-from audiointerp.interpretation import METHODS
 from audiointerp.model import TransferModel
-from audiointerp.predict import Place, Predict, SetResult
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.runs.classification import predict_labels
+from audiointerp.runs.job import Place
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
     TRAIN_FOLDS,
-    background_for,
-    build_interpreter,
-    check_names,
+    Recipe,
     load_models,
+    make_recipe,
     open_set,
 )
+from audiointerp.runs.sets import SetResult, interpret_set
 from audiointerp.runs.store import run_path
 from audiointerp.tables.paper import accuracy_intervals
 
@@ -41,24 +40,19 @@ def run_experiment(
     data: str | os.PathLike[str],
     *,
     subset: str | None = None,
-    fold: int = TEST_FOLD,
+    fold: int | str = TEST_FOLD,
     clips: int | None = None,
-    train_folds: Sequence[int] = TRAIN_FOLDS,
-    methods: Iterable[str] | None = None,
+    train_folds: Sequence[int | str] = TRAIN_FOLDS,
     noises: Mapping[str, str | os.PathLike[str]] | None = None,
     clean: bool = True,
     alpha: float | None = None,
     snr_db: float | None = None,
-    masks: Sequence[str] | None = None,
-    base: str = "floor",
-    on: Place | Sequence[Place] = "features",
-    precision: str = "float32",
     results: str | os.PathLike[str] = "results",
     cache_dir: str | os.PathLike[str] | None = None,
-    seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
-    progress: bool = True,
+    recipe: Recipe | None = None,
+    **options: Any,
 ) -> dict[Path, SetResult]:
     """Interpret a test fold with every model and method, clean and under every noise.
 
@@ -73,36 +67,30 @@ def run_experiment(
         The set; see `audiointerp.dataset.open_dataset`.
     subset : {"esc10"}, optional
         Of a folder's clips.
-    fold : int
+    fold : int or str
         The fold to interpret.
     clips : int, optional
         Interpret at most this many of its clips, the same number of every class; all by default.
-    train_folds : sequence of int
+    train_folds : sequence of int or str
         Folds that SHAP's background is drawn from, two clips of each class.
-    methods : iterable of str, optional
-        Names in ``METHODS``; all by default.
     noises : mapping of str to path, optional
         Noise file of each noisy condition, by the experiment's name.
     clean : bool
         Also interpret the clips as they are.
     alpha, snr_db : float, optional
         Level of the clips over the noise; see `audiointerp.dataset.Contamination`.
-    masks : sequence of str, optional
-        Masks to score; all by default.
-    base, on, precision
-        See `audiointerp.predict.Predict`.
     results : path
         Runs are written to ``<results>/<model>/<method>_<experiment>/``.
     cache_dir : path, optional
         Where to keep decoded clips; None keeps them in memory.
-    seed : int
-        For methods that draw at random.
     device : str
         "auto", "cpu", "cuda", "cuda:1", …
     overwrite : bool
         Do runs again that are already there.
-    progress : bool
-        Show progress bars.
+    recipe : Recipe, optional
+        Methods, masks, base, precision, labels to explain, seed; see `audiointerp.runs.recipe`.
+    **options
+        Attributes of the recipe by name, instead of it.
 
     Returns
     -------
@@ -114,43 +102,25 @@ def run_experiment(
     ValueError
         If a name, file or setting is unusable; before anything is written.
     """
-    methods = list(METHODS if methods is None else methods)
-    check_names(methods, masks or ())
+    recipe = make_recipe(recipe, options)
     conditions: dict[str, Contamination | None] = {CLEAN: None} if clean else {}
     for name, file in (noises or {}).items():
         conditions[name] = Contamination(file, alpha, snr_db=snr_db)
     if not conditions:
         raise ValueError("nothing to do: neither the clean clips nor a noise was asked for")
-    models = load_models(weights, resolve_device(device))
     done: dict[Path, SetResult] = {}
-    for model_name, (model, processor) in models.items():
+    for model_name, classifier in load_models(weights, resolve_device(device)).items():
         source = {"subset": subset, "cache_dir": cache_dir}
-        open_fold = partial(open_set, data, model, processor, **source)
         sets = {
-            name: open_fold(folds=fold, clips=clips, contamination=noise)
+            name: open_set(data, classifier, folds=fold, clips=clips, contamination=noise, **source)
             for name, noise in conditions.items()
         }
-        compared = background_for(
-            data, methods, model, processor, folds=train_folds, seed=seed, **source
+        jobs = recipe.jobs(
+            classifier, recipe.background(data, classifier, folds=train_folds, **source)
         )
-        for method in methods:
-            interpreter = build_interpreter(
-                method,
-                model,
-                processor,
-                background=compared,
-                base=base,
-                seed=seed,
-                progress=progress,
-            )
-            predict = Predict(
-                model, processor, interpreter, masks=masks, base=base, on=on, precision=precision
-            )
-            for name, dataset in sets.items():
-                folder = run_path(results, model_name, method, name)
-                done[folder] = predict.predict_set(
-                    dataset, folder, overwrite=overwrite, progress=progress
-                )
+        for name, dataset in sets.items():
+            folders = {run_path(results, model_name, m, name): job for m, job in jobs.items()}
+            done |= interpret_set(folders, dataset, overwrite=overwrite, progress=recipe.progress)
     return done
 
 

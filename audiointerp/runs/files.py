@@ -6,7 +6,7 @@ The command line calls these functions and adds nothing to them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,18 @@ from tqdm.auto import tqdm
 
 from audiointerp.dataset import AudioError, load_audio
 from audiointerp.device import resolve_device
-from audiointerp.interpretation import METHODS
 from audiointerp.metrics import METRICS
-from audiointerp.predict import Place, Predict
-from audiointerp.processing import STFTSpectrogram
+from audiointerp.model.classifier import Classifier
 from audiointerp.report import write_report
+from audiointerp.runs.clip import interpret_clips
 from audiointerp.runs.comparison import Comparison
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
-    background_for,
-    build_interpreter,
+    Recipe,
     by_stem,
     check_names,
     load_models,
+    make_recipe,
 )
 from audiointerp.runs.result import Interpretation
 from audiointerp.sound import SOUND_FORMATS
@@ -66,17 +65,13 @@ def interpret_files(
     weights: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
-    methods: Iterable[str] | None = None,
     masks: Sequence[str] | None = SHOWN_MASKS,
     sound: str = "wav",
-    target: str | None = None,
     background: str | os.PathLike[str] = "synthetic",
-    base: str = "floor",
-    on: Place | Sequence[Place] = "features",
-    seed: int = 0,
     device: str = "auto",
     report: bool = False,
-    progress: bool = True,
+    recipe: Recipe | None = None,
+    **options: Any,
 ) -> FilesResult:
     """Interpret sound files with every model and method; write pictures, sounds and tables.
 
@@ -88,28 +83,20 @@ def interpret_files(
         Weight files; see `audiointerp.model.weights`.
     out : path
         Folder for the results, ``<out>/<model>/<method>/<clip>/``.
-    methods : iterable of str, optional
-        Names in ``METHODS``; all by default.
     masks : sequence of str, optional
-        Masks to draw and to make audible, None for all; the tables always have all fourteen.
+        Masks to draw and to make audible, None for all; the tables have all of the recipe's.
     sound : {"wav", "flac", "mp3"}
         What masked sounds are written as; see `audiointerp.runs.result.Interpretation.save`.
-    target : str, optional
-        Class to explain; the predicted one by default.
     background : "synthetic" or path
         Set whose training folds SHAP compares with.
-    base : {"floor", "minimum", "quiet"}
-        What a removed cell becomes.
-    on : {"features", "audio"} or both
-        What the metrics are measured on.
-    seed : int
-        For methods that draw at random.
     device : str
         "auto", "cpu", "cuda", "cuda:1", …
     report : bool
         Also write ``<out>/report.html``, a page of these results; see `audiointerp.report`.
-    progress : bool
-        Show a progress bar.
+    recipe : Recipe, optional
+        Methods, base, precision, labels to explain, seed; see `audiointerp.runs.recipe`.
+    **options
+        Attributes of the recipe by name, instead of it.
 
     Returns
     -------
@@ -122,35 +109,27 @@ def interpret_files(
         before anything is written.
     """
     names = by_stem(files)
-    methods = list(METHODS if methods is None else methods)
-    check_names(methods, masks or ())
+    recipe = make_recipe(recipe, options)
+    check_names((), masks or ())
     models = load_models(weights, resolve_device(device))
-    for _, processor in models.values():
-        SOUND_FORMATS[sound].check_rate(processor.sample_rate)
+    for classifier in models.values():
+        SOUND_FORMATS[sound].check_rate(classifier.front_end.sample_rate)
     failures: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     written: list[Path] = []
-    total = len(models) * len(methods) * len(names)
-    with tqdm(total=total, unit="clip", disable=not progress) as bar:
-        for model_name, (model, processor) in models.items():
-            clips = _read_clips(names, processor, model.duration, failures)
-            bar.total -= len(methods) * (len(names) - len(clips))
-            compared = background_for(background, methods, model, processor, seed=seed)
-            for method in methods:
+    total = len(models) * len(recipe.methods) * len(names)
+    with tqdm(total=total, unit="clip", disable=not recipe.progress) as bar:
+        for model_name, classifier in models.items():
+            clips = _read_clips(names, classifier, failures)
+            bar.total -= len(recipe.methods) * (len(names) - len(clips))
+            jobs = recipe.jobs(classifier, recipe.background(background, classifier))
+            for method, job in jobs.items():
                 bar.set_description(f"{model_name} {method}")
-                interpreter = build_interpreter(
-                    method,
-                    model,
-                    processor,
-                    background=compared,
-                    base=base,
-                    seed=seed,
-                    progress=progress,
-                )
-                predict = Predict(model, processor, interpreter, base=base, on=on)
                 for batch in _batches(clips):
                     waveforms = torch.stack(list(batch.values()))
-                    for result in predict.predict_batch(waveforms, list(batch), target=target):
+                    for result in interpret_clips(
+                        job, waveforms, list(batch), target=recipe.target
+                    ):
                         folder = Path(out) / model_name / method / result.clip
                         result.save(folder, masks, sound=sound)
                         written.append(folder)
@@ -168,16 +147,11 @@ def compare_methods(
     file: str | os.PathLike[str],
     weights: str | os.PathLike[str],
     *,
-    methods: Iterable[str] | None = None,
-    masks: Sequence[str] | None = None,
-    target: str | None = None,
     background: str | os.PathLike[str] = "synthetic",
     subset: str | None = None,
-    base: str = "floor",
-    on: Place | Sequence[Place] = "features",
-    seed: int = 0,
     device: str = "auto",
-    progress: bool = True,
+    recipe: Recipe | None = None,
+    **options: Any,
 ) -> Comparison:
     """Interpret one sound file with several methods, to be looked at side by side.
 
@@ -187,16 +161,14 @@ def compare_methods(
         WAV, OGG or FLAC.
     weights : path
         Weight file of the model; see `audiointerp.model.weights`.
-    methods : iterable of str, optional
-        Names in ``METHODS``; all by default.
-    masks : sequence of str, optional
-        Masks to make; all by default.
-    target : str, optional
-        Class to explain; the predicted one by default.
     background, subset
         Set, and part of it, whose training folds SHAP compares with.
-    base, on, seed, device, progress
-        See `interpret_files`.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", …
+    recipe : Recipe, optional
+        Methods, masks, base, the label to explain, seed; see `audiointerp.runs.recipe`.
+    **options
+        Attributes of the recipe by name, instead of it.
 
     Returns
     -------
@@ -208,25 +180,25 @@ def compare_methods(
     ValueError
         If a name, file or setting is unusable.
     """
-    methods = list(METHODS if methods is None else methods)
-    check_names(methods, masks or ())
-    ((_, (model, processor)),) = load_models([weights], resolve_device(device)).items()
-    waveform = load_audio(file, processor.sample_rate, model.duration)[0]
-    compared = background_for(background, methods, model, processor, subset=subset, seed=seed)
+    recipe = make_recipe(recipe, options)
+    (classifier,) = load_models([weights], resolve_device(device)).values()
+    rate, normalize = classifier.front_end.sample_rate, classifier.normalize
+    waveform = load_audio(file, rate, classifier.duration, normalize)[0]
+    background = recipe.background(background, classifier, subset=subset)
     results = {}
-    for method in methods:
-        interpreter = build_interpreter(
-            method, model, processor, background=compared, base=base, seed=seed, progress=progress
-        )
-        predict = Predict(model, processor, interpreter, masks=masks, base=base, on=on)
-        (results[method],) = predict.predict_batch(waveform[None], [Path(file).stem], target=target)
+    for method, job in recipe.jobs(classifier, background).items():
+        explained = interpret_clips(job, waveform[None], [Path(file).stem], target=recipe.target)
+        if len(explained) != 1:
+            raise ValueError(
+                f"{len(explained)} labels of {file} were asked for: compare methods on one label"
+            )
+        results[method] = explained[0]
     return Comparison(results)
 
 
 def _read_clips(
     files: Mapping[str, Path],
-    processor: STFTSpectrogram,
-    duration: float | None,
+    classifier: Classifier,
     failures: dict[str, str],
 ) -> dict[str, Tensor]:
     """Return the waveforms of files, (1, samples) each; note those that cannot be read, once."""
@@ -235,7 +207,9 @@ def _read_clips(
         if name in failures:
             continue
         try:
-            clips[name] = load_audio(file, processor.sample_rate, duration)[0]
+            clips[name] = load_audio(
+                file, classifier.front_end.sample_rate, classifier.duration, classifier.normalize
+            )[0]
         except AudioError as error:
             failures[name] = str(error)
             tqdm.write(f"skipped: {error}")

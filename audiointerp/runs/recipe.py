@@ -1,13 +1,14 @@
-"""What a run needs, by name: models, attribution methods, sets and the background of SHAP."""
+"""Build the parts of a run from names and settings: models, methods, sets, backgrounds."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,35 +16,149 @@ from torch import Tensor, nn
 from audiointerp.dataset import ClipDataset, open_dataset
 from audiointerp.interpretation import METHODS, Interpreter, select_background
 from audiointerp.masking import MASKS, base_level
+from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import load
-from audiointerp.processing import STFTSpectrogram
+from audiointerp.processing import FrontEnd, View
+from audiointerp.runs.job import Job, Place, choose_masks, choose_places
+from audiointerp.runs.targets import Target
 
 TRAIN_FOLDS = (1, 2, 3)
 SHOWN_MASKS = ("topK_5", "topK_30")
 """The masks that are drawn, made audible and listed unless told otherwise."""
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How clips are interpreted: methods, masks and everything else that has a name.
+
+    Attributes
+    ----------
+    methods : sequence of str, optional
+        Names in ``METHODS``; all by default.
+    masks : sequence of str, optional
+        Masks to make and score; all by default.
+    base : {"floor", "minimum", "quiet"}
+        What a removed cell becomes, and what methods that hide parts of a clip put there.
+    domain : {"feature", "power"}
+        What a mask multiplies.
+    on : {"features", "audio"} or both
+        What metrics are measured on.
+    precision : {"float32", "tf32", "bfloat16"}
+        See `audiointerp.speed.precision.computing`.
+    target : str, int, sequence of them, `Top`, `Above` or None
+        Labels to explain; see `audiointerp.runs.targets`.
+    seed : int
+        For methods and backgrounds that draw at random.
+    batch_size : int, optional
+        Most inputs that go through a model at once.
+    progress : bool
+        Show progress bars.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such method or mask.
+    """
+
+    methods: Sequence[str] | None = None
+    masks: Sequence[str] | None = None
+    base: str = "floor"
+    domain: Literal["feature", "power"] = "feature"
+    on: Place | Sequence[Place] = "features"
+    precision: str = "float32"
+    target: Target = None
+    seed: int = 0
+    batch_size: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        methods = METHODS if self.methods is None else self.methods
+        object.__setattr__(self, "methods", tuple(methods))
+        if self.masks is not None:
+            object.__setattr__(self, "masks", tuple(self.masks))
+        check_names(self.methods, self.masks or ())
+
+    def background(
+        self, data: str | os.PathLike[str], classifier: Classifier, **source: Any
+    ) -> View | None:
+        """Return the background of the methods that need one, None where none does.
+
+        Parameters
+        ----------
+        data : "synthetic" or path
+            Set to draw it from.
+        classifier : Classifier
+        **source
+            See `open_set`; the training folds by default.
+        """
+        if not any("background" in METHODS[name].requires for name in self.methods):
+            return None
+        dataset = open_set(data, classifier, **({"folds": TRAIN_FOLDS} | source))
+        return background_view(dataset, classifier.front_end, seed=self.seed)
+
+    def jobs(self, classifier: Classifier, background: View | None = None) -> dict[str, Job]:
+        """Return a job for every method, by the method's name."""
+        jobs = {}
+        for method in self.methods:
+            interpreter = build_interpreter(
+                method,
+                classifier,
+                background=background,
+                base=self.base,
+                seed=self.seed,
+                progress=self.progress,
+            )
+            jobs[method] = Job(
+                classifier,
+                interpreter,
+                masks=choose_masks(self.masks, interpreter),
+                base=self.base,
+                domain=self.domain,
+                on=choose_places(self.on),
+                precision=self.precision,
+                target=self.target,
+                batch_size=self.batch_size,
+            )
+        return jobs
+
+
+def make_recipe(recipe: Recipe | None, options: Mapping[str, Any]) -> Recipe:
+    """Return a recipe: the one given, or one of options by name.
+
+    Raises
+    ------
+    TypeError
+        If both are given, or an option is no attribute of a recipe.
+    """
+    if recipe is None:
+        return Recipe(**options)
+    if options:
+        raise TypeError(f"{', '.join(options)}: given beside a recipe; put them into it")
+    return recipe
+
+
 def build_interpreter(
     method: str,
     model: nn.Module,
-    processor: STFTSpectrogram,
+    processor: FrontEnd | None = None,
     *,
-    background: Tensor | None = None,
+    background: Tensor | View | None = None,
     base: str = "floor",
     seed: int = 0,
     progress: bool = False,
     **options: Any,
 ) -> Interpreter:
-    """Make an attribution method, giving its constructor what it asks for by name.
+    """Make a method, giving its constructor what it asks for by name.
 
     Parameters
     ----------
     method : str
         A name in ``METHODS``.
-    model : Module
-    processor : STFTSpectrogram
-    background : Tensor, shape (clips, 1, bins, frames), optional
-        Features of clips that methods with a background compare with.
+    model : Classifier or Module
+    processor : FrontEnd, optional
+        Of a bare network; a classifier has its own.
+    background : View or Tensor, shape (clips, 1, bins, frames), optional
+        Clips that methods with a background compare with.
     base : {"floor", "minimum", "quiet"}
         What methods that hide parts of a clip put there: give what the masks will.
     seed : int
@@ -62,25 +177,31 @@ def build_interpreter(
     UnknownNameError
         If there is no such method.
     ValueError
-        If it needs a background and none is given.
+        If it needs a background and none is given, or there is no front end.
     """
     interpreter = METHODS[method]
+    front_end = as_classifier(model, processor).front_end
+    if front_end is None:
+        raise ValueError("a bare network needs its front end: build_interpreter(name, model, it)")
+    if "background" in interpreter.requires and background is None:
+        raise ValueError(f"{method} compares with background clips: give their features")
     offered = {
         "background": background,
-        "base": partial(base_level, kind=base, floor=processor.floor),
+        "base": partial(base_level, kind=base, floor=front_end.floor),
         "seed": seed,
         "progress": progress,
     }
     wanted = inspect.signature(interpreter).parameters
-    if "background" in wanted and background is None:
-        raise ValueError(f"{method} compares with background clips: give their features")
     return interpreter(
         model, **{name: value for name, value in offered.items() if name in wanted}, **options
     )
 
 
 def open_set(
-    data: str | os.PathLike[str], model: nn.Module, processor: STFTSpectrogram, **options: Any
+    data: str | os.PathLike[str],
+    model: nn.Module,
+    processor: FrontEnd | None = None,
+    **options: Any,
 ) -> ClipDataset:
     """Open a set as a model takes it: at its front end's rate and cut to its duration.
 
@@ -89,7 +210,7 @@ def open_set(
     data : "synthetic" or path
         The set.
     model, processor
-        As `audiointerp.load` returns them. A model that names no duration takes 5 s.
+        A classifier; or a network and its front end. One that names no duration takes 5 s.
     **options
         See `audiointerp.dataset.open_dataset`: subset, folds, clips, contamination, cache_dir.
 
@@ -97,20 +218,26 @@ def open_set(
     -------
     ClipDataset
     """
-    duration = getattr(model, "duration", None) or 5.0
-    return open_dataset(data, sample_rate=processor.sample_rate, duration=duration, **options)
+    classifier = as_classifier(model, processor)
+    return open_dataset(
+        data,
+        sample_rate=classifier.front_end.sample_rate,
+        duration=classifier.duration or 5.0,
+        normalize=classifier.normalize,
+        **options,
+    )
 
 
-def background_features(
-    dataset: ClipDataset, processor: STFTSpectrogram, *, per_class: int = 2, seed: int = 0
-) -> Tensor:
-    """Return the features of some clips of every class, as SHAP's background.
+def background_view(
+    dataset: ClipDataset, front_end: FrontEnd, *, per_class: int = 2, seed: int = 0
+) -> View:
+    """Return some clips of every class, analysed, as a background to compare with.
 
     Parameters
     ----------
     dataset : ClipDataset
         Of the folds that the model was trained on.
-    processor : STFTSpectrogram
+    front_end : FrontEnd
     per_class : int
         Clips of each class.
     seed : int
@@ -118,39 +245,27 @@ def background_features(
 
     Returns
     -------
-    Tensor, shape (per_class·classes, 1, bins, frames)
-        On the processor's device.
+    View
+        Of per_class·classes clips, on the front end's device.
     """
     chosen = select_background(dataset.labels, per_class=per_class, seed=seed)
     waveforms = torch.stack([dataset[int(index)].waveform for index in chosen])
+    device = next((buffer.device for buffer in front_end.buffers()), torch.device("cpu"))
     with torch.no_grad():
-        return processor(waveforms.to(processor.window.device))
+        return front_end.analyse(waveforms.to(device))
 
 
-def background_for(
-    data: str | os.PathLike[str],
-    methods: Iterable[str],
-    model: nn.Module,
-    processor: STFTSpectrogram,
-    *,
-    folds: Sequence[int] = TRAIN_FOLDS,
-    seed: int,
-    **source: Any,
-) -> Tensor | None:
-    """Return the background of the methods that need one, None where none does."""
-    needed = [
-        name for name in methods if "background" in inspect.signature(METHODS[name]).parameters
-    ]
-    if not needed:
-        return None
-    dataset = open_set(data, model, processor, folds=folds, **source)
-    return background_features(dataset, processor, seed=seed)
+def background_features(
+    dataset: ClipDataset, processor: FrontEnd, *, per_class: int = 2, seed: int = 0
+) -> Tensor:
+    """Return the cells of `background_view`, shape (per_class·classes, 1, bins, frames)."""
+    return background_view(dataset, processor, per_class=per_class, seed=seed).cells
 
 
 def load_models(
     weights: Sequence[str | os.PathLike[str]], device: torch.device
-) -> dict[str, tuple[nn.Module, STFTSpectrogram]]:
-    """Return the models and front ends of weight files by the files' names, which must differ."""
+) -> dict[str, Classifier]:
+    """Return the classifiers of weight files by the files' names, which must differ."""
     if not weights:
         raise ValueError("no weight file given; those that are shipped lie in weights/")
     return {name: load(path, device=device) for name, path in by_stem(weights).items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audiointerp.masking import MASKS
 from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in_words
-from audiointerp.processing import Analysis, STFTSpectrogram
+from audiointerp.processing import FrontEnd, View
 from audiointerp.sound import SOUND_FORMATS, Sound
 from audiointerp.storage import replacing_folder
 
@@ -35,13 +35,15 @@ class Interpretation:
         Name of the clip.
     method : str
         Name of the attribution method.
-    processor : STFTSpectrogram
+    processor : FrontEnd
         The front end.
-    analysis : Analysis
-        Of this one clip: its features, STFT and waveform.
+    view : View
+        Of this one clip: its cells, its waveform and what resynthesis needs.
     classes : tuple of str
     probabilities : ndarray, shape (classes,)
         Of the clip as it is.
+    decisions : ndarray of bool, shape (classes,)
+        Which classes the head decides for: one of several, or any number of labels.
     target : int
         Index of the explained class.
     attribution : Tensor, shape (1, 1, bins, frames)
@@ -60,10 +62,11 @@ class Interpretation:
 
     clip: str
     method: str
-    processor: STFTSpectrogram
-    analysis: Analysis
+    processor: FrontEnd
+    view: View
     classes: tuple[str, ...]
     probabilities: np.ndarray
+    decisions: np.ndarray
     target: int
     attribution: Tensor
     diagnostics: dict[str, float]
@@ -74,7 +77,7 @@ class Interpretation:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """The seven metrics, one row per mask: on masked features, unless only on sound."""
+        """The metrics, one row per mask: on masked features, unless only on sound."""
         return next(iter(self.metrics_on.values()))
 
     @property
@@ -89,13 +92,19 @@ class Interpretation:
 
     @property
     def label(self) -> str:
-        """The class that the model predicts."""
+        """The class of the highest probability."""
         return self.classes[int(self.probabilities.argmax())]
 
     @property
     def probability(self) -> float:
-        """Probability of the predicted class."""
+        """Its probability."""
         return float(self.probabilities.max())
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All classes that the model decides for, the most probable first; none is possible."""
+        order = np.argsort(-self.probabilities, kind="stable")
+        return tuple(self.classes[index] for index in order if self.decisions[index])
 
     @property
     def target_label(self) -> str:
@@ -119,11 +128,10 @@ class Interpretation:
             the metrics were measured with.
         """
         if mask is None:
-            waveform = self.analysis.waveform
+            waveform = self.view.waveform
         else:
             masked = self._masked(mask)[check_part(part)]
-            gain = self.processor.gain_db(self.analysis.features, masked)
-            waveform = self.processor.synthesise(self.analysis, gain)
+            waveform = self.processor.synthesise(self.view, masked)
         return Sound(waveform[0, 0].detach().cpu().float().numpy(), self.processor.sample_rate)
 
     def plot(self, mask: str | None = None) -> Picture:
@@ -143,7 +151,7 @@ class Interpretation:
         masked_in, masked_out = self._masked(mask)
         score = next(iter(self.probabilities_on.values())).loc[mask]
         return plot_interpretation(
-            self.analysis.features,
+            self.view.cells,
             self.attribution,
             self.masks[mask],
             masked_in,
@@ -216,6 +224,7 @@ class Interpretation:
             "label": self.label,
             "probability": self.probability,
             "explained_class": self.target_label,
+            "labels": list(self.labels),
             "diagnostics": self.diagnostics,
             "front_end": self.processor.settings(),
             "probabilities": dict(zip(self.classes, self.probabilities.tolist(), strict=True)),

@@ -6,13 +6,16 @@
         run.json            every setting, the seeds, the code version, the model's hash
         csvs/<mask>.csv     one row per clip, measured on masked features
         csvs_audio/…        the same, measured on masked sounds, where asked for
-        attributions/<clip>.npy
+        attributions/<clip>.npy, or <clip>@<class index>.npy where several labels are explained
         diagnostics.csv     what the method says of each map, where it says something
 
 Rows are written batch by batch, so that an interrupted run loses one batch at most. A run of some
 clips goes on when it is asked for more of them, and keeps them all when it is asked for fewer: how
 many were asked for is the one setting that changes no row. The folds are compared, although they
-change no row either: a table of two folds would be of no test set. Nothing here needs torch.
+change no row either: a table of two folds would be of no test set.
+
+A run whose tables lack a metric that exists now is completed: its clips are measured again, by
+their saved maps where these are there.
 """
 
 from __future__ import annotations
@@ -21,16 +24,19 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from audiointerp.evaluation import METRICS
 from audiointerp.storage import replacing, write_atomically
 
 CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
+EXPLAINED = "explained"
+"""Column of the explained label, in runs that were asked for others than the predicted one."""
 TABLES = {"features": "csvs", "audio": "csvs_audio"}
 """Folder of the tables, by what the metrics were measured on."""
 
@@ -41,8 +47,10 @@ if int(pd.__version__.split(".")[0]) < 3:
     # Which later versions do without asking, and warn of being asked.
     READ_EXACTLY["float_precision"] = "round_trip"
 
-CLIPS_ASKED_FOR = "dataset.clips"
-"""The setting that two requests for one run may differ in."""
+CHANGES_NO_ROW = frozenset(
+    {"dataset.clips", "interpreter.batch_size", "interpreter.fold_batch_norm"}
+)
+"""Settings that two requests for one run may differ in; earlier versions recorded the last two."""
 
 Row = Mapping[str, Any]
 
@@ -65,6 +73,8 @@ class RunFolder:
         Metric columns.
     on : sequence of {"features", "audio"}
         What the metrics are measured on.
+    explained : bool
+        Whether the tables name the explained label of each row; a clip may then have several.
     overwrite : bool
         Remove an earlier run first.
 
@@ -83,12 +93,15 @@ class RunFolder:
         masks: Sequence[str],
         metrics: Sequence[str],
         on: Sequence[str] = ("features",),
+        explained: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))
         self.clips = list(clips)
-        self.columns = [*CLIP_COLUMNS, *metrics]
+        self.metrics = list(metrics)
+        self.keys = ["clip", EXPLAINED] if explained else ["clip"]
+        self.columns = [*CLIP_COLUMNS, *self.keys[1:], *metrics]
         self._tables = {(place, mask): self._table(place, mask) for place in on for mask in masks}
         if overwrite:
             self._remove()
@@ -103,8 +116,8 @@ class RunFolder:
 
     @property
     def done(self) -> set[str]:
-        """Clips that have a row in every table, wanted now or not."""
-        return set.intersection(*(set(table["clip"]) for table in self._rows.values()))
+        """Clips that have all their rows in every table, wanted now or not."""
+        return _complete(self._rows.values())
 
     @property
     def todo(self) -> list[str]:
@@ -125,29 +138,31 @@ class RunFolder:
         self._write_tables(self._rows)
         self._write_run({})
 
-    def load_attribution(self, clip: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Return a clip's saved attribution map, or None where there is no whole one."""
+    def load_attribution(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return a saved attribution map by its name, or None where there is no whole one."""
         try:
-            saved = np.load(self._attribution(clip), allow_pickle=False)
+            saved = np.load(self._attribution(name), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
         return saved if saved.shape == shape else None
 
-    def save_attributions(self, maps: Mapping[str, tuple[np.ndarray, Mapping[str, float]]]) -> None:
+    def save_attributions(
+        self, maps: Mapping[str, np.ndarray], diagnostics: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         """Write attribution maps, each whole or not at all.
 
         Parameters
         ----------
-        maps : mapping of str to (ndarray of shape (bins, frames), mapping of str to float)
-            By clip: the map, and what the method says of it.
+        maps : mapping of str to ndarray of shape (bins, frames)
+            By name; see `attribution_name`.
+        diagnostics : sequence of mapping
+            What the method says of each map, with the key columns of its row.
         """
-        said = {clip: {"clip": clip, **said} for clip, (_, said) in maps.items() if said}
-        if said:
-            self._diagnostics |= said
+        if diagnostics:
+            self._diagnostics |= {self._key(row): dict(row) for row in diagnostics}
             self._write_diagnostics()
-        for clip, (attribution, _) in maps.items():
-            target = self._attribution(clip)
-            with replacing(target) as partial:
+        for name, attribution in maps.items():
+            with replacing(self._attribution(name)) as partial:
                 np.save(partial, attribution)
 
     def append(self, rows: Mapping[tuple[str, str], Sequence[Row]]) -> None:
@@ -158,6 +173,9 @@ class RunFolder:
             before = self._rows[key]
             self._rows[key] = pd.concat([before, frame]) if len(before) else frame
 
+    def _key(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in self.keys)
+
     def finish(self, report: Mapping[str, Any]) -> None:
         """Put the rows into the order of the clips and write the report into ``run.json``.
 
@@ -165,8 +183,8 @@ class RunFolder:
         """
         place = {clip: position for position, clip in enumerate(self.clips)}
         last = len(place)
-        order = sorted(self._diagnostics, key=lambda clip: place.get(clip, last))
-        self._diagnostics = {clip: self._diagnostics[clip] for clip in order}
+        order = sorted(self._diagnostics, key=lambda key: place.get(key[0], last))
+        self._diagnostics = {key: self._diagnostics[key] for key in order}
         if self._diagnostics:
             self._write_diagnostics()
         self._rows = {
@@ -184,8 +202,8 @@ class RunFolder:
     def _table(self, on: str, mask: str) -> Path:
         return self.path / TABLES[on] / f"{mask}.csv"
 
-    def _attribution(self, clip: str) -> Path:
-        return self.attributions / f"{clip}.npy"
+    def _attribution(self, name: str) -> Path:
+        return self.attributions / f"{name}.npy"
 
     def _remove(self) -> None:
         for folder in (self.attributions, *(self.path / name for name in TABLES.values())):
@@ -217,24 +235,39 @@ class RunFolder:
         Those of a clip that is not wanted stay in the tables they are in.
         """
         rows = {key: self._read_table(path) for key, path in self._tables.items()}
-        complete = set.intersection(*(set(table["clip"]) for table in rows.values()))
-        again = set(self.clips) - complete
+        again = set(self.clips) - _complete(rows.values())
         return {key: table[~table["clip"].isin(again)] for key, table in rows.items()}
 
     def _read_table(self, path: Path) -> pd.DataFrame:
+        """Return the rows of a table with all columns, none where a metric is missing."""
         if not path.is_file():
             return pd.DataFrame(columns=self.columns)
         table = read_table(path)
-        if list(table.columns) != self.columns:
-            raise ValueError(f"{path}: its columns are not {', '.join(self.columns)}")
-        return table.drop_duplicates("clip")
+        missing = [name for name in self.columns if name not in table.columns]
+        unknown = [name for name in table.columns if name not in self.columns]
+        if unknown or set(missing) - set(self.metrics):
+            raise ValueError(
+                f"{path}: its columns are {', '.join(table.columns)}, not {', '.join(self.columns)}"
+                "; is a metric of yours not registered?"
+            )
+        if not missing:
+            return table.drop_duplicates(self.keys)
+        others = sorted(set(table["clip"]) - set(self.clips))
+        if others:
+            raise ValueError(
+                f"{path}: was made before the metrics {', '.join(missing)} existed and holds "
+                f"{len(others)} clips that are not asked for now, such as {others[0]}: ask for all "
+                "of them to complete the run"
+            )
+        return pd.DataFrame(columns=self.columns)
 
-    def _read_diagnostics(self) -> dict[str, dict[str, Any]]:
+    def _read_diagnostics(self) -> dict[tuple[str, ...], dict[str, Any]]:
         path = self.path / "diagnostics.csv"
         if not path.is_file():
             return {}
-        rows = pd.read_csv(path, dtype={"clip": str}, **READ_EXACTLY).to_dict("records")
-        return {row["clip"]: row for row in rows}
+        kinds = {name: str for name in self.keys}
+        rows = pd.read_csv(path, dtype=kinds, **READ_EXACTLY).to_dict("records")
+        return {self._key(row): row for row in rows}
 
     def _write_diagnostics(self) -> None:
         table = pd.DataFrame(self._diagnostics.values())
@@ -247,6 +280,20 @@ class RunFolder:
     def _write_run(self, report: Mapping[str, Any]) -> None:
         content = {"settings": self.settings, "report": dict(report)}
         write_atomically(self.path / "run.json", json.dumps(content, indent=2) + "\n")
+
+
+def attribution_name(clip: str, label: int | None = None) -> str:
+    """Return the name of a clip's map, or of its map for one of several labels."""
+    return clip if label is None else f"{clip}@{label}"
+
+
+def _complete(tables: Iterable[pd.DataFrame]) -> set[str]:
+    """Return the clips that have rows in every table, and equally many."""
+    counts = [table["clip"].value_counts() for table in tables]
+    same = set(counts[0].index)
+    for other in counts[1:]:
+        same = {clip for clip in same if other.get(clip, 0) == counts[0][clip]}
+    return same
 
 
 def run_path(results: str | os.PathLike[str], model: str, method: str, experiment: str) -> Path:
@@ -270,10 +317,10 @@ def differing_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
     """Return the names of the settings by which two requests make different rows, sorted.
 
     A setting that is not named counts as None. The parts of a group are named one by one, as
-    ``dataset.folds``. How many clips were asked for is no difference.
+    ``dataset.folds``. How many clips were asked for is no difference, nor what changes only time.
     """
     one, other = _ungrouped(one), _ungrouped(other)
-    names = (one.keys() | other.keys()) - {CLIPS_ASKED_FOR}
+    names = (one.keys() | other.keys()) - CHANGES_NO_ROW
     return sorted(name for name in names if one.get(name) != other.get(name))
 
 
@@ -296,7 +343,10 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     whole = text[: text.rfind("\n") + 1]
     if not whole:
         return pd.DataFrame()
-    return pd.read_csv(io.StringIO(whole), dtype={"clip": str}, **READ_EXACTLY)
+    # An empty cell of a metric is a clip without evidence for it.
+    empty = {name: [""] for name in METRICS}
+    kinds = {"clip": str, EXPLAINED: str}
+    return pd.read_csv(io.StringIO(whole), dtype=kinds, na_values=empty, **READ_EXACTLY)
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -1,58 +1,65 @@
-"""Masked clips → class probabilities: every distinct input once, in full batches; a batch's scores.
+"""Masked clips → class probabilities: every distinct input once, in full batches.
 
 Several of the fourteen masks often coincide (``topK_5`` and ``topK_5_pos``, say, wherever 5 % of
-the cells are positive). What is equal is scored once.
+the cells are positive). Equal masks are scored once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from audiointerp.processing import Analysis
+from audiointerp.model.classifier import as_classifier
+from audiointerp.processing import View
 from audiointerp.speed.inference import fast_copy
 from audiointerp.speed.memory import batch_size_for
 
 
 class Scorer:
-    """Class probabilities of features, from a copy of the model made for speed.
+    """Class probabilities of cells, from a copy of the model made for speed.
 
     Parameters
     ----------
-    model : Module
-        Features (batch, 1, bins, frames) to logits (batch, classes). Later changes of it are not
-        followed: make another scorer.
+    model : Classifier or Module
+        A module maps cells (batch, 1, bins, frames) to softmax logits (batch, classes). Later
+        changes of it are not followed: make another scorer.
     batch_size : int, optional
-        Most features that go through the model at once; by default what suits the device.
+        Most inputs that go through the model at once; by default what suits the device.
     """
 
     def __init__(self, model: nn.Module, *, batch_size: int | None = None) -> None:
-        self.model = fast_copy(model, gradient=False)
+        classifier = as_classifier(model)
+        self.classifier = classifier.with_network(fast_copy(classifier.network))
         self.batch_size = batch_size
 
     @torch.no_grad()
-    def __call__(self, features: Tensor) -> Tensor:
+    def __call__(self, cells: Tensor, view: View | None = None) -> Tensor:
         """Return the probabilities in double precision, where 1 - p keeps its digits.
 
         Parameters
         ----------
-        features : Tensor, shape (batch, 1, bins, frames)
+        cells : Tensor, shape (batch, 1, bins, frames)
+        view : View, optional
+            Of the same clips, row by row; waveform networks need it.
 
         Returns
         -------
         Tensor of float64, shape (batch, classes)
         """
-        logits = [self.model(chunk) for chunk in features.split(self.rows(features))]
-        return torch.cat(logits).double().softmax(1)
+        rows = self.rows(cells)
+        logits = []
+        for start in range(0, len(cells), rows):
+            part = slice(start, start + rows)
+            sound = view[part] if view is not None and self.classifier.needs_view else None
+            logits.append(self.classifier.logits(cells[part], sound))
+        return self.classifier.probabilities(torch.cat(logits))
 
-    def rows(self, features: Tensor) -> int:
-        """Return how many of such features go through the model at once."""
-        return self.batch_size or batch_size_for(features)
+    def rows(self, cells: Tensor) -> int:
+        """Return how many of such inputs go through the model at once."""
+        return self.batch_size or batch_size_for(cells)
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def distinct_masks(masks: Mapping[str, Tensor]) -> DistinctMasks:
 def score_masks(
     scorer: Scorer,
     masks: DistinctMasks,
-    masked: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    masked: Callable[[Tensor, Tensor], tuple[Tensor, View | None]],
 ) -> tuple[Tensor, Tensor]:
     """Return the class probabilities of every distinct masked-in and masked-out clip.
 
@@ -116,8 +123,9 @@ def score_masks(
     scorer : Scorer
     masks : DistinctMasks
     masked : callable
-        ``masked(clip, mask)`` returns the masked-in and masked-out features, (rows, 1, bins,
-        frames), for some clips of the batch (rows,) and their masks (rows, 1, bins, frames).
+        ``masked(clip, mask)`` takes some clips of the batch (rows,) and their masks (rows, 1,
+        bins, frames). It returns the masked-in cells followed by the masked-out ones, (2·rows, 1,
+        bins, frames), and the view of their sound where the scorer's classifier needs it.
 
     Returns
     -------
@@ -128,58 +136,7 @@ def score_masks(
     inside, outside = [], []
     with torch.no_grad():
         for clip, mask in zip(masks.clip.split(size), masks.masks.split(size), strict=True):
-            both = scorer(torch.cat(masked(clip, mask)))
+            both = scorer(*masked(clip, mask))
             inside.append(both[: len(clip)])
             outside.append(both[len(clip) :])
     return torch.cat(inside), torch.cat(outside)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A batch of clips, interpreted.
-
-    Attributes
-    ----------
-    analysis : Analysis
-        Features, STFT and waveforms.
-    probabilities : Tensor, shape (batch, classes), float64
-    target : Tensor, shape (batch,)
-        The explained classes.
-    attribution : Tensor, shape (batch, 1, bins, frames)
-    diagnostics : dict of str to Tensor of shape (batch,)
-        What the method says of its own maps, such as SHAP's additivity residual.
-    masks : dict of str to Tensor, shape (batch, 1, bins, frames)
-    metrics : dict
-        ``metrics[place, mask][name]`` of shape (batch,), place "features" or "audio".
-    masked_probabilities : dict
-        ``masked_probabilities[place, mask]`` = (p_in, p_out) of every class, (batch, classes).
-    """
-
-    analysis: Analysis
-    probabilities: Tensor
-    target: Tensor
-    attribution: Tensor
-    diagnostics: dict[str, Tensor]
-    masks: dict[str, Tensor]
-    metrics: dict[tuple[str, str], dict[str, Tensor]]
-    masked_probabilities: dict[tuple[str, str], tuple[Tensor, Tensor]]
-
-    def metrics_of(self, clip: int, on: str) -> pd.DataFrame:
-        """Return one clip's metrics, a row for each mask, measured on features or sound."""
-        rows = {
-            mask: {name: float(value[clip]) for name, value in values.items()}
-            for (place, mask), values in self.metrics.items()
-            if place == on
-        }
-        return pd.DataFrame(rows).T.rename_axis("mask")
-
-    def probabilities_of(self, clip: int, on: str, classes: Sequence[str]) -> pd.DataFrame:
-        """Return what one clip's masked parts are taken for, a row for each mask and part."""
-        rows = {
-            (mask, part): values[clip].cpu().numpy()
-            for (place, mask), masked in self.masked_probabilities.items()
-            for part, values in zip(("in", "out"), masked, strict=True)
-            if place == on
-        }
-        index = pd.MultiIndex.from_tuples(rows, names=["mask", "part"])
-        return pd.DataFrame(np.stack(list(rows.values())), index, list(classes))

@@ -288,7 +288,7 @@ def choose_start(
         return Start(None, width, 2e-3, 1.0 if width >= 1 else 0.25)
     if width is None:
         is_own = Path(pretrained).suffix == ".safetensors"
-        width = load(pretrained)[0].settings().get("width", 1.0) if is_own else 1.0
+        width = load(pretrained).network.settings().get("width", 1.0) if is_own else 1.0
     return Start(pretrained, width, 1e-4, 1.0 if width >= 1 else 0.25)
 
 

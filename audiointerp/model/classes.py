@@ -1,0 +1,107 @@
+"""Class names from a list, a mapping or a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+NAME_COLUMNS = ("display_name", "name", "class", "label")
+"""Columns of a CSV that class names are read from, the first that is there."""
+
+ClassNames = Sequence[str] | Mapping[Any, str] | str | os.PathLike[str]
+
+
+def read_classes(classes: ClassNames) -> tuple[str, ...]:
+    """Return class names in the order of a network's outputs.
+
+    Parameters
+    ----------
+    classes : sequence of str, mapping or path
+        The names in order; a mapping of index to name such as the ``id2label`` of a transformers
+        configuration; or a file: one name a line (``.txt``), a CSV with one of the columns
+        ``display_name``, ``name``, ``class``, ``label`` and optionally ``index``, or JSON of a
+        list or a mapping.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        If there are none, two are equal, indices are not 0 to n - 1, or a file cannot be read.
+    """
+    if isinstance(classes, Mapping):
+        names = _from_mapping(classes, "the class names")
+    elif isinstance(classes, str | os.PathLike):
+        names = _from_file(Path(classes))
+    else:
+        names = list(classes)
+    return check_class_names(names)
+
+
+def check_class_names(names: Sequence[Any]) -> tuple[str, ...]:
+    """Return the names as a tuple.
+
+    Raises
+    ------
+    ValueError
+        If there are none, one is no text or two are equal.
+    """
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ValueError(f"class names must be text, got {wrong[0]!r}")
+    if not names:
+        raise ValueError("there are no class names: expected one for every output")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"two classes have the same name: {', '.join(twice[:5])}")
+    return tuple(names)
+
+
+def _from_mapping(mapping: Mapping[Any, Any], source: str) -> list[Any]:
+    try:
+        by_index = {int(index): name for index, name in mapping.items()}
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{source} map {next(iter(mapping))!r} to {next(iter(mapping.values()))!r}: expected "
+            "an index to a name, as id2label does; is this label2id?"
+        ) from None
+    if sorted(by_index) != list(range(len(mapping))):
+        raise ValueError(
+            f"{source} have the indices {sorted(by_index)[:5]} …: expected 0 to {len(mapping) - 1}"
+        )
+    return [by_index[index] for index in range(len(mapping))]
+
+
+def _from_file(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of class names; to give names write them as a list")
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".json":
+        content = json.loads(text)
+        return _from_mapping(content, str(path)) if isinstance(content, Mapping) else list(content)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _from_table(path, text)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _from_table(path: Path, text: str) -> list[str]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    columns = reader.fieldnames or []
+    column = next((name for name in NAME_COLUMNS if name in columns), None)
+    if column is None:
+        raise ValueError(
+            f"{path}: has the columns {', '.join(columns)}; expected one of "
+            f"{', '.join(NAME_COLUMNS)} for the class names"
+        )
+    rows = list(reader)
+    if "index" in columns:
+        return _from_mapping({row["index"]: row[column] for row in rows}, str(path))
+    return [row[column] for row in rows]

@@ -1,0 +1,441 @@
+"""A classifier: front end, network, head and class names in one object.
+
+`classifier` wraps any module; `as_classifier` takes what the methods were given, a classifier or
+a bare network, and returns a classifier.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from audiointerp.device import device_of
+from audiointerp.model.classes import read_classes
+from audiointerp.model.heads import Head, Softmax, build_head
+from audiointerp.model.outputs import Logit, LogProbability, looks_like_probabilities, pick_output
+from audiointerp.model.planes import to_plane
+from audiointerp.processing import FrontEnd, View
+
+Outputs = Literal["logits", "probabilities"]
+ToPlane = Callable[[str, Tensor], Tensor]
+
+_PROBE_SECONDS = 5.0
+
+
+class Classifier(nn.Module):
+    """A network with everything needed to interpret it.
+
+    Unpacks as ``model, processor = classifier``.
+
+    Parameters
+    ----------
+    network : Module
+        Cells (batch, 1, bins, frames), or a waveform if the front end says so, to outputs.
+    front_end : FrontEnd, optional
+        Waveform to cells. None for a network that is explained on cells only.
+    head : Head
+        What the outputs mean.
+    classes : sequence of str, optional
+        Name of every class.
+    duration : float, optional
+        Seconds of sound that the network takes; None for any.
+    licence : str, optional
+        Of the weights.
+    normalize : bool, default True
+        Whether sounds are scaled to a peak of 1 before they are analysed.
+    outputs : {"logits", "probabilities"}, optional
+        What the network returns. None: logits, and outputs that look like probabilities are an
+        error.
+    output : str, int or callable, optional
+        Where the scores are in what the network returns; see `classifier`.
+    activation_axes : tuple of str or callable, optional
+        What the axes of activations are; see `to_plane`.
+
+    Attributes
+    ----------
+    target_layer : Module or None
+        The layer that Grad-CAM looks at by default, where the network names one.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        front_end: FrontEnd | None = None,
+        *,
+        head: Head | None = None,
+        classes: Sequence[str] | None = None,
+        duration: float | None = None,
+        licence: str | None = None,
+        normalize: bool = True,
+        outputs: Outputs | None = None,
+        output: str | int | Callable[[Any], Tensor] | None = None,
+        activation_axes: tuple[str, ...] | ToPlane | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.front_end = front_end
+        self.head = Softmax() if head is None else head
+        self.classes = None if classes is None else tuple(classes)
+        self.duration = duration
+        self.licence = licence
+        self.normalize = bool(normalize)
+        self.outputs = outputs
+        self.output = output
+        self.activation_axes = activation_axes
+        # Modules, so that methods with a rule for every nonlinearity see them.
+        self.inverse = LogProbability() if self.head.name == "softmax" else Logit()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the model and the front end.
+
+        The model is the network itself where it knows its own head and classes, as the networks
+        of this package do, and the classifier elsewhere: both go into methods and `Predict`.
+        """
+        knows = getattr(self.network, "is_described", False)
+        yield self.network if knows else self
+        yield self.front_end
+
+    @property
+    def target_layer(self) -> nn.Module | None:
+        """The layer that Grad-CAM looks at by default, where the network names one."""
+        return getattr(self.network, "target_layer", None)
+
+    @property
+    def needs_view(self) -> bool:
+        """Whether the network takes the sound of the cells."""
+        return self.front_end is not None and self.front_end.feeds_waveform
+
+    @property
+    def weight_type(self) -> tuple[torch.device, torch.dtype] | None:
+        """Device and dtype of the network's floating-point parameters, None if it has none."""
+        weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)
+        return None if weight is None else (weight.device, weight.dtype)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Return the logits (batch, classes) of cells (batch, 1, bins, frames)."""
+        return self.logits(cells)
+
+    def network_input(self, cells: Tensor, view: View | None = None) -> Tensor:
+        """Return what the network takes for cells: these, or the sound they stand for.
+
+        Raises
+        ------
+        ValueError
+            If it takes sound and there is no view.
+        """
+        if self.front_end is not None:
+            cells = self.front_end.network_input(view, cells)
+        kind = self.weight_type
+        return cells if kind is None else cells.to(kind[1])
+
+    def logits(self, cells: Tensor, view: View | None = None) -> Tensor:
+        """Return logits.
+
+        Parameters
+        ----------
+        cells : Tensor, shape (batch, 1, bins, frames)
+        view : View, optional
+            Of the same clips, row by row; networks that take a waveform need it.
+
+        Returns
+        -------
+        Tensor, shape (batch, classes)
+
+        Raises
+        ------
+        ValueError
+            If the network returns something else than one row of scores per clip, or what looks
+            like probabilities although nothing says that it does.
+        """
+        return self.read_logits(self.network(self.network_input(cells, view)), len(cells))
+
+    def read_logits(self, returned: Any, batch: int) -> Tensor:
+        """Return the logits (batch, classes) in what the network returned for a batch."""
+        scores = pick_output(returned, batch, self.output, self._expected_outputs)
+        if self.outputs == "probabilities":
+            return self.head.logits(self.inverse(scores))
+        if self.outputs is None and looks_like_probabilities(scores):
+            raise ValueError(_describe_probabilities(scores))
+        # Sums and softmax in half precision would lose what the network has.
+        return self.head.logits(scores.to(torch.promote_types(scores.dtype, torch.float32)))
+
+    @property
+    def _expected_outputs(self) -> int | None:
+        if self.classes is None:
+            return None
+        return 1 if self.head.name == "binary" else len(self.classes)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of logits, in double precision where 1 - p keeps its digits."""
+        return self.head.probabilities(logits.double())
+
+    def contributions(self, multipliers: Tensor, view: View, reference: View) -> Tensor:
+        """Spread multipliers of the network's input over the cells; see `FrontEnd`."""
+        multipliers = multipliers.to(view.cells)
+        if self.front_end is None:
+            return multipliers * (view.cells - reference.cells)
+        return self.front_end.contributions(multipliers, view, reference)
+
+    def to_plane(self, layer: str, activation: Tensor) -> Tensor:
+        """Return a layer's activation as planes over frequency and time.
+
+        Parameters
+        ----------
+        layer : str
+            Dotted name of the layer.
+        activation : Tensor
+            What the layer returned: (batch, channels, ., .), (batch, channels, time), tokens, …
+
+        Returns
+        -------
+        Tensor, shape (batch, channels, freq, time)
+            With freq = 1 where the activation has no frequency axis.
+
+        Raises
+        ------
+        ValueError
+            If the axes are not known: declare ``activation_axes``.
+        """
+        axes = self.activation_axes
+        if axes is None:
+            axes = getattr(self.network, "activation_axes", None)
+        if axes is None and self.needs_view and activation.ndim == 4:
+            raise ValueError(
+                f"the layer {layer!r} of a waveform network gives activations "
+                f"{tuple(activation.shape)}: say which axis is which by activation_axes, such as "
+                "('channel', 'time', 'freq')"
+            )
+        return to_plane(activation, axes, layer=layer, module=self.network.get_submodule(layer))
+
+    def class_names(self, count: int) -> tuple[str, ...]:
+        """Return the class names, or the numbers of the classes where they have none.
+
+        Raises
+        ------
+        ValueError
+            If there are names for another number of classes.
+        """
+        names = tuple(map(str, range(count))) if self.classes is None else self.classes
+        if len(names) != count:
+            raise ValueError(f"{len(names)} class names for a model of {count} classes")
+        return names
+
+    def with_network(self, network: nn.Module) -> Classifier:
+        """Return this classifier around another network of the same outputs, such as a copy."""
+        return Classifier(
+            network,
+            self.front_end,
+            head=self.head,
+            classes=self.classes,
+            duration=self.duration,
+            licence=self.licence,
+            normalize=self.normalize,
+            outputs=self.outputs,
+            output=self.output,
+            activation_axes=self.activation_axes,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a result depends on beside the weights and the front end, for JSON."""
+        own = getattr(self.network, "settings", None)
+        described = own() if callable(own) else {"name": type(self.network).__name__}
+        if self.head.name != "softmax":
+            described |= {"head": self.head.settings()}
+        if self.outputs == "probabilities":
+            described |= {"outputs": self.outputs}
+        return described
+
+
+def classifier(
+    module: nn.Module,
+    *,
+    front_end: FrontEnd,
+    classes: Sequence[str] | Mapping[Any, str] | str | os.PathLike[str],
+    head: str | Head | None = None,
+    duration: float | None = None,
+    licence: str | None = None,
+    normalize: bool = False,
+    outputs: Outputs | None = None,
+    output: str | int | Callable[[Any], Tensor] | None = None,
+    activation_axes: tuple[str, ...] | ToPlane | None = None,
+) -> Classifier:
+    """Make a classifier of any PyTorch module.
+
+    The module is run once on two made-up sounds, so that what does not fit is an error here and
+    not in the middle of a run.
+
+    Parameters
+    ----------
+    module : Module
+        In any mode and on any device; it is run in evaluation mode and left in its own.
+    front_end : FrontEnd
+        What turns a waveform into what the module takes: one of `audiointerp.processing` or your
+        own. `WaveformFrontEnd` for a module that takes the waveform itself.
+    classes : sequence of str, mapping of index to str, or path
+        Name of every class, in the order of the outputs; a mapping such as the ``id2label`` of a
+        transformers configuration; or a file with one name a line or a CSV with the column
+        ``display_name`` or ``name``.
+    head : {"softmax", "sigmoid", "binary"} or Head, optional
+        Softmax for one class of several, sigmoid for labels that are independent of each other,
+        binary for two classes from one output. By default softmax, for outputs that do not look
+        like probabilities.
+    duration : float, optional
+        Seconds of sound that the module takes. Recordings are cut into windows of this length.
+        None: any length, one window.
+    licence : str, optional
+        Of the weights, to be named in results.
+    normalize : bool, default False
+        Scale sounds to a peak of 1 first. Set it for a module that was trained on such sounds.
+    outputs : {"logits", "probabilities"}, optional
+        Whether the module ends before or after its softmax or sigmoid. It must be said where the
+        outputs look like probabilities.
+    output : str, int or callable, optional
+        Where the scores are in what the module returns: a key of a dict, a position in a tuple,
+        an attribute's name, or a function of the returned object. By default the tensor itself,
+        its ``.logits``, the dict's ``"logits"``, or the only tensor of shape (batch, classes).
+    activation_axes : tuple of str or callable, optional
+        What the axes of activations after the batch axis are, for Grad-CAM: ("channel", "freq",
+        "time"), ("channel", "time", "freq"), ("channel", "time"), ("time", "channel"), or a
+        function of a layer's name and its activation that returns (batch, channels, freq, time);
+        see `audiointerp.model.planes.tokens_to_plane` for patches.
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    ValueError
+        If the module does not run, returns something else than scores, returns probabilities
+        without saying so, or the number of classes is another.
+
+    Examples
+    --------
+    >>> import torch, audiointerp as ai
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64 * 101, 2))
+    >>> pets = ai.classifier(
+    ...     network, front_end=ai.LogMelSTFTSpectrogram(), classes=["cat", "dog"], duration=1.0
+    ... )
+    >>> pets.classes
+    ('cat', 'dog')
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"expected a torch.nn.Module, got {type(module).__name__}: wrap a function in a Module"
+        )
+    if not isinstance(front_end, FrontEnd):
+        raise TypeError(
+            f"front_end must be a FrontEnd, got {type(front_end).__name__}: choose one of "
+            "audiointerp.processing, or subclass FrontEnd"
+        )
+    if outputs not in (None, "logits", "probabilities"):
+        raise ValueError(f"outputs is {outputs!r}: choose 'logits' or 'probabilities'")
+    if duration is not None and not duration > 0:
+        raise ValueError(f"duration is {duration!r}: expected seconds above 0, or None for any")
+    made = Classifier(
+        module,
+        front_end.to(device_of(module)),
+        head=None if head is None else build_head(head),
+        classes=read_classes(classes),
+        duration=duration,
+        licence=licence,
+        normalize=normalize,
+        outputs=outputs,
+        output=output,
+        activation_axes=activation_axes,
+    )
+    _check_outputs(made)
+    return made
+
+
+def as_classifier(
+    model: nn.Module, front_end: FrontEnd | None = None, *, classes: Sequence[str] | None = None
+) -> Classifier:
+    """Return a classifier: the one given, or one around a network.
+
+    A network of this package knows its head and its classes. Any other is taken for one that
+    returns softmax logits of cells; outputs that look like probabilities are an error when they
+    are seen.
+
+    Parameters
+    ----------
+    model : Classifier or Module
+    front_end : FrontEnd, optional
+        Of a bare network. A classifier has its own, which must be of the same settings.
+    classes : sequence of str, optional
+        Of a bare network.
+
+    Raises
+    ------
+    ValueError
+        If the front end is another than the classifier's.
+    """
+    if isinstance(model, Classifier):
+        own = model.front_end
+        if front_end is not None and own is not None and own.settings() != front_end.settings():
+            raise ValueError(
+                f"the front end {front_end.settings()} is not the classifier's, {own.settings()}"
+            )
+        return model
+    described = getattr(model, "is_described", False)
+    return Classifier(
+        model,
+        front_end,
+        head=build_head(model.head) if described else None,
+        classes=classes if classes is not None else getattr(model, "classes", None),
+        duration=getattr(model, "duration", None),
+        outputs="logits" if described else None,
+    )
+
+
+def _check_outputs(made: Classifier) -> None:
+    """Run a new classifier once on two made-up sounds."""
+    seconds = made.duration or _PROBE_SECONDS
+    samples = max(1, round(seconds * made.front_end.sample_rate))
+    device = device_of(made.network)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(2, 1, samples, generator=generator) * 2 - 1
+    noise[1] *= torch.linspace(0, 1, samples) ** 4
+    training = [(layer, layer.training) for layer in made.network.modules()]
+    try:
+        made.network.eval()
+        with torch.no_grad():
+            view = made.front_end.analyse(noise.to(device))
+            given = made.network_input(view.cells, view)
+            try:
+                returned = made.network(given)
+            except Exception as error:
+                raise ValueError(
+                    f"the module fails on {tuple(given.shape)}, what the front end makes of two "
+                    f"sounds of {seconds:g} s: {error}. Is this its front end, and does it take "
+                    "clips of this length (duration=…)?"
+                ) from error
+            scores = pick_output(returned, 2, output=made.output)
+            if made.outputs is None and looks_like_probabilities(scores, fewest=1):
+                raise ValueError(_describe_probabilities(scores))
+            made.outputs = made.outputs or "logits"
+            logits = made.read_logits(returned, 2)
+    finally:
+        for layer, mode in training:
+            layer.training = mode
+    if made.head.name == "softmax" and logits.shape[1] == 1:
+        raise ValueError(
+            "the module has one output, of which softmax makes 1 whatever it is: declare "
+            "head='binary' for two classes, or head='sigmoid' for one label"
+        )
+    made.class_names(logits.shape[1])
+
+
+def _describe_probabilities(scores: Tensor) -> str:
+    summed = scores.shape[1] > 1 and bool((scores.sum(1) - 1).abs().max() < 1e-2)
+    head = "softmax" if summed else "sigmoid"
+    return (
+        f"the outputs look like probabilities ({scores.min():.3g} to {scores.max():.3g}"
+        f"{', each row sums to 1' if summed else ''}): {head} would be applied a second time. "
+        f"Declare what they are: classifier(…, head={head!r}, outputs='probabilities'), or "
+        "outputs='logits' if they are logits all the same"
+    )

@@ -1,0 +1,295 @@
+"""Interpret a batch of clips: a pure function of job, clips and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from audiointerp.device import device_of
+from audiointerp.evaluation import (
+    METRICS,
+    Evidence,
+    Metric,
+    available_metrics,
+    evaluate_evidence,
+)
+from audiointerp.evaluation.truth import Truth
+from audiointerp.interpretation import Explanation
+from audiointerp.processing import View
+from audiointerp.runs.job import Job
+from audiointerp.runs.result import Interpretation
+from audiointerp.runs.targets import Target, choose_targets
+from audiointerp.speed.precision import computing
+from audiointerp.speed.scoring import DistinctMasks, Scorer, distinct_masks, score_masks
+
+MEASURED = frozenset({"inside", "outside", "mask", "attribution", "view", "classifier"})
+"""What is known of every clip that is interpreted."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Explanations of a batch of clips, masked and measured; one row per explanation.
+
+    Attributes
+    ----------
+    view : View
+        Cells and sound, one row per explanation.
+    probabilities : Tensor, shape (rows, classes), float64
+        Of the clips as they are.
+    target : Tensor, shape (rows,)
+        The explained classes.
+    attribution : Tensor, shape (rows, 1, bins, frames)
+    diagnostics : dict of str to Tensor of shape (rows,)
+        What the method says of its own maps, such as SHAP's additivity residual.
+    masks : dict of str to Tensor, shape (rows, 1, bins, frames)
+    metrics : dict
+        ``metrics[place, mask][name]`` of shape (rows,), place "features" or "audio".
+    masked_probabilities : dict
+        ``masked_probabilities[place, mask]`` = (p_in, p_out) of every class, (rows, classes).
+    """
+
+    view: View
+    probabilities: Tensor
+    target: Tensor
+    attribution: Tensor
+    diagnostics: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    metrics: dict[tuple[str, str], dict[str, Tensor]]
+    masked_probabilities: dict[tuple[str, str], tuple[Tensor, Tensor]]
+
+    def metrics_of(self, row: int, on: str) -> pd.DataFrame:
+        """Return one explanation's metrics, a row for each mask, measured on features or sound."""
+        rows = {
+            mask: {name: float(value[row]) for name, value in values.items()}
+            for (place, mask), values in self.metrics.items()
+            if place == on
+        }
+        return pd.DataFrame(rows).T.rename_axis("mask")
+
+    def probabilities_of(self, row: int, on: str, classes: Sequence[str]) -> pd.DataFrame:
+        """Return what one clip's masked parts are taken for, a row for each mask and part."""
+        rows = {
+            (mask, part): values[row].cpu().numpy()
+            for (place, mask), masked in self.masked_probabilities.items()
+            for part, values in zip(("in", "out"), masked, strict=True)
+            if place == on
+        }
+        index = pd.MultiIndex.from_tuples(rows, names=["mask", "part"])
+        return pd.DataFrame(np.stack(list(rows.values())), index, list(classes))
+
+
+def job_metrics(*, truth: bool = False) -> dict[str, Metric]:
+    """Return the metrics that interpreted clips have, with or without known parts."""
+    return available_metrics(MEASURED | {"truth"} if truth else MEASURED)
+
+
+def classify(job: Job, scorer: Scorer, view: View) -> Tensor:
+    """Return the probabilities (batch, classes), float64, of a batch of clips as they are."""
+    with computing(job.precision, view.cells.device):
+        return scorer(view.cells, view)
+
+
+def interpret_batch(
+    job: Job,
+    scorer: Scorer,
+    view: View,
+    probabilities: Tensor,
+    target: Tensor,
+    *,
+    attribution: Tensor | None = None,
+    truth: Truth | None = None,
+) -> Scores:
+    """Explain one label of every clip of a batch, mask the clips and measure the masks.
+
+    Parameters
+    ----------
+    job : Job
+    scorer : Scorer
+        Of the job's classifier as it is now.
+    view : View
+        Of the clips, on the classifier's device.
+    probabilities : Tensor, shape (batch, classes)
+        As `classify` returns them.
+    target : Tensor of int64, shape (batch,)
+        The classes to explain.
+    attribution : Tensor, shape (batch, 1, bins, frames), optional
+        Maps made earlier, to be scored instead of computed.
+    truth : Truth, optional
+        The known parts of the clips, for metrics that need them.
+
+    Returns
+    -------
+    Scores
+        No clip's depend on the others in the batch.
+    """
+    with computing(job.precision, view.cells.device):
+        if attribution is None:
+            explanation = job.interpreter.explain(view, target)
+        else:
+            explanation = Explanation(attribution, target)
+        masks = job.make_masks(explanation.attribution)
+        work = _Measuring(job, scorer, view, probabilities, target, explanation.attribution, truth)
+        metrics, masked = work.measure(masks)
+    return Scores(
+        view,
+        probabilities,
+        target,
+        explanation.attribution,
+        explanation.diagnostics,
+        masks,
+        metrics,
+        masked,
+    )
+
+
+def interpret_clips(
+    job: Job, waveforms: Tensor, names: Sequence[str], *, target: Target = None
+) -> list[Interpretation]:
+    """Interpret clips of one length.
+
+    Parameters
+    ----------
+    job : Job
+    waveforms : Tensor, shape (batch, 1, samples)
+        At the front end's rate.
+    names : sequence of str
+        What to call the clips.
+    target : str, int, sequence of them, `Top`, `Above`, optional
+        Labels to explain; each clip's predicted one by default.
+
+    Returns
+    -------
+    list of Interpretation
+        One for every label of every clip, clip by clip. Under `Above` a clip may have none.
+
+    Raises
+    ------
+    ValueError
+        If there is not one name per clip, or the target is no class.
+    """
+    if len(names) != len(waveforms):
+        raise ValueError(f"{len(names)} names for {len(waveforms)} clips")
+    scorer = Scorer(job.classifier, batch_size=job.batch_size)
+    with torch.no_grad():
+        view = job.front_end.analyse(waveforms.to(device_of(job.classifier.network)))
+    probabilities = classify(job, scorer, view)
+    classes = job.classifier.class_names(probabilities.shape[1])
+    clips, labels = choose_targets(target, probabilities, classes)
+    if not len(clips):
+        return []
+    if not torch.equal(clips, torch.arange(len(view), device=clips.device)):
+        view, probabilities = view[clips], probabilities[clips]
+    scores = interpret_batch(job, scorer, view, probabilities, labels)
+    return [
+        _interpretation(job, scores, row, names[clip], classes)
+        for row, clip in enumerate(clips.tolist())
+    ]
+
+
+def _interpretation(
+    job: Job, scores: Scores, row: int, name: str, classes: tuple[str, ...]
+) -> Interpretation:
+    """Return one explanation of a batch."""
+    part = slice(row, row + 1)
+    view = scores.view[part]
+    masks = {mask: values[part] for mask, values in scores.masks.items()}
+    level = job.level(view.cells)
+    return Interpretation(
+        clip=name,
+        method=job.method,
+        processor=job.front_end,
+        view=view,
+        classes=classes,
+        probabilities=scores.probabilities[row].cpu().numpy(),
+        decisions=job.classifier.head.decisions(scores.probabilities[part])[0].cpu().numpy(),
+        target=int(scores.target[row]),
+        attribution=scores.attribution[part],
+        diagnostics={key: float(value[row]) for key, value in scores.diagnostics.items()},
+        masks=masks,
+        masked={mask: job.mask(view.cells, values, level) for mask, values in masks.items()},
+        metrics_on={on: scores.metrics_of(row, on) for on in job.on},
+        class_probabilities_on={on: scores.probabilities_of(row, on, classes) for on in job.on},
+    )
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """The measurement of one batch."""
+
+    job: Job
+    scorer: Scorer
+    view: View
+    probabilities: Tensor
+    target: Tensor
+    attribution: Tensor
+    truth: Truth | None
+
+    def measure(
+        self, masks: dict[str, Tensor]
+    ) -> tuple[dict[tuple[str, str], dict[str, Tensor]], dict[tuple[str, str], tuple]]:
+        """Return metrics and masked probabilities, by what is measured on and mask."""
+        distinct = distinct_masks(masks)
+        level = self.job.level(self.view.cells)
+        chosen = job_metrics(truth=self.truth is not None)
+        of_map = {name: metric for name, metric in chosen.items() if metric.level == "map"}
+        of_mask = {name: metric for name, metric in chosen.items() if metric.level != "map"}
+        everywhere = slice(None)
+        about_maps = evaluate_evidence(self._evidence(of_map, everywhere), of_map)
+        metrics, masked = {}, {}
+        for on in self.job.on:
+            inside, outside = self._masked_probabilities(distinct, level, on)
+            evidence = self._evidence(of_mask, distinct.clip, inside, outside, distinct.masks)
+            found = evaluate_evidence(evidence, of_mask)
+            for name, rows in distinct.place.items():
+                values = {metric: each[rows] for metric, each in found.items()} | about_maps
+                metrics[on, name] = {
+                    metric: values[metric] for metric in METRICS if metric in values
+                }
+                masked[on, name] = (inside[rows], outside[rows])
+        return metrics, masked
+
+    def _evidence(
+        self,
+        metrics: dict[str, Metric],
+        clip: slice | Tensor,
+        inside: Tensor | None = None,
+        outside: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Evidence:
+        """Return the evidence that some metrics need, a row for each of some clips."""
+        needs = frozenset().union(*(metric.needs for metric in metrics.values()))
+        return Evidence(
+            self.probabilities[clip],
+            self.target[clip],
+            inside=inside,
+            outside=outside,
+            mask=mask,
+            attribution=self.attribution[clip] if "attribution" in needs else None,
+            view=self.view[clip] if "view" in needs else None,
+            truth=self.truth[clip] if "truth" in needs else None,
+            classifier=self.job.classifier,
+            keeps=self.job.classifier.head.keeps,
+        )
+
+    def _masked_probabilities(
+        self, masks: DistinctMasks, level: Tensor, on: str
+    ) -> tuple[Tensor, Tensor]:
+        classifier, front_end = self.job.classifier, self.job.front_end
+
+        def masked(clip: Tensor, mask: Tensor) -> tuple[Tensor, View | None]:
+            cells = self.view.cells[clip]
+            both = torch.cat(self.job.mask(cells, mask, level[clip]))
+            if on == "features" and not classifier.needs_view:
+                return both, None
+            twice = self.view[clip.repeat(2)]
+            if on == "features":
+                return both, twice
+            heard = front_end.analyse(front_end.synthesise(twice, both))
+            return heard.cells, heard
+
+        return score_masks(self.scorer, masks, masked)

@@ -1,0 +1,393 @@
+"""Interpret sets: model, then batch, then methods, so that a clip is read and classified once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from audiointerp.dataset.base import Clip, ClipDataset
+from audiointerp.dataset.batches import read_ahead
+from audiointerp.device import device_of
+from audiointerp.evaluation import METRICS
+from audiointerp.evaluation.truth import Truth
+from audiointerp.model.classifier import Classifier
+from audiointerp.processing import View
+from audiointerp.runs.clip import Scores, classify, interpret_batch, job_metrics
+from audiointerp.runs.job import Job, Place
+from audiointerp.runs.store import EXPLAINED, RunFolder, attribution_name
+from audiointerp.runs.targets import choose_targets
+from audiointerp.speed.scoring import Scorer
+from audiointerp.version import code_version
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """What the interpretation of a set did.
+
+    Attributes
+    ----------
+    folder : Path
+        Where the results are.
+    tables : dict of (place, mask) to DataFrame
+        One row per explained label of every clip of the set. The folder may hold others, from a
+        request for more clips.
+    failures : dict of str to str
+        Clips that could not be interpreted, and why.
+    interpreted : int
+        Clips interpreted this time; the others' results were there.
+    """
+
+    folder: Path
+    tables: dict[tuple[str, str], pd.DataFrame]
+    failures: dict[str, str]
+    interpreted: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the clips whose most probable label is right."""
+        table = next(iter(self.tables.values())).drop_duplicates("clip")
+        return float(table["is_correct"].astype(bool).mean())
+
+    def mean_metrics(self, on: Place = "features") -> pd.DataFrame:
+        """Return the mean of every metric over the rows, one row per mask."""
+        means = {
+            mask: table[[name for name in METRICS if name in table]].astype(float).mean()
+            for (place, mask), table in self.tables.items()
+            if place == on
+        }
+        return pd.DataFrame(means).T.rename_axis("mask")
+
+
+def interpret_set(
+    jobs: Mapping[str | os.PathLike[str], Job],
+    dataset: ClipDataset,
+    *,
+    clips_per_batch: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[Path, SetResult]:
+    """Interpret every clip of a set by several methods and file the results.
+
+    A batch of clips is read, analysed and classified once, then explained by every method. What
+    the folders already hold is not done again, whether the earlier set had fewer clips of these
+    folds or more. A clip that cannot be read is reported and skipped.
+
+    Parameters
+    ----------
+    jobs : mapping of path to Job
+        By the folder of their results; of one classifier.
+    dataset : ClipDataset
+        At the front end's sample rate, with classes that the model knows.
+    clips_per_batch : int, optional
+        Clips interpreted together; results do not depend on it.
+    overwrite : bool
+        Remove earlier runs in the folders first.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    dict of Path to SetResult
+        By folder.
+
+    Raises
+    ------
+    ValueError
+        If the set does not fit the model, the jobs are of several classifiers, or a folder holds
+        a run with other settings; before anything is written.
+    """
+    work = _SetWork(jobs, dataset, overwrite=overwrite)
+    size = clips_per_batch
+    if size is None:
+        # Enough clips that a GPU waits for none of them.
+        size = 8 if device_of(work.classifier.network).type == "cpu" else 64
+    work.run(size, progress)
+    return work.results()
+
+
+class _SetWork:
+    """The runs of several jobs over one set."""
+
+    def __init__(
+        self, jobs: Mapping[str | os.PathLike[str], Job], dataset: ClipDataset, *, overwrite: bool
+    ) -> None:
+        self.jobs = {Path(folder): job for folder, job in jobs.items()}
+        self.classifier = _only_classifier(self.jobs.values())
+        self.dataset = dataset
+        self.code = code_version()
+        self.class_of = match_classes(self.classifier, dataset)
+        self.metrics = job_metrics(truth=dataset.has_parts)
+        self.needs_truth = any("truth" in metric.needs for metric in self.metrics.values())
+        described = dataset.settings()
+        self.runs = {
+            folder: RunFolder(
+                folder,
+                job.settings() | {"dataset": described},
+                clips=dataset.clip_ids,
+                masks=job.masks,
+                metrics=list(self.metrics),
+                on=job.on,
+                explained=job.target is not None,
+                overwrite=overwrite,
+            )
+            for folder, job in self.jobs.items()
+        }
+        self.todo = {folder: set(run.todo) for folder, run in self.runs.items()}
+        self.failures: dict[str, str] = {}
+        self.unlabelled: dict[Path, dict[str, str]] = {folder: {} for folder in self.jobs}
+
+    def run(self, size: int, progress: bool) -> None:
+        """Interpret what is left to do, in batches of so many clips."""
+        unfinished = [folder for folder, run in self.runs.items() if not run.is_finished]
+        for folder in unfinished:
+            self.runs[folder].begin()
+        wanted = set().union(*self.todo.values())
+        places = [place for place, clip in enumerate(self.dataset.clip_ids) if clip in wanted]
+        scorers = {
+            job.batch_size: Scorer(self.classifier, batch_size=job.batch_size)
+            for job in self.jobs.values()
+            if places
+        }
+        seconds = dict.fromkeys(self.jobs, 0.0)
+        title = ", ".join(folder.name for folder in self.jobs)
+        silent = not (progress and places)
+        with (
+            tqdm(total=len(places), desc=title, unit="clip", disable=silent) as bar,
+            ThreadPoolExecutor(max_workers=1) as writer,
+        ):
+            # One batch is read, one interpreted and one written at the same time.
+            writing = writer.submit(lambda: None)
+            for clips in read_ahead(self.dataset, places, size, self.failures):
+                batch = _Batch.of(self, clips)
+                for folder, job in self.jobs.items():
+                    started = time.perf_counter()
+                    done = batch.interpret(folder, job, scorers[job.batch_size])
+                    writing.result()
+                    if done is not None:
+                        writing = writer.submit(_write, self.runs[folder], *done)
+                    seconds[folder] += time.perf_counter() - started
+                bar.update(len(clips))
+            writing.result()
+        for folder in unfinished:
+            self.runs[folder].finish(self._report(folder, seconds[folder]))
+
+    def results(self) -> dict[Path, SetResult]:
+        """Return what was done, by folder."""
+        return {
+            folder: SetResult(
+                folder,
+                {(on, mask): run.table(on, mask) for on in job.on for mask in job.masks},
+                self._failures(folder),
+                len(self.todo[folder]) - len(self._failures(folder)),
+            )
+            for (folder, job), run in zip(self.jobs.items(), self.runs.values(), strict=True)
+        }
+
+    def _failures(self, folder: Path) -> dict[str, str]:
+        failures = self.failures | self.unlabelled[folder]
+        return {clip: why for clip, why in failures.items() if clip in self.todo[folder]}
+
+    def _report(self, folder: Path, seconds: float) -> dict[str, Any]:
+        failures = self._failures(folder)
+        return {
+            "clips": len(self.runs[folder].done),
+            "failures": failures,
+            "seconds": round(seconds, 1),
+            "clips_this_time": len(self.todo[folder]) - len(failures),
+            "code": self.code,
+        }
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch of clips, analysed; classified once for every precision."""
+
+    work: _SetWork
+    clips: list[Clip]
+    view: View
+    truth: Truth | None
+    probabilities: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, work: _SetWork, clips: list[Clip]) -> _Batch:
+        """Analyse clips."""
+        device = device_of(work.classifier.network)
+        front_end = work.classifier.front_end
+        with torch.no_grad():
+            view = front_end.analyse(torch.stack([clip.waveform for clip in clips]).to(device))
+            truth = None
+            if work.needs_truth:
+                places = [work.dataset.index(clip.clip_id) for clip in clips]
+                parts = [work.dataset.true_parts(place) for place in places]
+                both = [torch.stack(each).to(device) for each in zip(*parts, strict=True)]
+                truth = Truth(*(front_end.analyse(each) for each in both))
+        return cls(work, clips, view, truth, {})
+
+    def interpret(
+        self, folder: Path, job: Job, scorer: Scorer
+    ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]], dict[tuple[str, str], list]] | None:
+        """Return maps, diagnostics and rows of the clips that a run misses, None if none."""
+        places = [n for n, clip in enumerate(self.clips) if clip.clip_id in self.work.todo[folder]]
+        if not places:
+            return None
+        if job.precision not in self.probabilities:
+            self.probabilities[job.precision] = classify(job, scorer, self.view)
+        probabilities = self.probabilities[job.precision]
+        names = self.work.classifier.class_names(probabilities.shape[1])
+        wanted = torch.tensor(places, device=probabilities.device)
+        row, target = choose_targets(job.target, probabilities[wanted], names)
+        clip = wanted[row]
+        self._note_unlabelled(folder, job, places, clip)
+        if not len(clip):
+            return None
+        everything = torch.equal(clip, torch.arange(len(self.clips), device=clip.device))
+        view, truth = self.view, self.truth
+        if not everything:
+            view, probabilities = view[clip], probabilities[clip]
+            truth = None if truth is None else truth[clip]
+        rows = [self.clips[place] for place in clip.tolist()]
+        labels = [None] * len(rows) if job.target is None else target.tolist()
+        maps = [attribution_name(c.clip_id, label) for c, label in zip(rows, labels, strict=True)]
+        run = self.work.runs[folder]
+        saved = [run.load_attribution(name, tuple(view.cells.shape[2:])) for name in maps]
+        attribution = None
+        if all(kept is not None for kept in saved):
+            attribution = torch.from_numpy(np.stack(saved))[:, None].to(view.cells)
+        scores = interpret_batch(
+            job, scorer, view, probabilities, target, attribution=attribution, truth=truth
+        )
+        about = self._about(rows, probabilities, target if job.target is not None else None, names)
+        found: dict[str, np.ndarray] = {}
+        diagnostics: list[dict[str, Any]] = []
+        if attribution is None:
+            found = dict(zip(maps, scores.attribution[:, 0].cpu().numpy(), strict=True))
+            diagnostics = _diagnostics(scores, about, run.keys)
+        return found, diagnostics, _rows(scores, about)
+
+    def _note_unlabelled(self, folder: Path, job: Job, places: list[int], clip: Tensor) -> None:
+        explained = set(clip.tolist())
+        for place in places:
+            if place not in explained:
+                clip_id = self.clips[place].clip_id
+                self.work.unlabelled[folder][clip_id] = f"no label reaches {job.target}"
+
+    def _about(
+        self,
+        clips: Sequence[Clip],
+        probabilities: Tensor,
+        explained: Tensor | None,
+        names: tuple[str, ...],
+    ) -> list[dict[str, Any]]:
+        """Return the columns of every row that name its clip and labels."""
+        classes, class_of = self.work.dataset.classes, self.work.class_of
+        predicted = probabilities.argmax(1).tolist()
+        rows = []
+        for place, clip in enumerate(clips):
+            true = true_labels(clip)
+            row = {
+                "clip": clip.clip_id,
+                "target": "|".join(classes[label] for label in true),
+                "predicted": names[predicted[place]],
+                "is_correct": predicted[place] in [class_of[label] for label in true],
+            }
+            if explained is not None:
+                row[EXPLAINED] = names[int(explained[place])]
+            rows.append(row)
+        return rows
+
+
+def match_classes(classifier: Classifier, dataset: ClipDataset) -> dict[int, int]:
+    """Return the model's index of every label of a set.
+
+    Raises
+    ------
+    ValueError
+        If the set is at another rate, or has classes that the model does not know.
+    """
+    rate = classifier.front_end.sample_rate
+    if dataset.sample_rate != rate:
+        raise ValueError(
+            f"the set is at {dataset.sample_rate} Hz, the front end at {rate}: make the set with "
+            f"sample_rate={rate}"
+        )
+    if classifier.classes is None:
+        return {label: label for label in range(len(dataset.classes))}
+    index = {name: position for position, name in enumerate(classifier.classes)}
+    labels = sorted({label for labels in dataset.label_sets for label in labels})
+    used = {label: dataset.classes[label] for label in labels}
+    unknown = [name for name in used.values() if name not in index]
+    if unknown:
+        known = list(classifier.classes)
+        listed = ", ".join(known[:20]) + (f", … ({len(known)})" if len(known) > 20 else "")
+        raise ValueError(
+            f"the set has classes that the model does not know: {', '.join(unknown)}; it "
+            f"knows {listed}"
+        )
+    return {label: index[name] for label, name in used.items()}
+
+
+def true_labels(clip: Clip) -> tuple[int, ...]:
+    """Return the indices of a clip's labels: one, or those of a multi-hot row."""
+    if isinstance(clip.label, Tensor):
+        return tuple(clip.label.nonzero()[:, 0].tolist())
+    return (int(clip.label),)
+
+
+def _only_classifier(jobs: Any) -> Classifier:
+    jobs = list(jobs)
+    if not jobs:
+        raise ValueError("there is no job: give at least one method")
+    first = jobs[0].classifier
+    if any(job.classifier.network is not first.network for job in jobs):
+        raise ValueError("the jobs are of several classifiers: run a set for each of them")
+    return first
+
+
+def _diagnostics(
+    scores: Scores, about: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return what the method says of each map, with the columns that name its row."""
+    said = {name: values.tolist() for name, values in scores.diagnostics.items()}
+    if not said:
+        return []
+    return [
+        {key: row[key] for key in keys} | {name: values[place] for name, values in said.items()}
+        for place, row in enumerate(about)
+    ]
+
+
+def _rows(
+    scores: Scores, about: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return a batch's rows of every table."""
+    return {
+        key: [
+            row | dict(zip(values, metrics, strict=True))
+            for row, metrics in zip(
+                about, zip(*(v.tolist() for v in values.values()), strict=True), strict=True
+            )
+        ]
+        for key, values in scores.metrics.items()
+    }
+
+
+def _write(
+    run: RunFolder,
+    maps: dict[str, np.ndarray],
+    diagnostics: list[dict[str, Any]],
+    rows: dict[tuple[str, str], list[dict[str, Any]]],
+) -> None:
+    """File a batch: the maps first, so that no row is without its map."""
+    run.save_attributions(maps, diagnostics)
+    run.append(rows)
