@@ -1,0 +1,228 @@
+"""Sets by several methods: each clip is read and classified once; runs are completed."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from audiointerp.dataset import ESC50Dataset, SyntheticDataset
+from audiointerp.evaluation import METRICS, Metric
+from audiointerp.interpretation import GradCAMInterpreter, SaliencyInterpreter
+from audiointerp.model import build_model, classifier
+from audiointerp.processing import LogSTFTSpectrogram
+from audiointerp.runs.job import Job
+from audiointerp.runs.sets import interpret_set
+from audiointerp.runs.targets import Above, Top
+
+CLASSES = ("dog", "cat", "rain")
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def network():
+    settings = {"name": "Cnn14", "num_classes": 3, "num_bins": 65, "width": 1 / 16}
+    made = build_model(settings, seed=1).eval()
+    with torch.no_grad():
+        made.classifier.weight.mul_(8)
+    return made
+
+
+@pytest.fixture
+def make(network):
+    """Return a maker of jobs by method: ``make("saliency", target=Top(2))``."""
+
+    def job(method, *, head="softmax", **options):
+        front_end = LogSTFTSpectrogram(sample_rate=RATE, n_fft=128, hop_length=64)
+        model = classifier(network, front_end=front_end, classes=CLASSES, head=head, duration=1.0)
+        kinds = {"saliency": SaliencyInterpreter, "gradcam": GradCAMInterpreter}
+        return Job(model, kinds[method](model), masks=("bin", "topK_30"), **options)
+
+    return job
+
+
+@pytest.fixture
+def clips(tiny_esc50):
+    return ESC50Dataset(tiny_esc50, sample_rate=RATE, duration=1.0, folds=[1, 2])
+
+
+@pytest.fixture
+def new_metric():
+    """Register a metric while a test runs."""
+    name = "loudest"
+    METRICS[name] = Metric(
+        name,
+        title="loudest cell",
+        meaning="level of the loudest cell",
+        unit="dB",
+        decimals=1,
+        clip_decimals=1,
+        better=1,
+        bounds=lambda cells: (-100.0, 100.0),
+        family="localisation",
+        level="map",
+        needs=frozenset({"view"}),
+        compute=lambda evidence: evidence.view.cells.amax((1, 2, 3)),
+    )
+    yield name
+    del METRICS[name]
+
+
+def test_all_methods_share_reading_and_classification(make, clips, tmp_path, monkeypatch):
+    read = []
+    original = ESC50Dataset.__getitem__
+    monkeypatch.setattr(
+        ESC50Dataset, "__getitem__", lambda self, n: read.append(n) or original(self, n)
+    )
+    jobs = {tmp_path / m: make(m) for m in ("saliency", "gradcam")}
+    done = interpret_set(jobs, clips, progress=False)
+    assert sorted(read) == list(range(len(clips)))
+    for method in ("saliency", "gradcam"):
+        alone = interpret_set({tmp_path / "alone" / method: make(method)}, clips, progress=False)
+        for key, table in next(iter(alone.values())).tables.items():
+            pd.testing.assert_frame_equal(done[tmp_path / method].tables[key], table, atol=1e-6)
+
+
+def test_a_method_added_later_is_done_for_what_it_misses(make, clips, tmp_path, monkeypatch):
+    interpret_set({tmp_path / "saliency": make("saliency")}, clips, progress=False)
+    jobs = {tmp_path / m: make(m) for m in ("saliency", "gradcam")}
+    monkeypatch.setattr(jobs[tmp_path / "saliency"].interpreter, "explain", None)
+    done = interpret_set(jobs, clips, progress=False)
+    assert [result.interpreted for result in done.values()] == [0, 6]
+
+
+def test_jobs_of_two_classifiers_are_refused(make, clips, tmp_path):
+    jobs = {tmp_path / "a": make("saliency")}
+    other = build_model(
+        {"name": "Cnn14", "num_classes": 3, "num_bins": 65, "width": 1 / 16}, seed=2
+    ).eval()
+    front_end = LogSTFTSpectrogram(sample_rate=RATE, n_fft=128, hop_length=64)
+    model = classifier(other, front_end=front_end, classes=CLASSES, duration=1.0)
+    jobs[tmp_path / "b"] = Job(model, SaliencyInterpreter(model), masks=("bin",))
+    with pytest.raises(ValueError, match="several classifiers"):
+        interpret_set(jobs, clips, progress=False)
+    assert not any(tmp_path.glob("[ab]"))
+
+
+def test_several_labels_of_a_clip_are_rows_of_their_own(make, clips, tmp_path):
+    job = make("saliency", head="sigmoid", target=Top(2))
+    (result,) = interpret_set({tmp_path / "run": job}, clips, progress=False).values()
+    table = result.tables["features", "bin"]
+    assert len(table) == 2 * len(clips)
+    assert table.groupby("clip")["explained"].nunique().eq(2).all()
+    assert (
+        table.drop_duplicates("clip")["explained"] == table.drop_duplicates("clip")["predicted"]
+    ).all()
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["target"] == {"top": 2}
+    assert settings["model"]["head"] == {"name": "sigmoid", "threshold": 0.5}
+    assert len(list((tmp_path / "run" / "attributions").iterdir())) == 2 * len(clips)
+    for label, rows in table.groupby("explained"):
+        named = make("saliency", head="sigmoid", target=label)
+        folder = tmp_path / label
+        (alone,) = interpret_set({folder: named}, clips, progress=False).values()
+        alone = alone.tables["features", "bin"].set_index("clip")
+        for metric in ("FF", "AI", "AD", "AG", "FidIn"):
+            expected = alone.loc[rows["clip"], metric].to_numpy()
+            assert rows[metric].to_numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_run_of_several_labels_that_was_cut_off_goes_on(make, clips, tmp_path):
+    job = make("saliency", head="sigmoid", target=Top(2))
+    (whole,) = interpret_set({tmp_path / "run": job}, clips, progress=False).values()
+    table = tmp_path / "run" / "csvs" / "bin.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:4]) + "\n")  # three rows of twelve
+    (again,) = interpret_set({tmp_path / "run": job}, clips, progress=False).values()
+    assert again.interpreted == 5
+    for key, expected in whole.tables.items():
+        order = ["clip", "explained"]
+        pd.testing.assert_frame_equal(
+            again.tables[key].sort_values(order, ignore_index=True),
+            expected.sort_values(order, ignore_index=True),
+            atol=1e-5,
+        )
+
+
+def test_a_clip_without_a_label_above_the_threshold_is_reported(make, clips, tmp_path):
+    job = make("saliency", head="sigmoid", target=Above(0.999999))
+    (result,) = interpret_set({tmp_path / "run": job}, clips, progress=False).values()
+    explained = set(result.tables["features", "bin"]["clip"])
+    assert set(result.failures) == set(clips.clip_ids) - explained
+    assert result.failures
+    assert "no label reaches" in next(iter(result.failures.values()))
+
+
+def test_a_run_made_before_a_metric_existed_is_completed(
+    make, clips, tmp_path, monkeypatch, request
+):
+    folder = tmp_path / "run"
+    (before,) = interpret_set({folder: make("saliency")}, clips, progress=False).values()
+    name = request.getfixturevalue("new_metric")
+    job = make("saliency")
+    monkeypatch.setattr(job.interpreter, "explain", None)  # the maps are there
+    (after,) = interpret_set({folder: job}, clips, progress=False).values()
+    for key, table in after.tables.items():
+        assert table[name].notna().all()
+        pd.testing.assert_frame_equal(table.drop(columns=name), before.tables[key], atol=1e-6)
+
+
+def test_completing_a_run_for_some_of_its_clips_is_refused(make, tiny_esc50, tmp_path, request):
+    folder = tmp_path / "run"
+    both, one = (
+        ESC50Dataset(tiny_esc50, sample_rate=RATE, duration=1.0, folds=1, clips=clips)
+        for clips in (3, 1)
+    )
+    interpret_set({folder: make("saliency")}, both, progress=False)
+    before = (folder / "csvs" / "bin.csv").read_text()
+    request.getfixturevalue("new_metric")
+    with pytest.raises(ValueError, match="ask for all of them to complete the run"):
+        interpret_set({folder: make("saliency")}, one, progress=False)
+    assert (folder / "csvs" / "bin.csv").read_text() == before
+
+
+def test_a_metric_that_is_not_registered_any_more_is_named(make, clips, tmp_path, new_metric):
+    folder = tmp_path / "run"
+    interpret_set({folder: make("saliency")}, clips, progress=False)
+    kept = METRICS.pop(new_metric)
+    try:
+        with pytest.raises(ValueError, match=r"its columns are .*loudest.*registered\?"):
+            interpret_set({folder: make("saliency")}, clips, progress=False)
+    finally:
+        METRICS[new_metric] = kept
+
+
+def test_a_metric_with_ground_truth_gets_the_parts_of_every_clip(network, tmp_path):
+    name = "foreground share"
+    METRICS[name] = Metric(
+        name,
+        title="foreground share",
+        meaning="share of the clip's energy that is foreground",
+        unit="",
+        decimals=2,
+        clip_decimals=2,
+        better=1,
+        bounds=lambda cells: (0.0, 1.0),
+        family="localisation",
+        level="map",
+        needs=frozenset({"truth"}),
+        compute=_foreground_share,
+    )
+    try:
+        front_end = LogSTFTSpectrogram(sample_rate=RATE, n_fft=128, hop_length=64)
+        data = SyntheticDataset(5, sample_rate=RATE, duration=1.0, clips=3)
+        model = classifier(network, front_end=front_end, classes=[*data.classes[:3]], duration=1.0)
+        job = Job(model, SaliencyInterpreter(model), masks=("bin",))
+        (result,) = interpret_set({tmp_path / "run": job}, data, progress=False).values()
+    finally:
+        del METRICS[name]
+    found = result.tables["features", "bin"].set_index("clip")[name]
+    for index, clip in enumerate(data.clip_ids):
+        foreground, background = (each.double() for each in data.foreground_background(index))
+        energy = [float(each.square().sum()) for each in (foreground, background)]
+        assert found[clip] == pytest.approx(energy[0] / sum(energy), abs=1e-5)
+
+
+def _foreground_share(evidence):
+    both = (evidence.truth.foreground, evidence.truth.background)
+    foreground, background = (each.waveform.double().square().sum((1, 2)) for each in both)
+    return foreground / (foreground + background)
