@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from audiointerp.dataset.audio import EXTENSIONS, check_file, load_audio
+from audiointerp.dataset.audio import load_audio
 from audiointerp.dataset.base import ClipDataset, choose_clips, choose_folds
 from audiointerp.dataset.contamination import Contamination
+from audiointerp.dataset.decode import EXTENSIONS, check_file
 
 SUBSETS = ("esc10",)
 _COLUMNS = ("filename", "fold", "target", "category")
