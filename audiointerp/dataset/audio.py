@@ -27,6 +27,8 @@ _LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
 _LONGEST = 3600.0
 _MOST_CHANNELS = 16
 
+_SILENT = "the waveform is silent (all zeros), so it has no peak to normalise to"
+
 
 def check_rate(sample_rate: int) -> int:
     """Return `sample_rate` as an int if it can be a sampling rate in Hz.
@@ -185,7 +187,7 @@ def peak_normalize(waveform: Tensor) -> Tensor:
     """
     peak = waveform.abs().amax(dim=-1, keepdim=True)
     if (peak == 0).any():
-        raise ValueError("the waveform is silent (all zeros), so it has no peak to normalise to")
+        raise ValueError(_SILENT)
     return waveform / peak
 
 
@@ -241,13 +243,45 @@ def load_audio(
         sample_rate = check_rate(sample_rate)
     if duration is not None:
         duration = check_duration(duration)
-    path = Path(path)
-    with SoundReader(path) as reader:
-        rate = reader.rate if sample_rate is None else sample_rate
-        first, last = reader.part(start, end)
-        blocks = read_blocks(reader, rate, first, last)
-        waveform = _join(blocks, None if duration is None else samples_in(duration, rate))
+    waveform, rate = read_part(path, sample_rate, start=start, end=end, longest=duration)
     return _finish(waveform, rate, duration, normalize, path), rate
+
+
+def read_part(
+    path: str | os.PathLike[str],
+    sample_rate: int | None = None,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    longest: float | None = None,
+) -> tuple[Tensor, int]:
+    """Read a part of a sound file as it is: mono, resampled, neither padded nor normalised.
+
+    Parameters
+    ----------
+    path, sample_rate, start, end
+        See `load_audio`.
+    longest : float, optional
+        Decode no more than what gives this many seconds. The waveform is cut there to within a
+        block, not exactly.
+
+    Returns
+    -------
+    waveform : Tensor
+        Shape ``(1, samples)``, float32.
+    rate : int
+        Its sampling rate in Hz.
+    """
+    with SoundReader(Path(path)) as reader:
+        rate = reader.rate if sample_rate is None else sample_rate
+        enough = None if longest is None else samples_in(longest, rate)
+        kept, samples = [np.zeros(0, dtype=np.float32)], 0
+        for block in read_blocks(reader, rate, *reader.part(start, end)):
+            kept.append(block)
+            samples += len(block)
+            if enough is not None and samples >= enough:
+                break
+    return torch.from_numpy(np.concatenate(kept))[None], rate
 
 
 def read_blocks(
@@ -279,17 +313,6 @@ def read_blocks(
     except ValueError as error:
         raise AudioError(f"{reader.path}: cannot be resampled: {error}") from error
     yield from resample_blocks(reader.blocks(first, last), reader.rate, sample_rate)
-
-
-def _join(blocks: Iterable[NDArray[np.float32]], longest: int | None) -> Tensor:
-    """Return blocks as one waveform (1, samples), of as many as give `longest` samples."""
-    kept, samples = [np.zeros(0, dtype=np.float32)], 0
-    for block in blocks:
-        kept.append(block)
-        samples += len(block)
-        if longest is not None and samples >= longest:
-            break
-    return torch.from_numpy(np.concatenate(kept))[None]
 
 
 def prepare_waveform(
@@ -374,7 +397,12 @@ def normalize_named(waveform: Tensor, source: object) -> Tensor:
     try:
         return peak_normalize(waveform)
     except ValueError as error:
-        raise AudioError(f"{source}: {error}. Is it an empty recording, or a muted one?") from error
+        raise silence(source) from error
+
+
+def silence(source: object) -> AudioError:
+    """Return the error of a sound that should be normalised and is silent."""
+    return AudioError(f"{source}: {_SILENT}. Is it an empty recording, or a muted one?")
 
 
 def save_audio(
