@@ -13,7 +13,15 @@ The first ten lines::
     result.save("results/dog")
 """
 
-from audiointerp.dataset import Contamination, ESC50Dataset, SyntheticDataset, load_audio
+from audiointerp.dataset import (
+    Contamination,
+    ESC50Dataset,
+    FolderDataset,
+    SyntheticDataset,
+    TableDataset,
+    load_audio,
+    open_dataset,
+)
 from audiointerp.interpretation import (
     METHODS,
     GradCAMInterpreter,
@@ -45,6 +53,7 @@ __all__ = [
     "MODELS",
     "Contamination",
     "ESC50Dataset",
+    "FolderDataset",
     "GradCAMInterpreter",
     "Interpretation",
     "Interpreter",
@@ -57,11 +66,13 @@ __all__ = [
     "STFTSpectrogram",
     "SaliencyInterpreter",
     "SyntheticDataset",
+    "TableDataset",
     "TransferCnn14",
     "__version__",
     "apply_mask",
     "load",
     "load_audio",
     "make_masks",
+    "open_dataset",
     "save_weights",
 ]

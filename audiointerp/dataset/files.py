@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor
 
@@ -56,6 +56,18 @@ class FileClip(NamedTuple):
     fold: Fold
     start: float = 0.0
     end: float | None = None
+
+
+class ClipOptions(TypedDict, total=False):
+    """Options that all sets of files have; see `FileDataset`."""
+
+    sample_rate: int
+    duration: float
+    normalize: bool
+    contamination: Contamination | None
+    cache_dir: str | os.PathLike[str] | None
+    clips: int | None
+    window_hop: float | None
 
 
 class FileDataset(ClipDataset):
@@ -269,6 +281,51 @@ def format_seconds(seconds: float) -> str:
     text = f"{seconds:.6f}"
     whole, decimals = text.split(".")
     return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+def hashed_fold(path: str, folds: int) -> int:
+    """Return the fold of a file, 1 to `folds`, by a hash of its path.
+
+    The first eight bytes of the SHA-256 of the path, as a big-endian number, modulo `folds`, plus
+    1: it depends neither on the machine nor on what other files there are.
+
+    Parameters
+    ----------
+    path : str
+        With ``/`` between folders.
+    folds : int
+        How many folds there are.
+    """
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") % folds + 1
+
+
+def check_num_folds(num_folds: int) -> int:
+    """Return `num_folds` if it can be a number of folds, 2 or more."""
+    if isinstance(num_folds, bool) or not isinstance(num_folds, int):
+        raise TypeError(f"num_folds must be a whole number such as 5, not {num_folds!r}")
+    if num_folds < 2:
+        raise ValueError(f"num_folds={num_folds}: expected 2 or more, to train on some of them")
+    return num_folds
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Yield all files under a folder, sorted folder by folder, following links.
+
+    What is hidden (its name begins with a dot) or macOS's (``__MACOSX``) is passed over.
+    """
+    for where, folders, files in os.walk(root, followlinks=True):
+        folder = Path(where)
+        here = folder.resolve()
+        folders[:] = sorted(
+            name
+            for name in folders
+            if _is_shown(name) and not here.is_relative_to((folder / name).resolve())  # no circles
+        )
+        yield from (folder / name for name in sorted(files) if _is_shown(name))
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def part_seconds(path: Path, start: float = 0.0, end: float | None = None) -> float:
