@@ -238,6 +238,7 @@ class TestDiskCache:
         assert len(count_reads) == 15
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
+    @pytest.mark.filterwarnings("ignore::audiointerp.dataset.TruncationWarning")
     def test_one_entry_serves_every_duration_and_level(self, tiny_esc50, tmp_path, count_reads):
         cache = tmp_path / "c"
         for options in ({}, {"duration": 0.5}, {"duration": 2}, {"normalize": False}):

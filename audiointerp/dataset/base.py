@@ -86,6 +86,8 @@ class ClipDataset(Dataset[Clip], ABC):
         worker of a DataLoader starts with only so far as it was filled before.
     multi_label : bool
         Whether a clip may have several classes, or none.
+    asked_folds : sequence of int or str, optional
+        The folds that the clips were chosen from, for `settings`; those they are of by default.
 
     Attributes
     ----------
@@ -116,6 +118,7 @@ class ClipDataset(Dataset[Clip], ABC):
         contamination: Contamination | None = None,
         cache_dir: str | Path | None = None,
         multi_label: bool = False,
+        asked_folds: Sequence[Fold] | None = None,
     ) -> None:
         if not len(clip_ids) == len(labels) == len(folds):
             raise ValueError(
@@ -135,6 +138,7 @@ class ClipDataset(Dataset[Clip], ABC):
         self.multi_label = bool(multi_label)
         self.label_sets = _label_sets(labels, len(self.classes), self.multi_label)
         self.folds = list(folds)
+        self._asked_folds = sort_folds(folds if asked_folds is None else asked_folds)
         self.sample_rate = check_rate(sample_rate)
         self.duration = check_duration(duration)
         self.num_samples = samples_in(self.duration, self.sample_rate)
@@ -193,7 +197,7 @@ class ClipDataset(Dataset[Clip], ABC):
         return several | {
             "name": type(self).__name__,
             "classes": list(self.classes),
-            "folds": sort_folds(self.folds),
+            "folds": self._asked_folds,
             "clips": len(self),
             "sample_rate": self.sample_rate,
             "duration": self.duration,

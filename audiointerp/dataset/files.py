@@ -159,6 +159,7 @@ class FileDataset(ClipDataset):
             contamination=contamination,
             cache_dir=cache_dir,
             multi_label=multi_label,
+            asked_folds=wanted,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -236,7 +237,7 @@ class FileDataset(ClipDataset):
             f"is not used: up to {cut[worst]:.1f} s (clip {worst}); window_hop=… makes several "
             "clips of them, cut_clips() lists them",
             TruncationWarning,
-            stacklevel=2,
+            stacklevel=6,  # who took the clip
         )
         return True
 

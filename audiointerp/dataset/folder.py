@@ -165,7 +165,7 @@ def _split_name(folder: str) -> Fold:
 def _warn_left_out(root: Path, files: Sequence[Path], without_class: int) -> None:
     """Warn of sounds that are not in the set: without a class, or of a kind that is not read."""
     unread = Counter(end for path in files if (end := path.suffix.lower()) in OTHER_AUDIO)
-    left_out = [f"{count} that end in {end}, which is not read" for end, count in unread.items()]
+    left_out = [f"{unread[end]} that end in {end}, which is not read" for end in sorted(unread)]
     if without_class:
         left_out.append(f"{without_class} that are in no folder of a class")
     if left_out:
