@@ -176,7 +176,7 @@ class TestFolders:
         root = roots["esc50"]
         (root / "eval_segments.csv").touch()
         with pytest.raises(
-            ValueError, match="could be esc50 or audioset.*say which, layout='esc50'"
+            ValueError, match=r"could be esc50 or audioset.*say which, layout='esc50'"
         ):
             open_dataset(root)
         assert type(open_dataset(root, layout="esc50")) is ESC50Dataset
@@ -276,9 +276,7 @@ class TestTables:
         assert str(table) in str(caught.value)
 
     def test_options_of_other_sets(self, roots, table):
-        with pytest.raises(
-            ValueError, match="unknown option 'path'; choose from layout, splits"
-        ):
+        with pytest.raises(ValueError, match="unknown option 'path'; choose from layout, splits"):
             open_dataset(f"{roots['folder']}?path=x")
         with pytest.raises(ValueError, match="expected yes or no"):
             open_dataset(f"{roots['folder']}?splits=maybe")

@@ -38,6 +38,14 @@ class TestFolderPerClass:
         assert three.paths == [root / path for path in paths if hashed_fold(path, 3) == 2]
         assert three.classes == data.classes
 
+    def test_a_fold_may_hold_no_clip(self, write_tones):
+        root = write_tones("set", ["dog/1.wav", "cat/1.wav"])  # folds 1 and 3
+        assert FolderDataset(root, [1, 2]).clip_ids == ["dog__1.wav"]
+        with pytest.raises(ValueError, match="no clip is in fold 2, 4; the 2 clips are in 1, 3"):
+            FolderDataset(root, [2, 4])
+        with pytest.raises(ValueError, match="unknown fold 6: choose from 1, 2, 3, 4, 5"):
+            FolderDataset(root, 6)
+
     def test_a_fold_does_not_depend_on_other_files_or_the_place(self, write_tones):
         few = FolderDataset(write_tones("few", CLASSES))
         many = FolderDataset(write_tones("many", ["ape/1.wav", "dog/0.wav", *CLASSES]))

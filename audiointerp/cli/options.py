@@ -35,7 +35,6 @@ Data = Annotated[
         "--data",
         "-d",
         help="'synthetic'; a folder: ESC-50, UrbanSound8K, AudioSet, or one folder per class; "
-        "or a table, with its columns: 'meta.csv?path=file&label=class&fold=split&audio=clips'. "
-        "See docs/data.md.",
+        "or a table, its columns named as in 'set.csv?label=tag'; see docs/data.md.",
     ),
 ]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypedDict
 from torch import Tensor
 
 from audiointerp.dataset.audio import check_duration, check_rate, read_part
-from audiointerp.dataset.base import ClipDataset, Fold, choose_clips, choose_folds
+from audiointerp.dataset.base import ClipDataset, Fold, choose_clips, choose_folds, sort_folds
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.dataset.decode import TOLERANCE, AudioError, SoundReader, check_file
 from audiointerp.dataset.stream import window_starts
@@ -86,6 +86,8 @@ class FileDataset(ClipDataset):
         What the clips were found in, for errors.
     folds : int, str or iterable of these, optional
         Which folds or splits to take; all by default.
+    available_folds : iterable of int or str, optional
+        The folds that may be asked for; those of the clips by default.
     clips : int, optional
         Take at most this many clips, class by class in turn; see
         `audiointerp.dataset.base.choose_clips`.
@@ -120,6 +122,7 @@ class FileDataset(ClipDataset):
         classes: Sequence[str],
         source: str,
         folds: Fold | Iterable[Fold] | None = None,
+        available_folds: Iterable[Fold] | None = None,
         clips: int | None = None,
         window_hop: float | None = None,
         sample_rate: int = 32000,
@@ -129,8 +132,9 @@ class FileDataset(ClipDataset):
         cache_dir: str | os.PathLike[str] | None = None,
         multi_label: bool = False,
     ) -> None:
-        wanted = choose_folds(folds, (row.fold for row in rows))
-        rows = [row for row in rows if row.fold in wanted]
+        there = {row.fold for row in rows}
+        wanted = choose_folds(folds, there if available_folds is None else available_folds)
+        rows = _take_folds(rows, wanted, source)
         self._fingerprint = _fingerprint(rows)
         self.window_hop = None if window_hop is None else check_hop(window_hop)
         if self.window_hop is not None:
@@ -348,6 +352,16 @@ def check_hop(hop: float) -> float:
         return check_duration(hop)
     except (TypeError, ValueError) as error:
         raise type(error)(f"a window's hop: {error}") from None
+
+
+def _take_folds(rows: Sequence[FileClip], wanted: Sequence[Fold], source: str) -> list[FileClip]:
+    taken = [row for row in rows if row.fold in wanted]
+    if not taken:
+        raise ValueError(
+            f"{source}: no clip is in fold {', '.join(map(str, wanted))}; the {len(rows)} clips "
+            f"are in {', '.join(map(str, sort_folds(row.fold for row in rows)))}"
+        )
+    return taken
 
 
 def _windows(row: FileClip, rate: int, duration: float, hop: float) -> list[FileClip]:

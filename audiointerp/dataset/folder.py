@@ -119,6 +119,7 @@ class FolderDataset(FileDataset):
             classes=classes,
             source=str(self.root),
             folds=folds,
+            available_folds=None if self.splits else range(1, self.num_folds + 1),
             **options,
         )
 

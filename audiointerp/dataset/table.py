@@ -151,6 +151,7 @@ class TableDataset(FileDataset):
             classes=names,
             source=str(self.table),
             folds=folds,
+            available_folds=None if "fold" in self.columns else range(1, num_folds + 1),
             multi_label=labels is not None,
             **options,
         )
