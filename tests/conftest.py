@@ -74,3 +74,21 @@ def tiny_esc50(tmp_path: Path, tone: Callable[..., np.ndarray]) -> Path:
             wave = tone(200 + 50 * number)
             soundfile.write(root / "audio" / f"{stem}.wav", wave, RATE, subtype="PCM_16")
     return root
+
+
+@pytest.fixture
+def write_tones(tmp_path: Path, tone: Callable[..., np.ndarray]) -> Callable[..., Path]:
+    """Return a writer of sound files below a folder: ``write_tones("set", ["dog/1.wav", …])``.
+
+    Each is another tone at 8 kHz, of one second or of the length given as ``{name: seconds}``.
+    """
+
+    def write(folder: str, names: list[str] | dict[str, float]) -> Path:
+        lengths = names if isinstance(names, dict) else dict.fromkeys(names, 1.0)
+        for number, (name, seconds) in enumerate(lengths.items()):
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, tone(200 + 37 * number, seconds), RATE)
+        return tmp_path / folder
+
+    return write

@@ -163,6 +163,7 @@ class SyntheticDataset(ClipDataset):
             normalize=normalize,
             contamination=contamination,
             cache_dir=cache_dir,
+            asked_folds=wanted,
         )
 
     def settings(self) -> dict[str, Any]:
