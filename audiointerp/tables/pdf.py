@@ -23,10 +23,13 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import IdentityTransform
 from tqdm.auto import tqdm
 
+from audiointerp.evaluation import METRICS
 from audiointerp.plots import draw_plane
 from audiointerp.storage import replacing
+from audiointerp.tables.cells import Cell, Column, Row
 from audiointerp.tables.links import Bookmark, Link, add_navigation
-from audiointerp.tables.paper import MEASURED_ON, TITLES, Cell, Column, Row, Table, Tables
+from audiointerp.tables.score import SCORE, describe_score
+from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
 
 _WIDTH, _HEIGHT = 11.69, 8.27
 """A4 landscape, inches."""
@@ -56,16 +59,6 @@ _LEGEND = (
     "worst: red and underlined. Asterisk: better, or worse, than every other of the group (paired "
     "Wilcoxon test, Holm, p < 0.05)."
 )
-_MEANINGS = {
-    "FF": "probability of the class that is lost when what the mask selects is removed",
-    "AI": "clips whose probability of the class rises when only what it selects is kept, %",
-    "AD": "share of the probability that is lost when only that is kept, %",
-    "AG": "share of the way to certainty that is won when only that is kept, %",
-    "FidIn": "share of the clips that keep their class when only that is kept",
-    "SPS": "sparseness of the mask: its Gini index",
-    "COMP": "complexity of the mask: its entropy, nats",
-    "score": "geometric mean of the seven, each mapped to 0 (worst) to 1 (best)",
-}
 
 
 class _Piece(NamedTuple):
@@ -254,13 +247,19 @@ def _planes(frame: pd.DataFrame) -> Iterator[_Page]:
 
 
 def _find(pages: Sequence[_Page], before: int) -> Iterator[tuple[str, tuple[str, ...], int]]:
-    """Yield every table and plane: its kind, what it is of, and the number of its page."""
+    """Yield every table and plane: its kind, what it is of, and the number of its page.
+
+    Of tables of the same that show other families of metrics, the first, which the others follow.
+    """
+    found = set()
     for number, page in enumerate(pages, start=before + 1):
         for names, _ in page.planes:
             yield "plane", tuple(names), number
         for piece in page.pieces:
-            if not piece.continued:
-                yield piece.table.kind, tuple(piece.table.about.values()), number
+            entry = piece.table.kind, tuple(piece.table.about.values())
+            if entry not in found:
+                found.add(entry)
+                yield *entry, number
 
 
 def _bookmarks(pages: Sequence[_Page], before: int) -> Iterator[Bookmark]:
@@ -329,7 +328,7 @@ def _draw_contents(
     models = ", ".join(dict.fromkeys(tables.frames["plane"]["model"]))
     page.add(_SIDE, y, f"Tables: {models}", size=13, weight="bold")
     if number == 1:
-        _draw_key(page, _SIDE + 6.9, y - _TITLE * _LINE, tables.on)
+        _draw_key(page, _SIDE + 6.9, y - _TITLE * _LINE, tables)
     y -= _TITLE * _LINE
     for entry in entries:
         y -= _entry_lines(entry) * _LINE
@@ -347,11 +346,11 @@ def _draw_contents(
     return figure, links
 
 
-def _draw_key(page: _Lettering, left: float, y: float, on: str) -> None:
+def _draw_key(page: _Lettering, left: float, y: float, tables: Tables) -> None:
     """Write what the columns and the marks mean."""
     lines = [("How to read them", "bold")]
     for text in (
-        f"The metrics were {MEASURED_ON[on]}; the class is the one that the model predicts.",
+        f"The metrics were {MEASURED_ON[tables.on]}; the class is the one that the model predicts.",
         _LEGEND,
         "Arrows in the headings point to what is better.",
     ):
@@ -360,10 +359,13 @@ def _draw_key(page: _Lettering, left: float, y: float, on: str) -> None:
     for text, weight in lines:
         page.add(left, y, text, size=8, weight=weight)
         y -= 1.35 * _LINE
-    for name, meaning in _MEANINGS.items():
+    meanings = {name: METRICS[name].about for name in tables.metrics}
+    meanings[SCORE] = describe_score(tables.scored)
+    indent = max(0.55, _PAD + 1.3 * _LETTER * max(map(len, meanings)))
+    for name, meaning in meanings.items():
         page.add(left, y, name, size=8, weight="bold")
         for line in textwrap.wrap(meaning, 58):
-            page.add(left + 0.55, y, line, size=8)
+            page.add(left + indent, y, line, size=8)
             y -= 1.35 * _LINE
         y -= 0.3 * _LINE
 
@@ -428,7 +430,8 @@ class _Lettering(Artist):
 def _font(size: float, weight: str, plain: bool) -> FontProperties:
     # Helvetica calls its normal weight medium.
     weight = "medium" if plain and weight == "normal" else weight
-    return FontProperties("Helvetica" if plain else "DejaVu Sans", size=size, weight=weight)
+    family = "Helvetica" if plain else "DejaVu Sans"
+    return FontProperties(family=family, size=size, weight=weight)
 
 
 def _draw_page(page: _Page, number: int, tables: Tables, *, plain: bool) -> tuple[Figure, Link]:
@@ -447,7 +450,7 @@ def _draw_page(page: _Page, number: int, tables: Tables, *, plain: bool) -> tupl
     lettering.add(_WIDTH - _SIDE, foot, str(number), color=_QUIET, align="right")
     for piece in page.pieces:
         _draw_piece(figure, lettering, piece)
-    _draw_planes(figure, page.planes)
+    _draw_planes(figure, page.planes, tables.scored)
     return figure, _link(number, _WIDTH - _SIDE - 0.75, foot, 0.5, 1)
 
 
@@ -456,7 +459,11 @@ def _link(page: int, left: float, y: float, width: float, to: int) -> Link:
     return Link(page, tuple(72 * side for side in box), to)
 
 
-def _draw_planes(figure: Figure, planes: Iterable[tuple[tuple[str, str], pd.DataFrame]]) -> None:
+def _draw_planes(
+    figure: Figure,
+    planes: Iterable[tuple[tuple[str, str], pd.DataFrame]],
+    metrics: Sequence[str],
+) -> None:
     rows, columns = _PLANES
     height = (_HEIGHT - 2 * _EDGE - _TITLE * _LINE) / rows
     width = (_WIDTH - 2 * _SIDE) / columns
@@ -468,7 +475,7 @@ def _draw_planes(figure: Figure, planes: Iterable[tuple[tuple[str, str], pd.Data
         axes = figure.add_axes(
             (box[0] / _WIDTH, box[1] / _HEIGHT, box[2] / _WIDTH, box[3] / _HEIGHT)
         )
-        draw_plane(axes, plane, title=f"{model}, {experiment}")
+        draw_plane(axes, plane, title=f"{model}, {experiment}", metrics=metrics)
 
 
 def _draw_piece(figure: Figure, page: _Lettering, piece: _Piece) -> None:

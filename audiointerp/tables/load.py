@@ -1,0 +1,241 @@
+"""Results folders → one long table, whatever metrics each run was made with."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from audiointerp.evaluation import METRICS, metric_columns
+from audiointerp.runs.store import CLIP_COLUMNS, TABLES, read_run, read_table
+
+RUN_COLUMNS = ("model", "method", "experiment", "mask")
+EXPLAINED = "explained"
+"""Column of the explained class, where a clip may have a row for each of several."""
+
+
+def load_results(
+    results: str | os.PathLike[str],
+    *,
+    on: str = "features",
+    models: Sequence[str] | None = None,
+    experiments: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Read the runs below a results folder into one long table.
+
+    Parameters
+    ----------
+    results : path
+        Holds ``<model>/<method>_<experiment>/`` folders.
+    on : {"features", "audio"}
+        Which tables to read: measured on masked features or on masked sounds.
+    models, experiments : sequence of str, optional
+        Which to read; all by default.
+
+    Returns
+    -------
+    DataFrame
+        One row per model, method, experiment, mask and clip, or explained class of a clip, which
+        ``explained`` then names. One column for every metric that some run has, in the order of
+        ``METRICS``; NaN where a run lacks it or a clip gives no evidence for it. ``cells`` is the
+        number N of cells of a mask, hence ln N the largest COMP: from the run's settings or, where
+        they do not say, from the largest COMP among the model's rows. ``on`` is what was asked for.
+
+    Raises
+    ------
+    ValueError
+        If there are no results, none of a wanted name, or a table has no metrics, values that are
+        no numbers or a clip twice.
+
+    Warns
+    -----
+    UserWarning
+        If a run is not finished or lacks metrics that another has, or columns are left out because
+        no metric of that name is registered.
+    """
+    if on not in TABLES:
+        raise ValueError(f"on={on!r}: choose from {', '.join(TABLES)}")
+    root = Path(results)
+    paths = sorted(root.glob(f"*/*_*/{TABLES[on]}/*.csv"))
+    if not paths:
+        raise ValueError(
+            f"{root}: no results measured on {on}; expected <model>/<method>_<experiment>/"
+            f"{TABLES[on]}/<mask>.csv below it"
+        )
+    paths = _only(paths, "model", models, lambda path: path.parts[-4])
+    paths = _only(paths, "experiment", experiments, lambda path: path.parts[-3].split("_", 1)[1])
+    cells: dict[Path, float] = {}
+    for folder in dict.fromkeys(path.parents[1] for path in paths):
+        run = read_run(folder) or {}
+        cells[folder] = _cells(run.get("settings", {}))
+        if not run.get("report"):
+            warnings.warn(f"{folder}: the run is not finished, its tables lack clips", stacklevel=2)
+    frames = {path: read_rows(path) for path in paths}
+    names = complete_metrics(frames)
+    labels = [EXPLAINED] if any(EXPLAINED in frame for frame in frames.values()) else []
+    parts = [
+        frame.reindex(columns=[*CLIP_COLUMNS, *labels, *names]).assign(
+            **_names(path), cells=cells[path.parents[1]]
+        )
+        for path, frame in frames.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    if labels:
+        table[EXPLAINED] = table[EXPLAINED].fillna("")
+    if "COMP" in table and table["cells"].isna().any():
+        largest = table.groupby("model")["COMP"].transform("max").map(math.exp)
+        table["cells"] = table["cells"].fillna(largest)
+    return table.assign(on=on)
+
+
+def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read the table of one mask of a run and check it.
+
+    Parameters
+    ----------
+    path : path
+        ``<model>/<method>_<experiment>/csvs/<mask>.csv``.
+
+    Returns
+    -------
+    DataFrame
+        One row per clip, or per explained class of a clip: all columns of the file, names as text,
+        metrics as float64, NaN for an empty field.
+
+    Raises
+    ------
+    ValueError
+        If it has no metric or lacks a column that says what a row is of, has values that are no
+        numbers, or has a row twice.
+    """
+    table = read_table(path)
+    missing = set(CLIP_COLUMNS) - set(table.columns)
+    if missing:
+        raise ValueError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
+    metrics = metric_columns(table.columns)
+    if not metrics:
+        raise ValueError(
+            f"{path}: has no column of a metric: expected some of {', '.join(METRICS)}"
+        )
+    names = [name for name in ("target", "predicted", EXPLAINED) if name in table]
+    table[names] = table[names].astype(str)
+    for name in metrics:
+        table[name] = _numbers(table[name], f"{path}: column {name}")
+    if len(table) and table["is_correct"].dtype != bool:
+        raise ValueError(f"{path}: column is_correct has values other than True and False")
+    twice = table[table.duplicated(row_key(table))]
+    if len(twice):
+        of = f" of {twice[EXPLAINED].iloc[0]}" if EXPLAINED in table else ""
+        clip = f"clip {twice['clip'].iloc[0]}{of}"
+        raise ValueError(f"{path}: has {clip} twice; was it put together from two runs?")
+    return table
+
+
+def row_key(table: pd.DataFrame) -> list[str]:
+    """Return the columns that tell a run's rows apart: the clip, and what is explained of it."""
+    return ["clip", EXPLAINED] if EXPLAINED in table else ["clip"]
+
+
+def complete_metrics(frames: Mapping[Path, pd.DataFrame]) -> list[str]:
+    """Return the metrics that some of several tables have, in the order of ``METRICS``.
+
+    Parameters
+    ----------
+    frames : mapping of Path to DataFrame
+        As `read_rows` returns them, by file.
+
+    Warns
+    -----
+    UserWarning
+        Once if runs lack metrics that others have, and once if columns are of no metric.
+    """
+    every = {name for frame in frames.values() for name in frame}
+    names = metric_columns(every)
+    lacking: dict[str, list[Path]] = {}
+    unknown: dict[str, list[Path]] = {}
+    for path, frame in frames.items():
+        for name in names:
+            if name not in frame:
+                lacking.setdefault(name, []).append(path.parents[1])
+        for name in frame.columns.difference([*CLIP_COLUMNS, EXPLAINED, *names], sort=False):
+            unknown.setdefault(name, []).append(path.parents[1])
+    if lacking:
+        warnings.warn(
+            f"some runs lack metrics that others have: {_by_run(lacking)}; they are shown as –, "
+            "and a score is made of those that all have. Run the experiment again to add them",
+            stacklevel=3,
+        )
+    if unknown:
+        warnings.warn(
+            f"columns that are no registered metric are left out: {_by_run(unknown)}; register "
+            "their records in METRICS to see them",
+            stacklevel=3,
+        )
+    return names
+
+
+def _by_run(found: Mapping[str, Iterable[Path]]) -> str:
+    """Say which columns are concerned in which runs."""
+    return "; ".join(
+        f"{name} ({', '.join(dict.fromkeys(f'{run.parent.name}/{run.name}' for run in runs))})"
+        for name, runs in found.items()
+    )
+
+
+def _numbers(values: pd.Series, what: str) -> np.ndarray:
+    """Return a column as float64; an empty field, NaN, says that there is no evidence."""
+    if pd.api.types.is_numeric_dtype(values):
+        numbers, known = values.to_numpy(float), True
+    else:
+        known = (values != "").to_numpy()
+        numbers = np.full(len(values), np.nan)
+        try:
+            # Python reads back the number that was written; pandas may be a digit off.
+            numbers[known] = [float(text) for text in values[known]]
+        except ValueError as error:
+            raise ValueError(f"{what} has values that are no finite numbers: {error}") from None
+    if not np.isfinite(numbers[known]).all():
+        raise ValueError(f"{what} has values that are no finite numbers")
+    return numbers
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Return what a table is of, by the names of its folders."""
+    method, experiment = path.parents[1].name.split("_", 1)
+    model = path.parents[2].name
+    return {"model": model, "method": method, "experiment": experiment, "mask": path.stem}
+
+
+def _only(
+    paths: list[Path],
+    kind: str,
+    wanted: Sequence[str] | None,
+    name_of: Callable[[Path], str],
+) -> list[Path]:
+    """Return the files of some models or experiments."""
+    if wanted is None:
+        return paths
+    known = {name_of(path) for path in paths}
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise ValueError(
+            f"no results of the {kind} {', '.join(map(repr, unknown)) or '(none named)'}: "
+            f"choose from {', '.join(sorted(known))}"
+        )
+    return [path for path in paths if name_of(path) in wanted]
+
+
+def _cells(settings: dict[str, Any]) -> float:
+    """Return bins times frames of a run's masks, NaN if its settings do not tell."""
+    try:
+        processor, samples = settings["processor"], settings["dataset"]["duration"]
+        samples = max(1, round(samples * processor["sample_rate"]))
+        return float(settings["model"]["num_bins"] * (1 + samples // processor["hop_length"]))
+    except KeyError:
+        return math.nan
