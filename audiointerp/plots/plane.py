@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from itertools import cycle, pairwise
 
@@ -116,10 +117,10 @@ def draw_plane(
 
 
 def _label(family: str, metrics: Sequence[str] | None) -> str:
-    """Say what an axis shows; metrics where lower is better count the other way round."""
+    """Say what an axis shows: each metric scaled to 0–1, 1 the best."""
     names = metric_columns(METRICS if metrics is None else metrics, [family])
     terms = [name if METRICS[name].better > 0 else f"1 − {name}" for name in names]
-    return f"{family}: geometric mean of {', '.join(terms)}, each scaled to 0–1"
+    return textwrap.fill(f"{family}: geometric mean of {', '.join(terms)}", 60)
 
 
 def _corners(front: np.ndarray) -> np.ndarray:

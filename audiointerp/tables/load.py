@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.runs.store import CLIP_COLUMNS, TABLES, read_run, read_table
@@ -77,7 +78,7 @@ def load_results(
         if not run.get("report"):
             warnings.warn(f"{folder}: the run is not finished, its tables lack clips", stacklevel=2)
     frames = {path: read_rows(path) for path in paths}
-    names = complete_metrics(frames)
+    names = complete_metrics([(run_name(path.parents[1]), frames[path]) for path in paths])
     labels = [EXPLAINED] if any(EXPLAINED in frame for frame in frames.values()) else []
     parts = [
         frame.reindex(columns=[*CLIP_COLUMNS, *labels, *names]).assign(
@@ -126,7 +127,7 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     names = [name for name in ("target", "predicted", EXPLAINED) if name in table]
     table[names] = table[names].astype(str)
     for name in metrics:
-        table[name] = _numbers(table[name], f"{path}: column {name}")
+        table[name] = read_numbers(table[name], f"{path}: column {name}")
     if len(table) and table["is_correct"].dtype != bool:
         raise ValueError(f"{path}: column is_correct has values other than True and False")
     twice = table[table.duplicated(row_key(table))]
@@ -142,54 +143,74 @@ def row_key(table: pd.DataFrame) -> list[str]:
     return ["clip", EXPLAINED] if EXPLAINED in table else ["clip"]
 
 
-def complete_metrics(frames: Mapping[Path, pd.DataFrame]) -> list[str]:
+def run_name(folder: Path) -> str:
+    """Return how a warning calls a run: by its folder and its model's."""
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def complete_metrics(*groups: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
     """Return the metrics that some of several tables have, in the order of ``METRICS``.
 
     Parameters
     ----------
-    frames : mapping of Path to DataFrame
-        As `read_rows` returns them, by file.
+    *groups : iterable of (str, iterable of str)
+        Tables that are compared with each other: what a table is of, and its columns.
 
     Warns
     -----
     UserWarning
-        Once if runs lack metrics that others have, and once if columns are of no metric.
+        Once if tables lack metrics that others of their group have, and once if columns are of no
+        metric.
     """
-    every = {name for frame in frames.values() for name in frame}
-    names = metric_columns(every)
-    lacking: dict[str, list[Path]] = {}
-    unknown: dict[str, list[Path]] = {}
-    for path, frame in frames.items():
-        for name in names:
-            if name not in frame:
-                lacking.setdefault(name, []).append(path.parents[1])
-        for name in frame.columns.difference([*CLIP_COLUMNS, EXPLAINED, *names], sort=False):
-            unknown.setdefault(name, []).append(path.parents[1])
+    every: set[str] = set()
+    lacking: dict[str, list[str]] = {}
+    unknown: dict[str, list[str]] = {}
+    for group in groups:
+        tables = [(name, set(columns)) for name, columns in group]
+        names = metric_columns(set().union(*(columns for _, columns in tables)))
+        every.update(names)
+        for table, columns in tables:
+            for name in set(names) - columns:
+                lacking.setdefault(name, []).append(table)
+            for name in columns - {*CLIP_COLUMNS, EXPLAINED, *names}:
+                unknown.setdefault(name, []).append(table)
     if lacking:
         warnings.warn(
-            f"some runs lack metrics that others have: {_by_run(lacking)}; they are shown as –, "
+            f"some results lack metrics that others have: {_listed(lacking)}; they are shown as –, "
             "and a score is made of those that all have. Run the experiment again to add them",
             stacklevel=3,
         )
     if unknown:
         warnings.warn(
-            f"columns that are no registered metric are left out: {_by_run(unknown)}; register "
+            f"columns that are no registered metric are left out: {_listed(unknown)}; register "
             "their records in METRICS to see them",
             stacklevel=3,
         )
-    return names
+    return metric_columns(every)
 
 
-def _by_run(found: Mapping[str, Iterable[Path]]) -> str:
-    """Say which columns are concerned in which runs."""
+def _listed(found: Mapping[str, Iterable[str]]) -> str:
+    """Say which columns are concerned in which tables."""
     return "; ".join(
-        f"{name} ({', '.join(dict.fromkeys(f'{run.parent.name}/{run.name}' for run in runs))})"
-        for name, runs in found.items()
+        f"{name} ({', '.join(dict.fromkeys(tables))})" for name, tables in sorted(found.items())
     )
 
 
-def _numbers(values: pd.Series, what: str) -> np.ndarray:
-    """Return a column as float64; an empty field, NaN, says that there is no evidence."""
+def read_numbers(values: pd.Series, what: str) -> NDArray:
+    """Return a column of a file as float64, NaN for an empty field: there is no evidence.
+
+    Parameters
+    ----------
+    values : Series
+        Numbers or text.
+    what : str
+        What it is, for an error.
+
+    Raises
+    ------
+    ValueError
+        If a field is no finite number.
+    """
     if pd.api.types.is_numeric_dtype(values):
         numbers, known = values.to_numpy(float), True
     else:

@@ -59,6 +59,10 @@ _LEGEND = (
     "worst: red and underlined. Asterisk: better, or worse, than every other of the group (paired "
     "Wilcoxon test, Holm, p < 0.05)."
 )
+_PLANE_LEGEND = (
+    "Each metric is scaled from 0 (worthless) to 1 (best). On the front is what nothing beats in "
+    "both."
+)
 
 
 class _Piece(NamedTuple):
@@ -444,7 +448,7 @@ def _draw_page(page: _Page, number: int, tables: Tables, *, plain: bool) -> tupl
     y = _HEIGHT - _EDGE - 0.6 * _LINE
     lettering.add(_WIDTH - _SIDE, y, MEASURED_ON[tables.on], color=_QUIET, align="right")
     foot = _EDGE - 0.1
-    legend = _LEGEND if page.pieces else "On the front is what nothing beats in both."
+    legend = _LEGEND if page.pieces else _PLANE_LEGEND
     lettering.add(_SIDE, foot, legend, size=6.5, color=_QUIET)
     lettering.add(_WIDTH - _SIDE - 0.25, foot, "contents", color=_LINKED, align="right")
     lettering.add(_WIDTH - _SIDE, foot, str(number), color=_QUIET, align="right")
