@@ -83,10 +83,6 @@ def listen(runs: list[Run], options: Listening, sound: Form) -> dict[str, Any]:
         made with.
     """
     METRICS[options.by]
-    if options.by not in runs[0].metrics:
-        raise ValueError(
-            f"these runs have no {options.by}: choose from {', '.join(runs[0].metrics)}"
-        )
     form = choose_form(sound, ())
     models = _load_models(runs, options.weights)
     noises = _read_noises(runs, options.noises)
@@ -222,6 +218,8 @@ def _choose_clips(
     The same for all runs, so that methods and noises can be compared: those with the highest and
     the lowest mean over the runs. A clip without a map in one of the runs cannot be chosen.
     """
+    if by not in runs[0].metrics:
+        raise ValueError(f"these runs have no {by}: choose from {', '.join(runs[0].metrics)}")
     values = pd.concat([next(iter(run.tables.values()))[mask][by] for run in runs])
     for run in runs:
         there = {path.stem for path in (run.folder / "attributions").glob("*.npy")}

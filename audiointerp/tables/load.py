@@ -177,7 +177,7 @@ def complete_metrics(*groups: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
     if lacking:
         warnings.warn(
             f"some results lack metrics that others have: {_listed(lacking)}; they are shown as –, "
-            "and a score is made of those that all have. Run the experiment again to add them",
+            "and a score is made of those that all have. Make the runs again to add them",
             stacklevel=3,
         )
     if unknown:
