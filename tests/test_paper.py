@@ -37,8 +37,8 @@ from audiointerp.tables.table import TITLES, Table
 CELLS = math.e**10
 ORDER = [name for name in METHODS if name in ("saliency", "gradcam")]
 SETTINGS = {
-    "model": {"num_bins": 64},
-    "processor": {"sample_rate": 32000, "hop_length": 320},
+    "model": {"name": "a network of one's own"},
+    "processor": {"name": "LogMelSTFTSpectrogram", "sample_rate": 32000, "hop_length": 320},
     "dataset": {"duration": 5.0},
 }
 

@@ -164,7 +164,7 @@ class Metric:
     def about(self) -> str:
         """Name in words, unit and meaning, as one phrase."""
         unit = f", {self.unit}" if self.unit else ""
-        return f"{self.title.capitalize()}{unit}: {self.meaning}"
+        return f"{self.title[:1].upper()}{self.title[1:]}{unit}: {self.meaning}"
 
     @property
     def scale(self) -> float:

@@ -208,10 +208,9 @@ def _describe_score(scored: list[str]) -> dict[str, Any] | None:
     """Return what the page says of the score and how it is made, None where there is none."""
     if not scored:
         return None
-    about = describe_score(scored)
     return {
         "name": SCORE,
-        "about": about[0].upper() + about[1:],
+        "about": describe_score(scored),
         "better": "higher",
         "digits": SCORE_DECIMALS,
         "same": SAME,
@@ -267,7 +266,9 @@ def describe_run(run: Run) -> list[tuple[str, str]]:
 def _describe_explained(run: Run) -> str:
     if run.explained is None:
         return "the predicted one"
-    return f"{len(run.rows)} of {len(set(run.clips))} clips, as the list of clips says"
+    asked = " ".join(_words({"asked for": run.settings.get("target")}))
+    count = f"{len(run.rows)} of {len(set(run.clips))} clips, which the list of clips names"
+    return f"{count}; {asked}" if asked else count
 
 
 def _describe_front_end(processor: STFTSpectrogram) -> str:

@@ -43,6 +43,10 @@ class Column(NamedTuple):
     """Digits shown after the point."""
 
 
+COUNT = Column("n", "", 0, 0)
+"""Beside a metric that has no value in some rows: over how many its mean is."""
+
+
 class Row(NamedTuple):
     """A line of a table.
 

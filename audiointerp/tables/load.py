@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS, metric_columns
+from audiointerp.processing import build_processor
 from audiointerp.runs.store import CLIP_COLUMNS, TABLES, read_run, read_table
 
 RUN_COLUMNS = ("model", "method", "experiment", "mask")
@@ -191,9 +194,10 @@ def complete_metrics(*groups: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
 
 def _listed(found: Mapping[str, Iterable[str]]) -> str:
     """Say which columns are concerned in which tables."""
-    return "; ".join(
-        f"{name} ({', '.join(dict.fromkeys(tables))})" for name, tables in sorted(found.items())
-    )
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, tables in sorted(found.items()):
+        names.setdefault(tuple(dict.fromkeys(tables)), []).append(name)
+    return "; ".join(f"{', '.join(some)} ({', '.join(tables)})" for tables, some in names.items())
 
 
 def read_numbers(values: pd.Series, what: str) -> NDArray:
@@ -255,8 +259,14 @@ def _only(
 def _cells(settings: dict[str, Any]) -> float:
     """Return bins times frames of a run's masks, NaN if its settings do not tell."""
     try:
-        processor, samples = settings["processor"], settings["dataset"]["duration"]
-        samples = max(1, round(samples * processor["sample_rate"]))
-        return float(settings["model"]["num_bins"] * (1 + samples // processor["hop_length"]))
-    except KeyError:
+        front_end, seconds = settings["processor"], settings["dataset"]["duration"]
+        samples = max(1, round(seconds * front_end["sample_rate"]))
+        return _front_end_cells(json.dumps(front_end), samples)
+    except (KeyError, TypeError, ValueError):
         return math.nan
+
+
+@lru_cache(maxsize=64)
+def _front_end_cells(settings: str, samples: int) -> float:
+    processor = build_processor(json.loads(settings))
+    return float(processor.num_bins * processor.num_frames(samples))

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
-from audiointerp.tables.cells import Cell, Column, Row
-from audiointerp.tables.load import EXPLAINED, RUN_COLUMNS, row_key
+from audiointerp.tables.cells import COUNT, Cell, Column, Row
+from audiointerp.tables.load import RUN_COLUMNS
 from audiointerp.tables.order import in_order, rank_names
 from audiointerp.tables.score import SCORE, SCORE_DECIMALS, scored_metrics
 from audiointerp.tables.statistics import bootstrap_means
@@ -47,6 +47,12 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
     Returns
     -------
     Tables
+
+    Raises
+    ------
+    ValueError
+        If no metric that the score could be made of is in all runs, or a mean lies outside the
+        bounds of its metric.
     """
     of_run, of_mask = ("model", "experiment", "method"), ("model", "experiment", "mask")
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
@@ -97,13 +103,13 @@ _DERIVED = {
     _ACCURACY: Column(_ACCURACY, "%", 1, 2),
 }
 """Columns that are no metrics of a clip."""
-_COUNT = Column("n", "", 0, 0)
-"""Beside a metric that has no value in some rows: over how many its mean is."""
 _COLUMNS_AT_MOST = 9
 """Of a table that fits the width of a page."""
 
 _Line = tuple[dict[str, Any], str, str]
 """A row of a frame, the group it is in and its label."""
+_Field = tuple[Column, str]
+"""A heading, and the column of a frame that stands below it."""
 
 
 def accuracy_intervals(
@@ -112,8 +118,6 @@ def accuracy_intervals(
     """Return the share of correctly classified clips, with its interval.
 
     The interval is the 95 % percentile bootstrap interval over clips. One clip has none (NaN).
-    Where several classes of a clip are explained, each of them counts, and those of a clip are
-    drawn together.
 
     Parameters
     ----------
@@ -127,32 +131,26 @@ def accuracy_intervals(
     Returns
     -------
     DataFrame
-        One row per model and experiment: ``clips``, ``rows`` where several classes of a clip are
-        explained, and, in percent, ``accuracy``, ``accuracy_low`` and ``accuracy_high``.
+        One row per model and experiment: ``clips`` and, in percent, ``accuracy``,
+        ``accuracy_low`` and ``accuracy_high``.
     """
-    once = results.drop_duplicates(["model", "experiment", *row_key(results)])
+    once = results.drop_duplicates(["model", "experiment", "clip"])
     rows = []
     for (model, experiment), group in once.groupby(["model", "experiment"], sort=False):
         correct = 100 * group["is_correct"].to_numpy(float)[:, None]
-        clips = group["clip"].nunique()
-        row = {"model": model, "experiment": experiment, "clips": clips}
-        if EXPLAINED in results:
-            row["rows"] = len(correct)
         low, high = np.nan, np.nan
-        if clips > 1:
-            drawn = bootstrap_means(
-                correct, clusters=group["clip"].to_numpy(), resamples=resamples, seed=seed
-            )
+        if len(correct) > 1:
+            drawn = bootstrap_means(correct, resamples=resamples, seed=seed)
             low, high = interval(drawn)[:, 0]
-        rows.append(row | {_ACCURACY: correct.mean(), "accuracy_low": low, "accuracy_high": high})
-    return in_order(pd.DataFrame(rows))
+        rows.append((model, experiment, len(correct), correct.mean(), low, high))
+    names = ("model", "experiment", "clips", _ACCURACY, "accuracy_low", "accuracy_high")
+    return in_order(pd.DataFrame(rows, columns=list(names)))
 
 
 def _accuracy_tables(frame: pd.DataFrame) -> list[Table]:
     rows = frame.to_dict("records")
     lines = [(row, row["model"], row["experiment"]) for row in rows]
-    what = "explained classes that are right" if "rows" in frame else "clips classified correctly"
-    caption = f"Share of the {what} ({_clips(rows)})"
+    caption = f"Share of the clips classified correctly ({_clips(rows)})"
     return _tables("accuracy", caption, ("model", "experiment"), lines, {"": [_ACCURACY]})
 
 
@@ -213,7 +211,7 @@ def _experiment_tables(frame: pd.DataFrame) -> list[Table]:
         pairs = in_order(frame[frame["model"] == model][["method", "mask"]].drop_duplicates())
         for metric in [name for names in _families(frame).values() for name in names]:
             column = _column(metric)
-            fields = _with_counts([metric], rows)
+            fields = _with_counts(metric, rows)
             lines = [
                 Row(
                     method,
@@ -231,7 +229,7 @@ def _experiment_tables(frame: pd.DataFrame) -> list[Table]:
             unit = f"{column.unit}, " if column.unit else ""
             caption = f"{model}, {metric} ({unit}{way}; {_clips(rows)}){_explain_counts(fields)}"
             headings = [
-                heading if heading is _COUNT else Column(name, decimals=column.decimals)
+                heading if heading is COUNT else Column(name, decimals=column.decimals)
                 for name in experiments
                 for heading, _ in fields
             ]
@@ -284,43 +282,39 @@ def _tables(
 ) -> list[Table]:
     """Return a table for each family of metrics, or several if a page is too narrow for one."""
     tables = []
+    rows = [row for row, _, _ in lines]
     for family, metrics in families.items():
-        fields = _with_counts(metrics, [row for row, _, _ in lines])
-        parts = -(-len(fields) // _COLUMNS_AT_MOST)
-        for part in range(parts):
-            shown = fields[part * _COLUMNS_AT_MOST : (part + 1) * _COLUMNS_AT_MOST]
-            notes = ([family] if family else []) + ([f"{part + 1} of {parts}"] if part else [])
+        parts: list[list[_Field]] = [[]]
+        for fields in (_with_counts(metric, rows) for metric in metrics):
+            if len(parts[-1]) + len(fields) > _COLUMNS_AT_MOST:
+                parts.append([])
+            parts[-1] += fields
+        for number, fields in enumerate(parts, start=1):
+            notes = ([family] if family else []) + ([f"{number} of {len(parts)}"] * (number > 1))
             tables.append(
                 Table(
                     kind,
-                    "; ".join([caption, *notes]) + _explain_counts(shown),
+                    "; ".join([caption, *notes]) + _explain_counts(fields),
                     stub,
-                    tuple(column for column, _ in shown),
-                    tuple(_row(*line, shown) for line in lines),
+                    tuple(column for column, _ in fields),
+                    tuple(_row(*line, fields) for line in lines),
                     about,
                 )
             )
     return tables
 
 
-def _with_counts(metrics: Sequence[str], rows: Sequence[dict]) -> list[tuple[Column, str]]:
-    """Return the columns of some metrics and what they show of a frame.
-
-    Where a metric has no value for some clips, the number of the others stands beside it.
-    """
-    fields = []
-    for metric in metrics:
-        fields.append((_column(metric), metric))
-        count = f"{metric}_n"
-        if any(0 < row.get(count, 0) < row.get("rows", row["clips"]) for row in rows):
-            fields.append((_COUNT, count))
+def _with_counts(metric: str, rows: Sequence[dict[str, Any]]) -> list[_Field]:
+    """Return the column of a metric and, where some rows lack its value, how many have one."""
+    fields, count = [(_column(metric), metric)], f"{metric}_n"
+    if any(0 < row.get(count, 0) < row.get("rows", row["clips"]) for row in rows):
+        fields.append((COUNT, count))
     return fields
 
 
-def _explain_counts(fields: Sequence[tuple[Column, str]]) -> str:
-    if all(column is not _COUNT for column, _ in fields):
-        return ""
-    return "; n: how many have a value"
+def _explain_counts(fields: Sequence[_Field]) -> str:
+    counted = any(column is COUNT for column, _ in fields)
+    return "; n: how many have a value" if counted else ""
 
 
 def _column(metric: str) -> Column:
@@ -330,7 +324,7 @@ def _column(metric: str) -> Column:
     return Column(known.name, known.unit, known.better, known.decimals)
 
 
-def _row(row: dict[str, Any], group: str, label: str, fields: Sequence[tuple[Column, str]]) -> Row:
+def _row(row: dict[str, Any], group: str, label: str, fields: Sequence[_Field]) -> Row:
     about = {key: row[key] for key in NAMES if key in row}
     cells = tuple(_cell(row, field, column.decimals) for column, field in fields)
     return Row(group, label, cells, about)

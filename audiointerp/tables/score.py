@@ -50,7 +50,7 @@ def scored_metrics(results: pd.DataFrame) -> list[str]:
 def describe_score(names: Sequence[str]) -> str:
     """Return what a score of some metrics is, as a phrase."""
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"geometric mean of {listed}, each scaled from 0 (worthless) to 1 (best)"
+    return f"Geometric mean of {listed}, each scaled from 0 (worthless) to 1 (best)"
 
 
 def score_range(name: str, cells: float) -> tuple[float, float]:

@@ -59,11 +59,8 @@ def partial_metrics(results: pd.DataFrame) -> list[str]:
 
 
 def accuracy(results: pd.DataFrame) -> pd.Series:
-    """Return the share of correctly labelled clips, by model and experiment, percent.
-
-    Where several classes of a clip are explained, each of them counts.
-    """
-    once = results.drop_duplicates(["model", "experiment", *row_key(results)])
+    """Return the share of correctly labelled clips, by model and experiment, percent."""
+    once = results.drop_duplicates(["model", "experiment", "clip"])
     shares = once.groupby(["model", "experiment"], sort=False)["is_correct"].mean()
     return (100 * shares).rename("accuracy")
 

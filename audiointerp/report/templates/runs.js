@@ -32,6 +32,9 @@ function choose(name, value) {
 /** Return the true classes of a row. */
 const labelsOf = (one, at) => one.labels?.[at] ?? [one.target[at]];
 
+/** Return the positions of the first row of every clip. */
+const firstsOf = (one) => [...new Map(one.clips.map((clip, at) => [clip, at]).reverse()).values()];
+
 /** Return the positions of the rows that are asked for: of clips, or of explained classes of clips. */
 function clipsOf(one) {
   const [, fits] = ANSWERS[wanted.answer];
@@ -112,8 +115,8 @@ function offerChoices() {
     [name, `${text} (${run.correct.filter(fits).length})`])), wanted.answer,
     (answer) => { wanted.answer = answer; show(); });
   const right = (name) => {
-    const ofClass = run.correct.filter((_, at) => labelsOf(run, at).includes(name));
-    return `${name}: ${ofClass.filter(Boolean).length} of ${ofClass.length} right`;
+    const ofClass = firstsOf(run).filter((at) => labelsOf(run, at).includes(name));
+    return `${name}: ${ofClass.filter((at) => run.correct[at]).length} of ${ofClass.length} right`;
   };
   offer(byId("class"), [["", [["", "every class"], ...run.classes.map((name) => [name, right(name)])]]], wanted.class);
 }
@@ -123,12 +126,17 @@ const inWords = (one, count, which = "") => (one.explained
   ? `${count}${which} explained class${count === 1 ? "" : "es"}` : `${count}${which} clip${count === 1 ? "" : "s"}`);
 const share = (part, whole) => `${(100 * part / whole).toFixed(2)} %`;
 
+/** Return how many clips are classified correctly, and how many there are. */
+function countRight(one) {
+  const firsts = firstsOf(one);
+  return [firsts.filter((at) => one.correct[at]).length, firsts.length];
+}
+
 function showRun() {
-  const right = run.correct.filter(Boolean).length;
+  const [right, count] = countRight(run);
   byId("run-title").textContent = label(run);
   byId("accuracy").replaceChildren(
-    make("strong", {}, share(right, run.clips.length)),
-    ` classified correctly, ${right} of ${inWords(run, run.clips.length)}`);
+    make("strong", {}, share(right, count)), ` classified correctly, ${right} of ${count} clips`);
   byId("warning").textContent = run.warning;
   byId("warning").hidden = !run.warning;
   byId("about-run").replaceChildren(...run.about.map(([name, text]) =>
@@ -143,6 +151,11 @@ function whichClips() {
   return `${inWords(run, count, answer)}${ofClass}`;
 }
 
+function accuracy(one) {
+  const [right, count] = countRight(one);
+  return 100 * right / count;
+}
+
 function showRuns() {
   byId("runs-card").hidden = page.runs.length < 2;
   byId("about-runs").textContent =
@@ -150,10 +163,10 @@ function showRuns() {
     "(the accuracy is that of all). In bold: the best method of an experiment. A row shows its run.";
   const columns = [{ name: "run", text: true },
     { name: "accuracy, %", about: "Share of all clips that are classified correctly", digits: 2 },
-    { name: "clips", about: "How many the means are over", digits: 0 }, ...MEANS];
+    { name: page.runs.some((one) => one.explained) ? "explained" : "clips",
+      about: "How many the means are over", digits: 0 }, ...MEANS];
   runsTable.show(columns, page.runs.map((other) => ({
-    values: [label(other), 100 * other.correct.filter(Boolean).length / other.correct.length,
-      clipsOf(other).length, ...means(other, shown.mask)],
+    values: [label(other), accuracy(other), clipsOf(other).length, ...means(other, shown.mask)],
     group: other.group,
     chosen: other === run,
     choose: () => { run = other; show(); },
