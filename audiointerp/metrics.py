@@ -1,22 +1,12 @@
-"""Fidelity and simplicity of an interpretation: pure functions of tensors, one value per clip.
+"""Metrics of an interpretation: pure functions of tensors, one value per clip.
 
 Fidelity compares the class probabilities of a clip, p(x), with those of its masked-in and
 masked-out versions, for the explained class c, which is argmax p(x) unless another is given.
-Simplicity looks at the mask alone. The seven columns of every results table:
+Simplicity looks at the mask alone. Pass probabilities in double precision: a confident model's
+1 - p(x) vanishes in single.
 
-=========  =======================================================  ==========  ========
-column     meaning                                                  unit        better
-=========  =======================================================  ==========  ========
-``FF``     faithfulness: what removing the mask costs               [-1, 1]     higher
-``AI``     average increase: does the mask alone score higher       0 or 100 %  higher
-``AD``     average drop: share of the probability lost              0 to 100 %  lower
-``AG``     average gain: share of the missing probability gained    0 to 100 %  higher
-``FidIn``  input fidelity: does the mask alone keep the class       0 or 1      higher
-``SPS``    sparseness: Gini index of the mask                       [0, 1)      higher
-``COMP``   complexity: entropy of the mask                          [0, ln N]   lower
-=========  =======================================================  ==========  ========
-
-Pass probabilities in double precision: a confident model's 1 - p(x) vanishes in single.
+``METRICS`` holds every metric's record: what it measures, its unit, its bounds and which way it
+points. ``print(metrics_table())`` lists them.
 """
 
 from __future__ import annotations
@@ -36,6 +26,7 @@ from audiointerp.evaluation import (
     evaluate_evidence,
     faithfulness,
     input_fidelity,
+    metrics_table,
     sparseness,
 )
 
@@ -53,6 +44,7 @@ __all__ = [
     "evaluate_evidence",
     "faithfulness",
     "input_fidelity",
+    "metrics_table",
     "sparseness",
 ]
 

@@ -242,7 +242,8 @@ def test_the_command_line_draws_the_figure_for_print(clip, weights, tmp_path, mo
     files = [tmp_path / "new" / f"figure.{ending}" for ending in ("pdf", "png")]
     assert capsys.readouterr().out.split() == [str(file) for file in files]
     assert files[0].read_bytes().startswith(b"%PDF")
-    assert Image.open(files[1]).width == 2100
+    with Image.open(files[1]) as image:
+        assert image.width == 2100
 
 
 def test_an_unusable_request_is_refused_before_work_is_done(clip, weights, tmp_path):

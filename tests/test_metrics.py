@@ -15,7 +15,6 @@ from hypothesis.extra import numpy as arrays
 
 from audiointerp.masking import make_masks
 from audiointerp.metrics import (
-    METRICS,
     average_drop,
     average_gain,
     average_increase,
@@ -25,7 +24,6 @@ from audiointerp.metrics import (
     input_fidelity,
     sparseness,
 )
-from audiointerp.tables import HIGHER_IS_BETTER
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -333,7 +331,3 @@ def test_evaluate_gives_every_column_in_order():
     other = evaluate(original, masked_in, masked_out, mask, torch.tensor([1, 0]))
     np.testing.assert_allclose(other["FF"], [0.2 - 0.7, 0.4 - 0.5], atol=1e-12)
     np.testing.assert_allclose(other["FidIn"], [0, 1])
-
-
-def test_the_tables_know_which_way_every_metric_points():
-    assert {name: metric.better > 0 for name, metric in METRICS.items()} == HIGHER_IS_BETTER

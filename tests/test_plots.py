@@ -398,9 +398,9 @@ def test_a_print_is_sharp_has_text_and_is_the_same_every_time(tmp_path):
     picture = sheet(processor, ("topK_5",), heading="clip")
     pdf, png = picture.save_print(tmp_path / "new" / "figure")
     assert (pdf.name, png.name) == ("figure.pdf", "figure.png")
-    image = Image.open(png)
-    assert image.width == 2100
-    assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    with Image.open(png) as image:
+        assert image.width == 2100
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
     content = pdf.read_bytes()
     assert content.startswith(b"%PDF")
     assert b"/FontFile2" in content  # TrueType, embedded

@@ -10,6 +10,7 @@ import sys
 
 import librosa
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -265,6 +266,27 @@ def edit_summary(folder, **changes):
     summary = json.loads((folder / "summary.json").read_text()) | changes
     kept = {name: value for name, value in summary.items() if value is not None}
     (folder / "summary.json").write_text(json.dumps(kept))
+
+
+def test_results_without_a_metric_or_with_an_unknown_one_make_a_page(results, tmp_path):
+    for method in METHODS:
+        clip = tmp_path / "mel" / method / "dog"
+        shutil.copytree(results / "stft" / method / CLIPS[0], clip)
+    with_all, without = (tmp_path / "mel" / method / "dog" / "metrics.csv" for method in METHODS)
+    table = pd.read_csv(without)
+    table.rename(columns={"COMP": "mine"}).to_csv(without, index=False)
+    with pytest.warns(UserWarning) as found:  # noqa: PT030 (two of them)
+        page = read_data(write_report(tmp_path))
+    texts = sorted(str(warning.message) for warning in found)
+    assert len(texts) == 2
+    assert f"mine ({without.parent})" in texts[0]
+    assert f"COMP ({without.parent})" in texts[1]
+    assert [metric["name"] for metric in page["metrics"]] == list(METRICS)
+    (scene,) = page["scenes"]
+    for path, value in ((with_all, pd.read_csv(with_all).loc[0, "COMP"]), (without, None)):
+        shown = scene["methods"][path.parents[1].name]["tables"]["features"]["bin"]["metrics"]
+        assert shown[-1] == value
+        assert shown[0] == pytest.approx(pd.read_csv(path).loc[0, "FF"], rel=1e-15)
 
 
 @pytest.mark.parametrize(

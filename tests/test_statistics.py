@@ -42,12 +42,44 @@ def test_bootstrap_is_the_seeds_and_resamples_columns_together():
     assert not np.allclose(bootstrap_means(values, resamples=50, seed=6), again)
 
 
+def test_rows_of_one_clip_are_drawn_together():
+    values, clips = [1.0, 5.0, 3.0, 7.0, 9.0], ["a", "b", "a", "c", "c"]
+    groups = [[1.0, 3.0], [5.0], [7.0, 9.0]]
+    every = [np.mean(np.concatenate(chosen)) for chosen in itertools.product(groups, repeat=3)]
+    drawn = bootstrap_means(np.array(values)[:, None], clusters=clips, resamples=100_000)[:, 0]
+    for value in np.unique(np.round(every, 9)):
+        expected = np.isclose(every, value).mean()
+        assert np.isclose(drawn, value).mean() == pytest.approx(expected, abs=0.005)
+
+
+def test_clips_of_one_row_each_are_drawn_as_rows():
+    values = RNG.normal(size=(30, 2))
+    alone = bootstrap_means(values, resamples=40, seed=2)
+    np.testing.assert_array_equal(
+        bootstrap_means(values, clusters=np.arange(30)[::-1], resamples=40, seed=2), alone
+    )
+
+
+def test_a_mean_leaves_out_what_has_no_value():
+    values = np.array([[1.0, np.nan], [2.0, 4.0], [6.0, np.nan], [3.0, 8.0]])
+    drawn = bootstrap_means(values, resamples=300, seed=1)
+    np.testing.assert_allclose(
+        drawn[:, 0], bootstrap_means(values[:, :1], resamples=300, seed=1)[:, 0]
+    )
+    # Only the clips with a value count: a resample without any has no mean.
+    weights = bootstrap_means(np.eye(4), resamples=300, seed=1)[:, [1, 3]]
+    with np.errstate(invalid="ignore"):
+        expected = (weights @ [4.0, 8.0]) / weights.sum(1)
+    np.testing.assert_allclose(drawn[:, 1], expected)
+    assert np.isnan(drawn[:, 1]).any()
+
+
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ([], {}, "with clips"),
-        ([1.0, 2.0], {}, "with clips"),
-        ([[1.0], [np.nan]], {}, "no mean"),
+        ([], {}, "with rows"),
+        ([1.0, 2.0], {}, "with rows"),
+        ([[1.0], [np.inf]], {}, "no mean"),
         ([[1.0]], {"resamples": 0}, "at least 1"),
     ],
 )

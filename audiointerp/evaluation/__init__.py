@@ -7,10 +7,12 @@ report and tests then include it.
 from audiointerp.evaluation.record import (
     EVIDENCE,
     METRICS,
+    SCORED_FAMILIES,
     Evidence,
     Metric,
     available_metrics,
     evaluate_evidence,
+    metric_columns,
 )
 
 from audiointerp.evaluation.fidelity import (  # isort: skip (the order of the columns)
@@ -22,11 +24,13 @@ from audiointerp.evaluation.fidelity import (  # isort: skip (the order of the c
     input_fidelity,
 )
 from audiointerp.evaluation.simplicity import MaskCells, complexity, sparseness  # isort: skip
+from audiointerp.evaluation.describe import metrics_table  # isort: skip
 
 __all__ = [
     "AI_MARGIN",
     "EVIDENCE",
     "METRICS",
+    "SCORED_FAMILIES",
     "Evidence",
     "MaskCells",
     "Metric",
@@ -38,5 +42,7 @@ __all__ = [
     "evaluate_evidence",
     "faithfulness",
     "input_fidelity",
+    "metric_columns",
+    "metrics_table",
     "sparseness",
 ]

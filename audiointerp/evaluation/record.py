@@ -6,7 +6,8 @@ tests read names, units, directions and bounds from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +19,18 @@ Value = TypeVar("Value")
 
 EVIDENCE = frozenset({"inside", "outside", "mask", "attribution", "view", "truth", "classifier"})
 """What a metric can need beside ``before`` and ``target``, which are always there."""
+
+SCORED_FAMILIES = ("fidelity", "simplicity")
+"""Families whose metrics are taken together in the score; see `audiointerp.tables.score`."""
+
+_TAKEN = frozenset(
+    (
+        *("clip", "target", "predicted", "explained", "is_correct", "model", "method"),
+        *("experiment", "mask", "metric", "label", "cells", "on", "clips", "rows", "n"),
+        *("score", "accuracy"),
+    )
+)
+"""Columns of tables that are no metrics."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +103,24 @@ class Metric:
     better : {1, -1}
         1 where higher is better, -1 where lower is.
     bounds : callable
-        ``bounds(cells)``, the lowest and highest possible value for maps of that many cells.
+        ``bounds(cells)``, the lowest and highest possible value for maps of that many cells;
+        infinite where there is no limit. In the score, 0 stands for the worse bound, or for the
+        value 0 where that lies between the bounds.
     family : str
-        "fidelity", "simplicity", "localisation", …: metrics that answer one question.
+        "fidelity", "simplicity", "localisation", …: metrics that answer one question. Those of
+        ``SCORED_FAMILIES`` make up the score, so they must have finite bounds.
     level : {"map", "mask", "sound"}
         What is judged. A metric of the map is the same for every mask.
     needs : frozenset of str
         What must be known, of `EVIDENCE`; without it the column is left out.
     compute : callable
         ``compute(evidence)``, a Tensor of shape (batch,); NaN for a clip without evidence.
+
+    Raises
+    ------
+    ValueError
+        If the name is that of another column, something needed is not in `EVIDENCE`, or the
+        bounds are none.
     """
 
     name: str
@@ -123,6 +145,26 @@ class Metric:
             )
         if self.better not in (1, -1):
             raise ValueError(f"better is {self.better!r}: expected 1 (higher) or -1 (lower)")
+        if self.name in _TAKEN:
+            raise ValueError(
+                f"a metric cannot be called {self.name!r}: tables have another column of that name"
+            )
+        low, high = self.bounds(2)
+        if not low < high:
+            raise ValueError(
+                f"the bounds of {self.name} are {low:g} and {high:g}: expected low, high"
+            )
+        if self.family in SCORED_FAMILIES and not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(
+                f"the metric {self.name} of the family {self.family} is unbounded, so it cannot be "
+                "scaled for the score: give it finite bounds or another family"
+            )
+
+    @property
+    def about(self) -> str:
+        """Name in words, unit and meaning, as one phrase."""
+        unit = f", {self.unit}" if self.unit else ""
+        return f"{self.title[:1].upper()}{self.title[1:]}{unit}: {self.meaning}"
 
     @property
     def scale(self) -> float:
@@ -131,6 +173,23 @@ class Metric:
 
 
 METRICS: Registry[Metric] = Registry("metric")
+
+
+def metric_columns(columns: Collection[str], families: Collection[str] | None = None) -> list[str]:
+    """Return those of some columns that are metrics, in the order of ``METRICS``.
+
+    Parameters
+    ----------
+    columns : collection of str
+        Such as a DataFrame's.
+    families : collection of str, optional
+        Only metrics of these families.
+    """
+    return [
+        name
+        for name, metric in METRICS.items()
+        if name in columns and (families is None or metric.family in families)
+    ]
 
 
 def available_metrics(known: Iterable[str]) -> dict[str, Metric]:

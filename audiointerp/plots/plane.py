@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from itertools import cycle, pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.plots.labels import place_labels
 from audiointerp.plots.picture import PRINT_WIDTH, Picture
 
-if TYPE_CHECKING:
-    pass
 
-
-def plot_plane(plane: pd.DataFrame, *, heading: str = "") -> Picture:
+def plot_plane(
+    plane: pd.DataFrame, *, heading: str = "", metrics: Sequence[str] | None = None
+) -> Picture:
     """Draw methods and masks in the fidelity-simplicity plane, with the Pareto front.
 
     Parameters
@@ -26,6 +27,8 @@ def plot_plane(plane: pd.DataFrame, *, heading: str = "") -> Picture:
         row per method and mask with ``fidelity``, ``simplicity`` and ``front``.
     heading : str
         Above the picture.
+    metrics : sequence of str
+        What fidelity and simplicity are made of; all metrics of these families by default.
 
     Returns
     -------
@@ -41,11 +44,13 @@ def plot_plane(plane: pd.DataFrame, *, heading: str = "") -> Picture:
     figure.screen_dpi = 120
     # The margins must be final before the names are placed.
     figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1)
-    draw_plane(figure.add_subplot(), plane, title=heading)
+    draw_plane(figure.add_subplot(), plane, title=heading, metrics=metrics)
     return figure
 
 
-def draw_plane(axes: Axes, plane: pd.DataFrame, *, title: str = "") -> None:
+def draw_plane(
+    axes: Axes, plane: pd.DataFrame, *, title: str = "", metrics: Sequence[str] | None = None
+) -> None:
     """Draw methods and masks in the fidelity-simplicity plane into axes.
 
     Parameters
@@ -56,6 +61,8 @@ def draw_plane(axes: Axes, plane: pd.DataFrame, *, title: str = "") -> None:
         As `plot_plane` takes it.
     title : str
         Above the axes.
+    metrics : sequence of str
+        As `plot_plane` takes them.
 
     Raises
     ------
@@ -93,8 +100,8 @@ def draw_plane(axes: Axes, plane: pd.DataFrame, *, title: str = "") -> None:
         )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_title(title, fontsize=9)
-    axes.set_xlabel("simplicity: geometric mean of SPS and 1 − COMP / ln N", fontsize=8)
-    axes.set_ylabel("fidelity: geometric mean of FF, AI, 1 − AD, AG, FidIn", fontsize=8)
+    axes.set_xlabel(_label("simplicity", metrics), fontsize=8)
+    axes.set_ylabel(_label("fidelity", metrics), fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     legend = axes.legend(fontsize=7, loc="upper right")
@@ -107,6 +114,13 @@ def draw_plane(axes: Axes, plane: pd.DataFrame, *, title: str = "") -> None:
         keep_free=[legend.get_window_extent()],
         avoid=[*plane.loc[~plane["front"], ["simplicity", "fidelity"]].to_numpy(), *_along(steps)],
     )
+
+
+def _label(family: str, metrics: Sequence[str] | None) -> str:
+    """Say what an axis shows: each metric scaled to 0–1, 1 the best."""
+    names = metric_columns(METRICS if metrics is None else metrics, [family])
+    terms = [name if METRICS[name].better > 0 else f"1 − {name}" for name in names]
+    return textwrap.fill(f"{family}: geometric mean of {', '.join(terms)}", 60)
 
 
 def _corners(front: np.ndarray) -> np.ndarray:

@@ -132,6 +132,12 @@ def listen(runs: list[Run], options: Listening, sound: Form) -> dict[str, Any]:
 
 def _why_silent(run: Run, data: object, noises: Mapping[str, Path]) -> str:
     """Return why nothing of a run can be heard, "" if it can."""
+    if run.explained is not None:
+        return (
+            f"{run.folder.name} explains chosen classes of a clip, one or more: sounds and "
+            "pictures are made of runs that explain the predicted one. `audiointerp interpret` "
+            "makes them of a file"
+        )
     noise = run.dataset["contamination"]
     needs = f" --noise {noise['noise_file']}" if noise else ""
     command = f"audiointerp report RUN --data FOLDER{needs} --weights FILE"
@@ -212,6 +218,8 @@ def _choose_clips(
     The same for all runs, so that methods and noises can be compared: those with the highest and
     the lowest mean over the runs. A clip without a map in one of the runs cannot be chosen.
     """
+    if by not in runs[0].metrics:
+        raise ValueError(f"these runs have no {by}: choose from {', '.join(runs[0].metrics)}")
     values = pd.concat([next(iter(run.tables.values()))[mask][by] for run in runs])
     for run in runs:
         there = {path.stem for path in (run.folder / "attributions").glob("*.npy")}
@@ -228,6 +236,9 @@ def _choose_clips(
         raise ValueError(f"{wanted} clips to listen to: expected 1 or more")
     if means.empty:
         raise ValueError(f"{runs[0].folder}: no clip has a map in every run; listen to one run")
+    means = means.dropna()
+    if means.empty:
+        raise ValueError(f"no clip has a {by} to be the best by; choose another metric")
     ranked = means.sort_values(ascending=not METRICS[by].better > 0, kind="stable").index
     half = -(-min(wanted, len(ranked)) // 2)
     worst = min(wanted, len(ranked)) - half
@@ -369,6 +380,8 @@ def _check_masks(run: Run, clip: str, masks: Mapping[str, Tensor]) -> None:
     for table in run.tables.values():
         for name, rows in table.items():
             for metric, function in (("SPS", sparseness), ("COMP", complexity)):
+                if metric not in rows:
+                    continue
                 found, written = float(function(masks[name])), rows.loc[clip, metric]
                 if abs(found - written) > _SAME_MASK:
                     raise ValueError(
@@ -400,6 +413,8 @@ def _score(
         )
     same = _SAME_PROBABILITY.get(run.settings.get("precision"), _SAME_IN_SINGLE)
     for (place, mask), metrics in scores.metrics.items():
+        if "FF" not in run.metrics:
+            continue
         found, written = float(metrics["FF"][0]), run.tables[place][mask].loc[clip, "FF"]
         if abs(found - written) > same:
             raise ValueError(

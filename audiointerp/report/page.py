@@ -14,7 +14,10 @@ from importlib import resources
 from string import Template
 from typing import Any, Literal
 
-from audiointerp.metrics import METRICS
+import numpy as np
+from numpy.typing import NDArray
+
+from audiointerp.evaluation import METRICS
 from audiointerp.tables import SAME
 
 PLACES = {"features": "masked features", "audio": "masked sounds"}
@@ -57,16 +60,20 @@ def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
 def describe_metric(name: str) -> dict[str, Any]:
     """Return what a page says of a metric, and how it shows and compares its values."""
     metric = METRICS[name]
-    unit = f", {metric.unit}" if metric.unit else ""
     return {
         "name": name,
-        "about": f"{metric.title.capitalize()}{unit}: {metric.meaning}",
+        "about": metric.about,
         "better": "higher" if metric.better > 0 else "lower",
         "digits": metric.clip_decimals,
         "mean_digits": metric.decimals,
-        "unit": metric.scale,
         "same": SAME * metric.scale,
     }
+
+
+def numbers(values: NDArray) -> list:
+    """Return numbers as JSON has them: null for NaN."""
+    missing = np.isnan(values)
+    return (np.where(missing, None, values) if missing.any() else values).tolist()
 
 
 def _template(name: str) -> str:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from audiointerp.evaluation import SCORED_FAMILIES, metric_columns
 from audiointerp.processing import STFTSpectrogram, build_processor
-from audiointerp.report.page import PLACES, describe_metric, fill_page
-from audiointerp.runs.store import CLIP_COLUMNS, READ_EXACTLY, TABLES, read_run, read_table
-from audiointerp.tables import MASK_ORDER, METHOD_ORDER, METRIC_COLUMNS, SAME, SCORE_FLOOR
+from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
+from audiointerp.runs.store import READ_EXACTLY, TABLES, read_run
+from audiointerp.tables import SAME, SCORE, SCORE_FLOOR
+from audiointerp.tables.load import EXPLAINED, complete_metrics, read_rows, row_key, run_name
+from audiointerp.tables.order import sorting_key
+from audiointerp.tables.score import SCORE_DECIMALS, describe_score, score_range
 
 Table = Mapping[str, pd.DataFrame]
 
@@ -38,10 +41,12 @@ class Run:
         Of its ``run.json``; the report is empty if the run was stopped.
     tables : mapping of str to mapping of str to DataFrame
         By what was measured on and mask: one row per clip, indexed by clip, the same clips in all.
+        Where several classes of a clip are explained, one row for each, indexed by clip and class.
+        The same columns in all; NaN where a metric has no value.
     diagnostics : DataFrame
-        What the method says of each map, indexed by clip.
+        What the method says of each map, indexed alike.
     unfinished : int
-        Clips that some tables have and some lack; they are in none of `tables`.
+        Rows that some tables have and some lack; they are in none of `tables`.
     """
 
     folder: Path
@@ -58,6 +63,28 @@ class Run:
     def rows(self) -> pd.DataFrame:
         """One of the tables: all name the same clips, classes and predictions."""
         return next(iter(next(iter(self.tables.values())).values()))
+
+    @property
+    def clips(self) -> list[str]:
+        """The clip of every row."""
+        return self.rows.index.get_level_values("clip").tolist()
+
+    @property
+    def explained(self) -> list[str] | None:
+        """The explained class of every row, None where it is the predicted one."""
+        index = self.rows.index
+        return index.get_level_values(EXPLAINED).tolist() if EXPLAINED in index.names else None
+
+    @cached_property
+    def labels(self) -> list[list[str]]:
+        """The true classes of every row; several are written with a | between them."""
+        known = set(self.dataset["classes"])
+        return [[name] if name in known else name.split("|") for name in self.rows["target"]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics, in the order of ``METRICS``."""
+        return metric_columns(self.rows)
 
     @property
     def masks(self) -> list[str]:
@@ -102,15 +129,24 @@ def read_runs(root: Path, folders: list[Path]) -> list[Run]:
     ValueError
         If one is damaged or has no clips, or two have one name.
     """
-    runs = [_read_run(folder, _model_name(root, folder)) for folder in folders]
-    runs.sort(
-        key=lambda run: (
-            run.model,
-            run.experiment != "clean",
-            run.experiment,
-            _place(run.method, METHOD_ORDER),
+    contents = {folder: _read_content(folder) for folder in folders}
+    tables = {folder: _read_tables(folder) for folder in folders}
+    names = complete_metrics(
+        *(
+            [
+                (run_name(folder.resolve()), rows)
+                for folder, places in tables.items()
+                for rows in places.get(place, {}).values()
+            ]
+            for place in TABLES
         )
     )
+    runs = [
+        _make_run(folder, _model_name(root, folder), contents[folder], tables[folder], names)
+        for folder in folders
+    ]
+    experiment, method = sorting_key("experiment"), sorting_key("method")
+    runs.sort(key=lambda run: (run.model, experiment(run.experiment), method(run.method)))
     for one, other in itertools.pairwise(runs):
         if all(getattr(one, n) == getattr(other, n) for n in ("model", "method", "experiment")):
             raise ValueError(
@@ -132,20 +168,54 @@ def page_of_runs(title: str, runs: list[Run], heard: Mapping[str, Any]) -> str:
     """
     groups = group_runs(runs)
     number = {id(run): place for place, group in enumerate(groups) for run in group}
+    metrics, scored = runs[0].metrics, _scored(runs)
     content = {
-        "metrics": [describe_metric(name) for name in METRIC_COLUMNS],
+        "metrics": [
+            describe_metric(name) | {"partial": _is_partial(runs, name)} for name in metrics
+        ],
         "places": PLACES,
-        "score": {"floor": SCORE_FLOOR, "same": SAME},
+        "score": _describe_score(scored),
         "mask": heard["mask"],
         "heard": heard["about"],
         "footer": heard["footer"],
         "runs": [
-            _content(run) | {"group": number[id(run)], "silent": silent}
+            _content(run, scored) | {"group": number[id(run)], "silent": silent}
             for run, silent in zip(runs, heard["silent"], strict=True)
         ],
         "scenes": heard["scenes"],
     }
     return fill_page("runs", title, content)
+
+
+def _tables_of(runs: list[Run]) -> Iterator[pd.DataFrame]:
+    return (rows for run in runs for table in run.tables.values() for rows in table.values())
+
+
+def _scored(runs: list[Run]) -> list[str]:
+    """Return the metrics that a score is made of: those that all runs have under every mask."""
+    names = metric_columns(runs[0].metrics, SCORED_FAMILIES)
+    return [name for name in names if all(rows[name].notna().any() for rows in _tables_of(runs))]
+
+
+def _is_partial(runs: list[Run], metric: str) -> bool:
+    """Return whether a metric has a value for some rows of a table and none for others."""
+    return any(
+        rows[metric].isna().any() and rows[metric].notna().any() for rows in _tables_of(runs)
+    )
+
+
+def _describe_score(scored: list[str]) -> dict[str, Any] | None:
+    """Return what the page says of the score and how it is made, None where there is none."""
+    if not scored:
+        return None
+    return {
+        "name": SCORE,
+        "about": describe_score(scored),
+        "better": "higher",
+        "digits": SCORE_DECIMALS,
+        "same": SAME,
+        "floor": SCORE_FLOOR,
+    }
 
 
 def group_runs(runs: list[Run]) -> list[list[Run]]:
@@ -177,12 +247,13 @@ def describe_run(run: Run) -> list[tuple[str, str]]:
         ("Front end", _describe_front_end(run.processor)),
         (
             "Clips",
-            f"{clips['name']}, fold{'s' * (len(clips['folds']) > 1)} {folds}: {len(run.rows)} "
-            f"clips of {run.rows['target'].nunique()} classes, {clips['duration']:g} s{level}",
+            f"{clips['name']}, fold{'s' * (len(clips['folds']) > 1)} {folds}: "
+            f"{len(set(run.clips))} clips of {len(set(itertools.chain(*run.labels)))} classes, "
+            f"{clips['duration']:g} s{level}",
         ),
         ("Background noise", _describe_noise(clips["contamination"])),
         ("Method", "; ".join([settings["method"], *_words(options)])),
-        ("Explained class", "the predicted one"),
+        ("Explained class", _describe_explained(run)),
         ("Masking", f"in {unit}; a removed cell takes {base}"),
     ]
     code = run.report.get("code", {})
@@ -190,6 +261,14 @@ def describe_run(run: Run) -> list[tuple[str, str]]:
     if made:
         about.append(("Made with", ", ".join(made)))
     return about
+
+
+def _describe_explained(run: Run) -> str:
+    if run.explained is None:
+        return "the predicted one"
+    asked = " ".join(_words({"asked for": run.settings.get("target")}))
+    count = f"{len(run.rows)} of {len(set(run.clips))} clips, which the list of clips names"
+    return f"{count}; {asked}" if asked else count
 
 
 def _describe_front_end(processor: STFTSpectrogram) -> str:
@@ -242,28 +321,29 @@ def _word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _content(run: Run) -> dict[str, Any]:
+def _content(run: Run, scored: list[str]) -> dict[str, Any]:
     rows, known = run.rows, run.dataset["classes"]
-    present = set(rows["target"])
-    tops = [_top(name, run.shape) for name in METRIC_COLUMNS]
-    diagnostics = run.diagnostics.reindex(rows.index)
+    present = set(itertools.chain(*run.labels))
+    cells = math.prod(run.shape)
+    same = run.diagnostics.index.names == rows.index.names
+    diagnostics = run.diagnostics.reindex(rows.index if same else run.clips)
     return {
         "model": run.model,
         "method": run.method,
         "experiment": run.experiment,
         "about": describe_run(run),
         "warning": _warning(run),
-        "tops": tops,
+        "ranges": [score_range(name, cells) if name in scored else None for name in run.metrics],
         "classes": [name for name in known if name in present],
-        "clips": list(rows.index),
+        "clips": run.clips,
+        "explained": run.explained,
         "target": rows["target"].tolist(),
+        "labels": run.labels if any(len(names) > 1 for names in run.labels) else None,
         "predicted": rows["predicted"].tolist(),
         "correct": rows["is_correct"].tolist(),
         "tables": {
-            place: {
-                mask: rows[list(METRIC_COLUMNS)].to_numpy().tolist() for mask, rows in t.items()
-            }
-            for place, t in run.tables.items()
+            place: {mask: numbers(rows[run.metrics].to_numpy()) for mask, rows in table.items()}
+            for place, table in run.tables.items()
         },
         "diagnostics": {
             name: [value if math.isfinite(value) else None for value in column]
@@ -272,21 +352,16 @@ def _content(run: Run) -> dict[str, Any]:
     }
 
 
-def _top(metric: str, shape: tuple[int, int]) -> float:
-    """Return the largest value a metric can have, which the score divides by."""
-    if metric == "COMP":
-        return math.log(math.prod(shape))
-    return describe_metric(metric)["unit"]
-
-
 def _warning(run: Run) -> str:
     said = []
     if not run.report:
         said.append(
-            f"This run is not finished: {len(run.rows)} of {run.dataset['clips']} clips are whole."
+            f"This run is not finished: {len(set(run.clips))} of {run.dataset['clips']} clips are "
+            "whole."
         )
     elif run.unfinished:
-        said.append(f"{run.unfinished} clips are left out, which some tables lack.")
+        what = "clips" if run.explained is None else "explained classes"
+        said.append(f"{run.unfinished} {what} are left out, which some tables lack.")
     failures = run.report.get("failures", {})
     if failures:
         listed = "; ".join(f"{clip}: {why}" for clip, why in failures.items())
@@ -299,78 +374,78 @@ def _model_name(root: Path, folder: Path) -> str:
     return above.relative_to(root).as_posix() if root in above.parents else above.name
 
 
-def _read_run(folder: Path, model: str) -> Run:
+def _read_content(folder: Path) -> dict[str, Any]:
+    """Return what a run's ``run.json`` says."""
     found = read_run(folder)
     if found is None:
         raise ValueError(f"{folder}: has no run.json")
-    settings = found["settings"]
     missing = {"model", "model_hash", "processor", "method", "interpreter", "base", "domain"}
-    missing = (missing | {"dataset"}) - set(settings)
+    missing = (missing | {"dataset"}) - set(found["settings"])
     if missing:
         raise ValueError(
             f"{folder / 'run.json'}: does not say {', '.join(sorted(missing))}; "
             "was it written by another program?"
         )
+    return found
+
+
+def _read_tables(folder: Path) -> dict[str, dict[str, pd.DataFrame]]:
+    """Return a run's tables by what was measured on and mask, each as it is in its file."""
+    mask = sorting_key("mask")
     tables = {
         place: {
-            path.stem: _read_table(path)
-            for path in sorted(
-                (folder / name).glob("*.csv"), key=lambda path: _place(path.stem, MASK_ORDER)
-            )
+            path.stem: read_rows(path)
+            for path in sorted((folder / name).glob("*.csv"), key=lambda path: mask(path.stem))
         }
         for place, name in TABLES.items()
     }
     tables = {place: table for place, table in tables.items() if table}
     if not tables:
         raise ValueError(f"{folder}: has a run.json and no tables; run the experiment again")
-    every = [set(rows.index) for table in tables.values() for rows in table.values()]
+    return tables
+
+
+def _make_run(
+    folder: Path,
+    model: str,
+    content: Mapping[str, Any],
+    tables: Mapping[str, Table],
+    metrics: list[str],
+) -> Run:
+    columns = ["target", "predicted", "is_correct", *metrics]
+    indexed = {
+        place: {
+            mask: rows.set_index(row_key(rows)).reindex(columns=columns)
+            for mask, rows in table.items()
+        }
+        for place, table in tables.items()
+    }
+    every = [set(rows.index) for table in indexed.values() for rows in table.values()]
     whole = set.intersection(*every)
     if not whole:
         raise ValueError(f"{folder}: no clip is in all of its tables yet; finish the run first")
-    first = next(iter(next(iter(tables.values())).values()))
-    clips = [clip for clip in first.index if clip in whole]
-    method = settings["method"]
+    first = next(iter(next(iter(indexed.values())).values()))
+    kept = first.index[[name in whole for name in first.index]]
+    method = content["settings"]["method"]
     return Run(
         folder,
         model,
         method,
         folder.resolve().name.removeprefix(f"{method}_"),
-        settings,
-        found.get("report") or {},
+        content["settings"],
+        content.get("report") or {},
         {
-            place: {mask: rows.loc[clips] for mask, rows in table.items()}
-            for place, table in tables.items()
+            place: {mask: rows.loc[kept] for mask, rows in table.items()}
+            for place, table in indexed.items()
         },
         _read_diagnostics(folder / "diagnostics.csv"),
         len(set.union(*every) - whole),
     )
 
 
-def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
-    """Return a sorting key: the known names in their order, then others by the alphabet."""
-    return (known.index(name) if name in known else len(known)), name
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    rows = read_table(path)
-    missing = {*CLIP_COLUMNS, *METRIC_COLUMNS} - set(rows.columns)
-    if missing:
-        raise ValueError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
-    twice = rows["clip"][rows["clip"].duplicated()].tolist()
-    if twice:
-        raise ValueError(f"{path}: has clip {twice[0]} twice; was it put together from two runs?")
-    if len(rows) and rows["is_correct"].dtype != bool:
-        raise ValueError(f"{path}: column is_correct has values other than True and False")
-    numbers = {name: pd.to_numeric(rows[name], errors="coerce") for name in METRIC_COLUMNS}
-    for name, values in numbers.items():
-        if not np.isfinite(values.to_numpy(float)).all():
-            raise ValueError(f"{path}: column {name} has values that are no finite numbers")
-    classes = {name: rows[name].astype(str) for name in ("target", "predicted")}
-    return rows.assign(**numbers, **classes).set_index("clip")
-
-
 def _read_diagnostics(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
-    table = pd.read_csv(path, dtype={"clip": str}, **READ_EXACTLY).set_index("clip")
+    table = pd.read_csv(path, dtype={"clip": str}, **READ_EXACTLY)
+    table = table.set_index(row_key(table))
     return table.apply(pd.to_numeric, errors="coerce").astype(float)

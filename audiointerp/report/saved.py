@@ -19,13 +19,15 @@ import soundfile
 import torch
 from tqdm.auto import tqdm
 
-from audiointerp.interpretation import METHODS
+from audiointerp.evaluation import metric_columns
 from audiointerp.masking import make_masks
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
-from audiointerp.report.page import PLACES, describe_metric, fill_page
+from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
 from audiointerp.runs.store import READ_EXACTLY
 from audiointerp.sound import SOUND_FORMATS, data_uri
+from audiointerp.tables.load import complete_metrics, read_numbers
+from audiointerp.tables.order import sorting_key
 
 
 def find_saved(folder: Path) -> list[Path]:
@@ -39,19 +41,25 @@ def find_saved(folder: Path) -> list[Path]:
 
 def page_of_saved(folder: Path, found: Sequence[Path], sound: Form) -> str:
     """Return a page of saved interpretations, named after the folder above them."""
-    order = list(METHODS)
     saved = [_Saved(path, *_names(folder, path)) for path in sorted(found)]
-    saved.sort(key=lambda one: order.index(one.method) if one.method in order else len(order))
-    saved.sort(key=lambda one: (one.model, one.clip))
+    method = sorting_key("method")
+    saved.sort(key=lambda one: (one.model, one.clip, method(one.method)))
+    metrics = complete_metrics(
+        *(
+            [(str(one.folder), one.tables[place][0]) for one in saved if place in one.tables]
+            for place in PLACES
+        )
+    )
     scenes = _scenes(saved)
     sounds = _sounds(scenes)
     form = choose_form(sound, (len(one.sound(name)[0]) for one, name in sounds))
     content = {
-        "metrics": [describe_metric(name) for name in saved[0].metric_names],
+        "metrics": [describe_metric(name) for name in metrics],
         "places": PLACES,
         "footer": _footer(form, sounds),
         "scenes": [
-            _scene(group, form) for group in tqdm(scenes, "page", unit="clip", disable=None)
+            _scene(group, metrics, form)
+            for group in tqdm(scenes, "page", unit="clip", disable=None)
         ],
     }
     return fill_page("saved", folder.resolve().name, content)
@@ -95,9 +103,9 @@ class _Saved:
             ending = "" if place == "features" else f"_{place}"
             path = self.folder / f"metrics{ending}.csv"
             if path.is_file():
-                metrics = pd.read_csv(
-                    path, index_col=0, keep_default_na=False, float_precision="round_trip"
-                )
+                metrics = pd.read_csv(path, index_col=0, **READ_EXACTLY)
+                for name in metric_columns(metrics):
+                    metrics[name] = read_numbers(metrics[name], f"{path}: column {name}")
                 chances = self.folder / f"probabilities{ending}.csv"
                 tables[place] = (
                     metrics,
@@ -106,10 +114,6 @@ class _Saved:
         if not tables:
             raise ValueError(f"{self.folder}: has no metrics.csv; interpret the clip again")
         return tables
-
-    @property
-    def metric_names(self) -> list[str]:
-        return list(next(iter(self.tables.values()))[0].columns)
 
     @cached_property
     def masks(self) -> dict[str, np.ndarray]:
@@ -222,7 +226,7 @@ def _footer(form: str, sounds: list[tuple[_Saved, str]]) -> str:
     return said + "."
 
 
-def _scene(group: list[_Saved], form: Literal["wav", "mp3"]) -> dict[str, Any]:
+def _scene(group: list[_Saved], metrics: list[str], form: Literal["wav", "mp3"]) -> dict[str, Any]:
     first = group[0]
     waveform, _ = first.sound("original")
     summary = first.summary
@@ -233,11 +237,11 @@ def _scene(group: list[_Saved], form: Literal["wav", "mp3"]) -> dict[str, Any]:
         "label": summary["label"],
         "classes": list(summary["probabilities"]),
         "probabilities": list(summary["probabilities"].values()),
-        "methods": {one.method: _method(one, form) for one in group},
+        "methods": {one.method: _method(one, metrics, form) for one in group},
     }
 
 
-def _method(one: _Saved, form: Literal["wav", "mp3"]) -> dict[str, Any]:
+def _method(one: _Saved, metrics: list[str], form: Literal["wav", "mp3"]) -> dict[str, Any]:
     return {
         "explained": one.summary["explained_class"],
         "masks": {name: draw_mask(mask) for name, mask in one.masks.items()},
@@ -249,12 +253,14 @@ def _method(one: _Saved, form: Literal["wav", "mp3"]) -> dict[str, Any]:
         "tables": {
             place: {
                 mask: {
-                    "metrics": row.tolist(),
+                    "metrics": values,
                     "in": chances.loc[(mask, "in")].tolist(),
                     "out": chances.loc[(mask, "out")].tolist(),
                 }
-                for mask, row in metrics.iterrows()
+                for mask, values in zip(
+                    table.index, numbers(table.reindex(columns=metrics).to_numpy()), strict=True
+                )
             }
-            for place, (metrics, chances) in one.tables.items()
+            for place, (table, chances) in one.tables.items()
         },
     }

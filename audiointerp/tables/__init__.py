@@ -1,24 +1,19 @@
-"""Results folders → tables: means with intervals, scores, comparisons. Needs no torch.
+"""Results folders → tables: means with intervals, scores, comparisons.
 
 `load_results` reads the runs, `estimate` gives every mean its interval, `compare` tests methods or
 masks against each other clip by clip, `mark` says which are best. `audiointerp.tables.paper` puts
-these together into the tables of a paper, `audiointerp.tables.files` writes them.
-`docs/tables.md` says how to read them.
+these together into the tables of a paper, `audiointerp.tables.files` writes them. What is known of
+a metric, its unit, its direction, its bounds, comes from its record in
+`audiointerp.evaluation.METRICS`. `docs/tables.md` says how to read the tables.
 """
 
+from audiointerp.tables.load import EXPLAINED, RUN_COLUMNS, load_results
+from audiointerp.tables.order import in_order, rank_names
+from audiointerp.tables.score import SCORE, SCORE_FLOOR, normalise, score, scored_metrics
 from audiointerp.tables.summary import (
     ALPHA,
     CONFIDENCE,
-    FIDELITY_COLUMNS,
-    HIGHER_IS_BETTER,
-    MASK_ORDER,
-    METHOD_ORDER,
-    METRIC_COLUMNS,
-    RUN_COLUMNS,
     SAME,
-    SCORE,
-    SCORE_FLOOR,
-    SIMPLICITY_COLUMNS,
     Kind,
     Mark,
     accuracy,
@@ -26,13 +21,8 @@ from audiointerp.tables.summary import (
     compare,
     estimate,
     fidelity_simplicity,
-    in_order,
     interval,
-    load_results,
     mark,
-    normalise,
-    rank_names,
-    score,
     summarise,
     summarise_files,
 )
@@ -40,16 +30,11 @@ from audiointerp.tables.summary import (
 __all__ = [
     "ALPHA",
     "CONFIDENCE",
-    "FIDELITY_COLUMNS",
-    "HIGHER_IS_BETTER",
-    "MASK_ORDER",
-    "METHOD_ORDER",
-    "METRIC_COLUMNS",
+    "EXPLAINED",
     "RUN_COLUMNS",
     "SAME",
     "SCORE",
     "SCORE_FLOOR",
-    "SIMPLICITY_COLUMNS",
     "Kind",
     "Mark",
     "accuracy",
@@ -64,6 +49,7 @@ __all__ = [
     "normalise",
     "rank_names",
     "score",
+    "scored_metrics",
     "summarise",
     "summarise_files",
 ]

@@ -12,18 +12,11 @@ from tqdm.auto import tqdm
 
 from audiointerp.plots import plot_plane
 from audiointerp.storage import write_atomically
-from audiointerp.tables import load_results
-from audiointerp.tables.paper import (
-    MEASURED_ON,
-    TITLES,
-    Cell,
-    Column,
-    Row,
-    Table,
-    Tables,
-    make_tables,
-)
+from audiointerp.tables.cells import Cell, Column, Row
+from audiointerp.tables.load import load_results
+from audiointerp.tables.paper import make_tables
 from audiointerp.tables.pdf import write_pdf
+from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
 
 _LEGEND = (
     "Metrics were {on}. Mean over the clips [95\\,\\% bootstrap interval]. Best mean of a group of "
@@ -135,7 +128,7 @@ def write_latex(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
     planes = tables.frames["plane"].groupby(["model", "experiment"], sort=False)
     for (model, experiment), plane in planes:
         name = f"plane_{model}_{experiment}.pdf"
-        picture = plot_plane(plane, heading=f"{model}, {experiment}")
+        picture = plot_plane(plane, heading=f"{model}, {experiment}", metrics=tables.scored)
         picture.savefig(folder / name, metadata={"CreationDate": None})
         figures.append(f"\\includegraphics[width=0.48\\linewidth]{{\\detokenize{{{name}}}}}")
         files.append(folder / name)

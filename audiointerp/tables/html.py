@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from audiointerp.tables.paper import Cell, Column, Row, Table
+from audiointerp.tables.cells import Cell, Column, Row
 
 # Colours are those of the page around; marks are tinted, which shows on white and on black. Where
 # styles are taken away, as on GitHub, bold, underlined and small remain.
@@ -34,34 +32,50 @@ _LEGEND = (
 )
 
 
-def to_html(tables: Sequence[Table]) -> str:
+def table_html(
+    caption: str,
+    stub: Sequence[str],
+    columns: Sequence[Column],
+    groups: Iterable[tuple[str, Sequence[Row]]],
+) -> str:
+    """Return one table as HTML, to be shown within `with_legend`.
+
+    Parameters
+    ----------
+    caption : str
+        What it shows.
+    stub : sequence of str
+        Headings of the row labels: of the group, where there are several, and of the row.
+    columns : sequence of Column
+    groups : iterable of (str, sequence of Row)
+        Names of the groups and their rows.
+    """
+    heads = [*map(escape, stub), *map(_heading, columns)]
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    bodies = "".join(
+        f"<tbody>{''.join(_rows(group, rows, grouped=len(stub) > 1))}</tbody>"
+        for group, rows in groups
+    )
+    return (
+        f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>{bodies}</table>"
+    )
+
+
+def with_legend(tables: Iterable[str]) -> str:
     """Return tables as HTML to put into a page, with one legend below them.
 
     Parameters
     ----------
-    tables : sequence of Table
-        As `audiointerp.tables.paper.make_tables` makes them.
+    tables : iterable of str
+        As `table_html` returns them.
 
     Returns
     -------
     str
         A ``div`` with its own styles, which concern nothing else on the page.
     """
-    body = "".join(map(_table, tables)) or "<p>No tables.</p>"
+    body = "".join(tables) or "<p>No tables.</p>"
     return f'<div class="audiointerp-tables"><style>{_STYLE}</style>{body}<p>{_LEGEND}</p></div>'
-
-
-def _table(table: Table) -> str:
-    heads = [*map(escape, table.stub), *map(_heading, table.columns)]
-    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
-    groups = "".join(
-        f"<tbody>{''.join(_rows(group, rows, grouped=len(table.stub) > 1))}</tbody>"
-        for group, rows in table.groups
-    )
-    return (
-        f"<table><caption>{escape(table.caption)}</caption>"
-        f"<thead><tr>{head}</tr></thead>{groups}</table>"
-    )
 
 
 def _heading(column: Column) -> str:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +24,13 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import IdentityTransform
 from tqdm.auto import tqdm
 
+from audiointerp.evaluation import METRICS
 from audiointerp.plots import draw_plane
 from audiointerp.storage import replacing
+from audiointerp.tables.cells import COUNT, Cell, Column, Row
 from audiointerp.tables.links import Bookmark, Link, add_navigation
-from audiointerp.tables.paper import MEASURED_ON, TITLES, Cell, Column, Row, Table, Tables
+from audiointerp.tables.score import SCORE, describe_score
+from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
 
 _WIDTH, _HEIGHT = 11.69, 8.27
 """A4 landscape, inches."""
@@ -45,8 +49,10 @@ _GAP = 0.3
 _SIZE, _SMALL = 7, 5.7
 _LETTER, _PAD = 0.054, 0.1
 """Inches that a letter takes, on average, and that stay free beside a name."""
-_MEAN, _CELL, _WIDEST_CELL = 0.3, 0.94, 1.08
-"""Inches that a mean takes, and that a cell takes at least and at most."""
+_MEAN, _CELL, _WIDEST_CELL, _COUNT_CELL = 0.3, 0.94, 1.08, 0.42
+"""Inches that a mean takes, that a cell takes at least and at most, and that of a count takes."""
+_ACROSS = 8
+"""Columns of page numbers in the contents."""
 _PLANES = (2, 2)
 """Rows and columns of planes on a page."""
 _BEST, _WORST, _QUIET, _LINKED = "#00692f", "#a50026", "#666666", "#0b5394"
@@ -56,16 +62,10 @@ _LEGEND = (
     "worst: red and underlined. Asterisk: better, or worse, than every other of the group (paired "
     "Wilcoxon test, Holm, p < 0.05)."
 )
-_MEANINGS = {
-    "FF": "probability of the class that is lost when what the mask selects is removed",
-    "AI": "clips whose probability of the class rises when only what it selects is kept, %",
-    "AD": "share of the probability that is lost when only that is kept, %",
-    "AG": "share of the way to certainty that is won when only that is kept, %",
-    "FidIn": "share of the clips that keep their class when only that is kept",
-    "SPS": "sparseness of the mask: its Gini index",
-    "COMP": "complexity of the mask: its entropy, nats",
-    "score": "geometric mean of the seven, each mapped to 0 (worst) to 1 (best)",
-}
+_PLANE_LEGEND = (
+    "Each metric is scaled from 0 (worthless) to 1 (best). On the front is what nothing beats in "
+    "both."
+)
 
 
 class _Piece(NamedTuple):
@@ -97,6 +97,13 @@ class _Entry(NamedTuple):
     is_title: bool = False
 
 
+class _Paragraph(NamedTuple):
+    """A part of the key: lines, with a name before them or, without lines, a heading."""
+
+    name: str
+    lines: list[str]
+
+
 def write_pdf(tables: Tables, path: str | os.PathLike[str]) -> Path:
     """Draw contents, all tables and the fidelity-simplicity planes into one PDF.
 
@@ -116,23 +123,28 @@ def write_pdf(tables: Tables, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pages = _lay_out(tables)
+    pages, key = _lay_out(tables), _cut_key(_make_key(tables))
     # How many pages the contents take does not depend on the numbers in them.
-    before = len(_cut_contents(_list_contents(pages, before=0)))
+    before = max(len(key), len(_cut_contents(_list_contents(pages, before=0))))
     contents = _cut_contents(_list_contents(pages, before=before))
     with replacing(path) as partial:
-        _draw_pages(partial, pages, contents, tables)
+        _draw_pages(partial, pages, list(zip_longest(contents, key, fillvalue=[])), tables)
     return path
 
 
 def _draw_pages(
-    path: Path, pages: list[_Page], contents: list[list[_Entry]], tables: Tables
+    path: Path,
+    pages: list[_Page],
+    contents: list[tuple[list[_Entry], list[_Paragraph]]],
+    tables: Tables,
 ) -> None:
     before, links = len(contents), []
     with PdfPages(path, metadata={"Title": "Tables", "CreationDate": None}) as pdf:
-        plain = _is_western(tables.tables)
-        for number, entries in enumerate(contents, start=1):
-            figure, found = _draw_contents(entries, number, tables, plain=plain)
+        plain = _is_western(
+            tables.tables, [text for _, key in contents for p in key for text in p.lines]
+        )
+        for number, (entries, key) in enumerate(contents, start=1):
+            figure, found = _draw_contents(entries, key, number, tables, plain=plain)
             _save(pdf, figure, plain=plain)
             links += found
         numbered = enumerate(pages, start=before + 1)
@@ -150,9 +162,9 @@ def _save(pdf: PdfPages, figure: Figure, *, plain: bool) -> None:
         pdf.savefig(figure)
 
 
-def _is_western(tables: Iterable[Table]) -> bool:
-    """Return whether the built-in fonts of PDF have all letters of some tables."""
-    texts = []
+def _is_western(tables: Iterable[Table], texts: Iterable[str] = ()) -> bool:
+    """Return whether the built-in fonts of PDF have all letters of some tables and texts."""
+    texts = list(texts)
     for table in tables:
         texts += [table.caption, *table.stub, *(column.name for column in table.columns)]
         texts += [part for row in table.rows for part in (row.group, row.label)]
@@ -234,16 +246,19 @@ def _stub_widths(table: Table) -> list[float]:
     return [_PAD + _LETTER * max(map(len, column)) for column in columns]
 
 
-def _cell_width(table: Table) -> float:
-    """Return the width of a cell, inches: its share of the page, within reason."""
-    names = _PAD + _LETTER * max(len(_heading(column)) + 1 for column in table.columns)
-    share = (_WIDTH - 2 * _SIDE - sum(_stub_widths(table))) / len(table.columns)
+def _cell_widths(table: Table) -> list[float]:
+    """Return the widths of the cells, inches: their share of the page, within reason."""
+    wide = [column for column in table.columns if column != COUNT]
+    narrow = _COUNT_CELL * (len(table.columns) - len(wide))
+    names = _PAD + _LETTER * max(len(_heading(column)) + 1 for column in wide)
+    share = (_WIDTH - 2 * _SIDE - sum(_stub_widths(table)) - narrow) / len(wide)
     least = max(_CELL, names)
-    return min(max(share, least), max(_WIDEST_CELL, names)) if share < 2 * least else least
+    width = min(max(share, least), max(_WIDEST_CELL, names)) if share < 2 * least else least
+    return [_COUNT_CELL if column == COUNT else width for column in table.columns]
 
 
 def _table_width(table: Table) -> float:
-    return sum(_stub_widths(table)) + len(table.columns) * _cell_width(table)
+    return sum(_stub_widths(table)) + sum(_cell_widths(table))
 
 
 def _planes(frame: pd.DataFrame) -> Iterator[_Page]:
@@ -254,13 +269,19 @@ def _planes(frame: pd.DataFrame) -> Iterator[_Page]:
 
 
 def _find(pages: Sequence[_Page], before: int) -> Iterator[tuple[str, tuple[str, ...], int]]:
-    """Yield every table and plane: its kind, what it is of, and the number of its page."""
+    """Yield every table and plane: its kind, what it is of, and the number of its page.
+
+    Of tables of the same that show other families of metrics, the first, which the others follow.
+    """
+    found = set()
     for number, page in enumerate(pages, start=before + 1):
         for names, _ in page.planes:
             yield "plane", tuple(names), number
         for piece in page.pieces:
-            if not piece.continued:
-                yield piece.table.kind, tuple(piece.table.about.values()), number
+            entry = piece.table.kind, tuple(piece.table.about.values())
+            if entry not in found:
+                found.add(entry)
+                yield *entry, number
 
 
 def _bookmarks(pages: Sequence[_Page], before: int) -> Iterator[Bookmark]:
@@ -292,11 +313,14 @@ def _list_contents(pages: Sequence[_Page], before: int) -> list[_Entry]:
         if list(lines) == [""]:
             entries.append(_Entry(TITLES[kind], (lines[""][""],), columns, is_title=True))
             continue
-        entries.append(_Entry(TITLES[kind], (), columns, is_title=True))
-        entries += [
-            _Entry(label, tuple(numbers.get(column) for column in columns))
-            for label, numbers in lines.items()
-        ]
+        for start in range(0, len(columns), _ACROSS):
+            shown = columns[start : start + _ACROSS]
+            title = TITLES[kind] if start == 0 else ""
+            entries.append(_Entry(title, (), shown, is_title=True))
+            entries += [
+                _Entry(label, tuple(numbers.get(column) for column in shown))
+                for label, numbers in lines.items()
+            ]
     return entries
 
 
@@ -318,18 +342,61 @@ def _entry_lines(entry: _Entry) -> float:
     return 2.4 if entry.is_title else 1.3
 
 
+def _make_key(tables: Tables) -> list[_Paragraph]:
+    """Return what the columns and the marks mean."""
+    several = "rows" in tables.frames["accuracy"]
+    which = (
+        "every explained class counts"
+        if several
+        else "the class is the one that the model predicts"
+    )
+    texts = (
+        f"The metrics were {MEASURED_ON[tables.on]}; {which}.",
+        _LEGEND,
+        "Arrows in the headings point to what is better.",
+    )
+    key = [_Paragraph("How to read them", [])]
+    key += [_Paragraph("", [*textwrap.wrap(text, 68), ""]) for text in texts]
+    meanings = {name: METRICS[name].about for name in tables.metrics}
+    meanings[SCORE] = describe_score(tables.scored)
+    return key + [_Paragraph(name, textwrap.wrap(text, 58)) for name, text in meanings.items()]
+
+
+def _cut_key(key: Sequence[_Paragraph]) -> list[list[_Paragraph]]:
+    """Cut the key into pages."""
+    pages: list[list[_Paragraph]] = [[]]
+    used = 0.0
+    for paragraph in key:
+        height = _paragraph_lines(paragraph)
+        if used + height > _ROOM - 2 * _TITLE:
+            pages.append([])
+            used = 0.0
+        pages[-1].append(paragraph)
+        used += height
+    return pages
+
+
+def _paragraph_lines(paragraph: _Paragraph) -> float:
+    apart = 0.3 if paragraph.name and paragraph.lines else 0.0
+    return 1.35 * max(1, len(paragraph.lines)) + apart
+
+
 def _draw_contents(
-    entries: Sequence[_Entry], number: int, tables: Tables, *, plain: bool
+    entries: Sequence[_Entry],
+    key: Sequence[_Paragraph],
+    number: int,
+    tables: Tables,
+    *,
+    plain: bool,
 ) -> tuple[Figure, list[Link]]:
     figure = Figure(figsize=(_WIDTH, _HEIGHT))
     page = figure.add_artist(_Lettering(plain))
     links = []
     names, step = 2.5, 0.7
     y = _HEIGHT - _EDGE - 0.05
-    models = ", ".join(dict.fromkeys(tables.frames["plane"]["model"]))
+    models = ", ".join(dict.fromkeys(tables.frames["accuracy"]["model"]))
     page.add(_SIDE, y, f"Tables: {models}", size=13, weight="bold")
-    if number == 1:
-        _draw_key(page, _SIDE + 6.9, y - _TITLE * _LINE, tables.on)
+    _draw_key(page, _SIDE + 6.9, y - (_TITLE + 2.1) * _LINE, key)
     y -= _TITLE * _LINE
     for entry in entries:
         y -= _entry_lines(entry) * _LINE
@@ -347,25 +414,15 @@ def _draw_contents(
     return figure, links
 
 
-def _draw_key(page: _Lettering, left: float, y: float, on: str) -> None:
-    """Write what the columns and the marks mean."""
-    lines = [("How to read them", "bold")]
-    for text in (
-        f"The metrics were {MEASURED_ON[on]}; the class is the one that the model predicts.",
-        _LEGEND,
-        "Arrows in the headings point to what is better.",
-    ):
-        lines += [(line, "normal") for line in (*textwrap.wrap(text, 68), "")]
-    y -= 2.1 * _LINE
-    for text, weight in lines:
-        page.add(left, y, text, size=8, weight=weight)
-        y -= 1.35 * _LINE
-    for name, meaning in _MEANINGS.items():
-        page.add(left, y, name, size=8, weight="bold")
-        for line in textwrap.wrap(meaning, 58):
-            page.add(left + 0.55, y, line, size=8)
-            y -= 1.35 * _LINE
-        y -= 0.3 * _LINE
+def _draw_key(page: _Lettering, left: float, y: float, key: Sequence[_Paragraph]) -> None:
+    longest = max((len(paragraph.name) for paragraph in key if paragraph.lines), default=0)
+    indent = max(0.55, _PAD + 1.3 * _LETTER * longest)
+    for paragraph in key:
+        page.add(left, y, paragraph.name, size=8, weight="bold")
+        for place, line in enumerate(paragraph.lines):
+            x = left + (indent if paragraph.name else 0)
+            page.add(x, y - 1.35 * place * _LINE, line, size=8)
+        y -= _paragraph_lines(paragraph) * _LINE
 
 
 # Pages of tables and planes.
@@ -428,7 +485,8 @@ class _Lettering(Artist):
 def _font(size: float, weight: str, plain: bool) -> FontProperties:
     # Helvetica calls its normal weight medium.
     weight = "medium" if plain and weight == "normal" else weight
-    return FontProperties("Helvetica" if plain else "DejaVu Sans", size=size, weight=weight)
+    family = "Helvetica" if plain else "DejaVu Sans"
+    return FontProperties(family=family, size=size, weight=weight)
 
 
 def _draw_page(page: _Page, number: int, tables: Tables, *, plain: bool) -> tuple[Figure, Link]:
@@ -441,13 +499,13 @@ def _draw_page(page: _Page, number: int, tables: Tables, *, plain: bool) -> tupl
     y = _HEIGHT - _EDGE - 0.6 * _LINE
     lettering.add(_WIDTH - _SIDE, y, MEASURED_ON[tables.on], color=_QUIET, align="right")
     foot = _EDGE - 0.1
-    legend = _LEGEND if page.pieces else "On the front is what nothing beats in both."
+    legend = _LEGEND if page.pieces else _PLANE_LEGEND
     lettering.add(_SIDE, foot, legend, size=6.5, color=_QUIET)
     lettering.add(_WIDTH - _SIDE - 0.25, foot, "contents", color=_LINKED, align="right")
     lettering.add(_WIDTH - _SIDE, foot, str(number), color=_QUIET, align="right")
     for piece in page.pieces:
         _draw_piece(figure, lettering, piece)
-    _draw_planes(figure, page.planes)
+    _draw_planes(figure, page.planes, tables.scored)
     return figure, _link(number, _WIDTH - _SIDE - 0.75, foot, 0.5, 1)
 
 
@@ -456,7 +514,11 @@ def _link(page: int, left: float, y: float, width: float, to: int) -> Link:
     return Link(page, tuple(72 * side for side in box), to)
 
 
-def _draw_planes(figure: Figure, planes: Iterable[tuple[tuple[str, str], pd.DataFrame]]) -> None:
+def _draw_planes(
+    figure: Figure,
+    planes: Iterable[tuple[tuple[str, str], pd.DataFrame]],
+    metrics: Sequence[str],
+) -> None:
     rows, columns = _PLANES
     height = (_HEIGHT - 2 * _EDGE - _TITLE * _LINE) / rows
     width = (_WIDTH - 2 * _SIDE) / columns
@@ -468,15 +530,15 @@ def _draw_planes(figure: Figure, planes: Iterable[tuple[tuple[str, str], pd.Data
         axes = figure.add_axes(
             (box[0] / _WIDTH, box[1] / _HEIGHT, box[2] / _WIDTH, box[3] / _HEIGHT)
         )
-        draw_plane(axes, plane, title=f"{model}, {experiment}")
+        draw_plane(axes, plane, title=f"{model}, {experiment}", metrics=metrics)
 
 
 def _draw_piece(figure: Figure, page: _Lettering, piece: _Piece) -> None:
     """Draw some groups of a table with its headings."""
     table, left = piece.table, piece.left
-    stubs, step = _stub_widths(table), _cell_width(table)
+    stubs = _stub_widths(table)
     right = left + _table_width(table)
-    cells = [left + sum(stubs) + place * step for place in range(len(table.columns))]
+    cells = [*accumulate(_cell_widths(table), initial=left + sum(stubs))][:-1]
     labels = [left, left + stubs[0]][-len(table.stub) :] if len(stubs) > 1 else [left]
     y = _HEIGHT - _EDGE - (piece.top + 0.75) * _LINE
     page.add(left, y, table.caption + (", continued" if piece.continued else ""), size=8)
@@ -486,7 +548,10 @@ def _draw_piece(figure: Figure, page: _Lettering, piece: _Piece) -> None:
         page.add(x, y, text)
     for x, column in zip(cells, table.columns, strict=True):
         _draw_arrow(figure, x - 0.05, y, column.better)
-        page.add(x, y, _heading(column))
+        if column == COUNT:
+            page.add(x + _MEAN, y, _heading(column), align="right")
+        else:
+            page.add(x, y, _heading(column))
     _rule(figure, left, right, y - 0.4 * _LINE, 0.4)
     y -= 0.35 * _LINE
     for place, (group, rows) in enumerate(piece.groups):

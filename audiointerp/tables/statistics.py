@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
@@ -15,16 +16,25 @@ EXACT_UP_TO = 50
 """Differences up to which a signed-rank test is exact; more of them are near enough to normal."""
 
 
-def bootstrap_means(values: ArrayLike, *, resamples: int = 5_000, seed: int = 0) -> NDArray:
-    """Return the means of random resamples of the rows, drawn with replacement.
+def bootstrap_means(
+    values: ArrayLike,
+    *,
+    clusters: ArrayLike | None = None,
+    resamples: int = 5_000,
+    seed: int = 0,
+) -> NDArray:
+    """Return the means of random resamples of the clusters of rows, drawn with replacement.
 
-    Every array with as many rows is resampled alike, so what is computed from the columns of one
-    resample, or from two arrays over the same clips, belongs together.
+    Every array with as many clusters is resampled alike, so what is computed from the columns of
+    one resample, or from two arrays over the same clips, belongs together.
 
     Parameters
     ----------
-    values : array, shape (clips, columns)
-        One row per clip.
+    values : array, shape (rows, columns)
+        NaN is left out of the means.
+    clusters : array, shape (rows,), optional
+        Rows with the same label are drawn together, such as those of one clip; by default each row
+        is drawn on its own.
     resamples : int
         How many to draw.
     seed : int
@@ -33,33 +43,45 @@ def bootstrap_means(values: ArrayLike, *, resamples: int = 5_000, seed: int = 0)
     Returns
     -------
     array, shape (resamples, columns)
+        NaN where a resample has no value.
 
     Raises
     ------
     ValueError
-        If there is no clip, a value is not finite or nothing is to be drawn.
+        If there is no row, a value is infinite or nothing is to be drawn.
 
     References
     ----------
-    B. Efron, R. Tibshirani, "An introduction to the bootstrap", 1993.
+    B. Efron, R. Tibshirani, "An introduction to the bootstrap", 1993. Of clusters: C. Field, A.
+    Welsh, "Bootstrapping clustered data", J. R. Stat. Soc. B 2007.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or len(values) == 0:
-        raise ValueError(f"values of shape {values.shape}: expected (clips, columns) with clips")
-    if not np.isfinite(values).all():
-        raise ValueError("the values have NaN or infinite ones among them: there is no mean")
+        raise ValueError(f"values of shape {values.shape}: expected (rows, columns) with rows")
+    if np.isinf(values).any():
+        raise ValueError("the values have infinite ones among them: there is no mean")
     if resamples < 1:
         raise ValueError(f"resamples={resamples}: expected at least 1")
-    return _resample_weights(len(values), resamples, seed) @ values
+    known = ~np.isnan(values)
+    labels = np.arange(len(values)) if clusters is None else pd.factorize(np.asarray(clusters))[0]
+    count = labels.max() + 1
+    weights = _resample_weights(count, resamples, seed)
+    if count == len(values) and known.all():
+        return weights @ values
+    sums, sizes = np.zeros((2, count, values.shape[1]))
+    np.add.at(sums, labels, np.where(known, values, 0))
+    np.add.at(sizes, labels, known)
+    with np.errstate(invalid="ignore"):
+        return (weights @ sums) / (weights @ sizes)
 
 
 @lru_cache(maxsize=4)
-def _resample_weights(clips: int, resamples: int, seed: int) -> NDArray:
-    """Return the share of each clip in each resample, (resamples, clips)."""
+def _resample_weights(clusters: int, resamples: int, seed: int) -> NDArray:
+    """Return the share of each cluster in each resample, (resamples, clusters)."""
     counts = np.random.default_rng(seed).multinomial(
-        clips, np.full(clips, 1 / clips), size=resamples
+        clusters, np.full(clusters, 1 / clusters), size=resamples
     )
-    weights = counts / clips
+    weights = counts / clusters
     weights.flags.writeable = False
     return weights
 
@@ -134,6 +156,7 @@ def holm(p: ArrayLike) -> NDArray:
     Parameters
     ----------
     p : array, shape (..., tests)
+        NaN where there was no test, which is not counted.
 
     Returns
     -------
@@ -150,10 +173,12 @@ def holm(p: ArrayLike) -> NDArray:
     S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stat. 1979.
     """
     p = np.asarray(p, dtype=float)
-    if not ((p >= 0) & (p <= 1)).all():
+    none = np.isnan(p)
+    if not (((p >= 0) & (p <= 1)) | none).all():
         raise ValueError("the probabilities must lie in [0, 1]")
+    # Those that are NaN come last.
     order = np.argsort(p, axis=-1, kind="stable")
-    factors = np.arange(p.shape[-1], 0, -1)
+    factors = (~none).sum(axis=-1, keepdims=True) - np.arange(p.shape[-1])
     stepped = np.maximum.accumulate(np.take_along_axis(p, order, -1) * factors, axis=-1)
     adjusted = np.empty_like(p)
     np.put_along_axis(adjusted, order, np.minimum(stepped, 1), -1)

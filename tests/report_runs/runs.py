@@ -11,7 +11,7 @@ from audiointerp.dataset import Contamination, ESC50Dataset
 RATE = 8000
 CLASSES = ("dog", "</script><b>rain", 'sea "waves" & $data')
 CLIPS = 8
-METHODS = {"saliency": ai.SaliencyInterpreter, "gradcam": ai.GradCAMInterpreter}
+METHODS = {name: ai.METHODS[name] for name in ai.METHODS if name in ("saliency", "gradcam")}
 EXPERIMENTS = ("clean", "horse")
 HEARD = ["topK_30", "minmax"]
 

@@ -8,13 +8,12 @@ import pandas as pd
 import pytest
 from pages import read_data
 from PIL import Image
-from runs import CLASSES, CLIPS, HEARD, read_rows
+from runs import CLASSES, CLIPS, HEARD, METHODS, folder_of, read_rows
 
 from audiointerp.masking import MASKS
+from audiointerp.metrics import METRICS
 from audiointerp.report import write_report
-from audiointerp.tables import METRIC_COLUMNS, score
-
-HIGHER = {"FF": True, "AI": True, "AD": False, "AG": True, "FidIn": True, "SPS": True}
+from audiointerp.tables import score
 
 
 def load_page(browser, page, width=1440, height=1000, **options):
@@ -32,7 +31,7 @@ def names(table):
 
 
 def expected_means(rows, cells):
-    values = np.array([[float(row[name]) for name in METRIC_COLUMNS] for row in rows])
+    values = np.array([[float(row[name]) for name in METRICS] for row in rows])
     means = [math.fsum(column) / len(column) for column in values.T]
     return [*means, float(score(means, cells))]
 
@@ -92,8 +91,8 @@ def test_means_are_over_the_clips_asked_for(browser, page, workshop, answer):
     assert len(browser.run(names("clips"))) == len(rows)
 
 
-def test_a_class_narrows_clips_and_means(browser, page, workshop):
-    folder = workshop / "results" / "tiny" / "saliency_clean"
+def test_a_class_narrows_clips_and_means(browser, page, workshop, data):
+    folder = folder_of(data["runs"][0], workshop)
     load_page(browser, page)
     browser.run(
         f"byId('class').value = {json.dumps(CLASSES[1])};"
@@ -126,9 +125,8 @@ def test_the_best_of_every_column_is_marked(browser, page):
             ".map(c => c.className === 'best' && c.innerText.includes('the best')))"
         )
     )
-    for column, name in enumerate([*METRIC_COLUMNS, "score"]):
-        sign = 1 if HIGHER.get(name, name == "score") else -1
-        unit = 100 if name in ("AI", "AD", "AG") else 1
+    for column, name in enumerate([*METRICS, "score"]):
+        sign, unit = (1, 1) if name == "score" else (METRICS[name].better, METRICS[name].scale)
         best = values[:, column] * sign
         expected = best.max() - best <= 1e-6 * unit
         if np.ptp(best) <= 1e-6 * unit:
@@ -149,13 +147,13 @@ def test_headings_sort_numbers_and_words(browser, page):
     assert browser.run(names("clips")) == sorted(browser.run(names("clips")))
 
 
-def test_a_row_chooses_the_mask_of_everything(browser, page, workshop):
+def test_a_row_chooses_the_mask_of_everything(browser, page, workshop, data):
     load_page(browser, page)
     browser.run(
         "[...byId('masks').querySelectorAll('tbody button')]"
         ".find(b => b.textContent === 'sigmoid').click()"
     )
-    rows = read_rows(workshop / "results" / "tiny" / "saliency_clean", "sigmoid")
+    rows = read_rows(folder_of(data["runs"][0], workshop), "sigmoid")
     assert browser.run(titles("clips", 3)) == [[float(row["FF"])] for row in rows]
     assert browser.run("byId('mask').value") == "sigmoid"
     assert browser.run("players.in.button.disabled")
@@ -189,7 +187,7 @@ def test_another_experiment_is_heard_with_its_noise(browser, page, data):
     noisy = next(run["group"] for run in data["runs"] if run["experiment"] == "horse")
     scene = next(scene for scene in data["scenes"] if scene["group"] == noisy)
     assert browser.run("players.original.source") == scene["sound"]["source"]
-    assert browser.run("byId('run-title').textContent") == "saliency · horse"
+    assert browser.run("byId('run-title').textContent") == f"{next(iter(METHODS))} · horse"
 
 
 def test_a_page_without_sounds_says_how_to_get_them(browser, bare):

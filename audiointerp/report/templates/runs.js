@@ -6,11 +6,11 @@ const ANSWERS = {
   wrong: ["wrongly classified", (correct) => !correct],
 };
 const NAMES = ["model", "experiment", "method"];
-const SCORE = {
-  name: "score", better: "higher", digits: 3, same: page.score.same,
-  about: "Geometric mean of the seven, each scaled so that 0 is worthless and 1 is perfect",
-};
-const MEANS = [...page.metrics.map((metric) => ({ ...metric, digits: metric.mean_digits })), SCORE];
+/** Columns of means: every metric and, where it has no value for some clips, how many have one. */
+const MEANS = page.metrics.flatMap(({ mean_digits: digits, partial, ...metric }, at) => [
+  { ...metric, digits, at },
+  ...(partial ? [{ name: "n", about: `How many the mean of ${metric.name} is over`, digits: 0, count: at }] : []),
+]).concat(page.score ?? []);
 const runsTable = new SortedTable("runs", { marks: true });
 const masksTable = new SortedTable("masks", { marks: true });
 const clipsTable = new SortedTable("clips");
@@ -29,30 +29,45 @@ function choose(name, value) {
   show();
 }
 
-/** Return the positions of the clips that are asked for. */
+/** Return the true classes of a row. */
+const labelsOf = (one, at) => one.labels?.[at] ?? [one.target[at]];
+
+/** Return the positions of the first row of every clip. */
+const firstsOf = (one) => [...new Map(one.clips.map((clip, at) => [clip, at]).reverse()).values()];
+
+/** Return the positions of the rows that are asked for: of clips, or of explained classes of clips. */
 function clipsOf(one) {
   const [, fits] = ANSWERS[wanted.answer];
   return one.clips.map((_, at) => at)
-    .filter((at) => fits(one.correct[at]) && (!wanted.class || one.target[at] === wanted.class));
+    .filter((at) => fits(one.correct[at]) && (!wanted.class || labelsOf(one, at).includes(wanted.class)));
 }
 
-/** Return the mean of every metric over the clips that are asked for, and their score. */
+/** Return what stands in the columns of means, over the clips that are asked for. */
 function means(one, mask) {
   const rows = one.tables[shown.place]?.[mask];
   const clips = clipsOf(one);
   if (!rows || !clips.length) return MEANS.map(() => null);
-  const mean = page.metrics.map((_, column) =>
-    clips.reduce((sum, at) => sum + rows[at][column], 0) / clips.length);
-  return [...mean, score(mean, one.tops)];
+  const known = page.metrics.map((_, column) =>
+    clips.map((at) => rows[at][column]).filter((value) => value !== null));
+  const mean = known.map((values) =>
+    (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null));
+  return MEANS.map(({ at, count }) => {
+    if (at !== undefined) return mean[at];
+    return count !== undefined ? known[count].length : score(mean, one.ranges);
+  });
 }
 
-function score(mean, tops) {
-  const logs = mean.map((value, column) => {
-    const part = value / tops[column];
-    const share = page.metrics[column].better === "higher" ? part : 1 - part;
-    return Math.log(Math.min(1, Math.max(page.score.floor, share)));
+/** Return the score of means, of those metrics that have a range; null where one has no value. */
+function score(mean, ranges) {
+  const shares = mean.flatMap((value, column) => {
+    if (!ranges[column]) return [];
+    const [low, high] = ranges[column];
+    const part = value === null ? NaN : (value - low) / (high - low);
+    return [page.metrics[column].better === "higher" ? part : 1 - part];
   });
-  return Math.exp(logs.reduce((sum, log) => sum + log, 0) / logs.length);
+  const logs = shares.map((part) => Math.log(Math.min(1, Math.max(page.score.floor, part))));
+  const value = Math.exp(logs.reduce((sum, log) => sum + log, 0) / logs.length);
+  return Number.isNaN(value) ? null : value;
 }
 
 const scenesOf = (one) => page.scenes.filter((scene) => scene.group === one.group && one.method in scene.methods);
@@ -66,7 +81,7 @@ function showClip(clip) {
 function settle() {
   if (!(shown.place in run.tables)) [shown.place] = Object.keys(run.tables);
   if (!(shown.mask in run.tables[shown.place])) [shown.mask] = Object.keys(run.tables[shown.place]);
-  if (!run.target.includes(wanted.class)) wanted.class = "";
+  if (!run.classes.includes(wanted.class)) wanted.class = "";
   const scenes = scenesOf(run);
   shown.method = run.method;
   shown.scene = scenes.find((scene) => scene.clip === wanted.clip) ?? scenes[0] ?? null;
@@ -100,19 +115,28 @@ function offerChoices() {
     [name, `${text} (${run.correct.filter(fits).length})`])), wanted.answer,
     (answer) => { wanted.answer = answer; show(); });
   const right = (name) => {
-    const ofClass = run.correct.filter((_, at) => run.target[at] === name);
-    return `${name}: ${ofClass.filter(Boolean).length} of ${ofClass.length} right`;
+    const ofClass = firstsOf(run).filter((at) => labelsOf(run, at).includes(name));
+    return `${name}: ${ofClass.filter((at) => run.correct[at]).length} of ${ofClass.length} right`;
   };
   offer(byId("class"), [["", [["", "every class"], ...run.classes.map((name) => [name, right(name)])]]], wanted.class);
 }
 
+/** Say how many rows: of clips, or of explained classes of clips. */
+const inWords = (one, count, which = "") => (one.explained
+  ? `${count}${which} explained class${count === 1 ? "" : "es"}` : `${count}${which} clip${count === 1 ? "" : "s"}`);
 const share = (part, whole) => `${(100 * part / whole).toFixed(2)} %`;
 
+/** Return how many clips are classified correctly, and how many there are. */
+function countRight(one) {
+  const firsts = firstsOf(one);
+  return [firsts.filter((at) => one.correct[at]).length, firsts.length];
+}
+
 function showRun() {
-  const right = run.correct.filter(Boolean).length;
+  const [right, count] = countRight(run);
   byId("run-title").textContent = label(run);
   byId("accuracy").replaceChildren(
-    make("strong", {}, share(right, run.clips.length)), ` classified correctly, ${right} of ${run.clips.length} clips`);
+    make("strong", {}, share(right, count)), ` classified correctly, ${right} of ${count} clips`);
   byId("warning").textContent = run.warning;
   byId("warning").hidden = !run.warning;
   byId("about-run").replaceChildren(...run.about.map(([name, text]) =>
@@ -124,7 +148,12 @@ function whichClips() {
   const count = clipsOf(run).length;
   const answer = wanted.answer === "all" ? "" : ` ${ANSWERS[wanted.answer][0]}`;
   const ofClass = wanted.class ? ` of the class ${wanted.class}` : "";
-  return `${count}${answer} clip${count === 1 ? "" : "s"}${ofClass}`;
+  return `${inWords(run, count, answer)}${ofClass}`;
+}
+
+function accuracy(one) {
+  const [right, count] = countRight(one);
+  return 100 * right / count;
 }
 
 function showRuns() {
@@ -134,10 +163,10 @@ function showRuns() {
     "(the accuracy is that of all). In bold: the best method of an experiment. A row shows its run.";
   const columns = [{ name: "run", text: true },
     { name: "accuracy, %", about: "Share of all clips that are classified correctly", digits: 2 },
-    { name: "clips", about: "How many the means are over", digits: 0 }, ...MEANS];
+    { name: page.runs.some((one) => one.explained) ? "explained" : "clips",
+      about: "How many the means are over", digits: 0 }, ...MEANS];
   runsTable.show(columns, page.runs.map((other) => ({
-    values: [label(other), 100 * other.correct.filter(Boolean).length / other.correct.length,
-      clipsOf(other).length, ...means(other, shown.mask)],
+    values: [label(other), accuracy(other), clipsOf(other).length, ...means(other, shown.mask)],
     group: other.group,
     chosen: other === run,
     choose: () => { run = other; show(); },
@@ -178,7 +207,9 @@ function showClips() {
   byId("about-clips").textContent =
     `${label(run)}, ${whichClips()}, under the mask ${shown.mask}, measured on ${page.places[shown.place]}.` +
     (heard.length ? " A clip that can be pressed is one to listen to." : "");
-  const columns = [{ name: "clip", text: true }, { name: "class", text: true }, { name: "heard as", text: true },
+  const columns = [{ name: "clip", text: true },
+    ...(run.explained ? [{ name: "explained", text: true }] : []),
+    { name: "class", text: true }, { name: "heard as", text: true },
     ...page.metrics,
     ...extra.map((name) => ({ name, about: "What the method says of its own map" }))];
   clipsTable.show(columns, clipsOf(run)
@@ -186,7 +217,7 @@ function showClips() {
     .map((at) => {
       const clip = run.clips[at];
       return {
-        values: [clip, run.target[at], `${run.correct[at] ? "✓" : "✗"} ${run.predicted[at]}`, ...rows[at],
+        values: [clip, ...(run.explained ? [run.explained[at]] : []), run.target[at], `${run.correct[at] ? "✓" : "✗"} ${run.predicted[at]}`, ...rows[at],
           ...extra.map((name) => run.diagnostics[name][at])],
         chosen: shown.scene?.clip === clip,
         choose: heard.includes(clip)
@@ -201,6 +232,6 @@ function showClips() {
 
 byId("class").addEventListener("change", (event) => { wanted.class = event.target.value; show(); });
 byId("only-heard").addEventListener("change", showClips);
-fillGlossary(MEANS);
+fillGlossary(MEANS.filter(({ better }) => better));
 shown.mask = page.mask;
 show();

@@ -1,0 +1,272 @@
+"""Results folders → one long table, whatever metrics each run was made with."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from audiointerp.evaluation import METRICS, metric_columns
+from audiointerp.processing import build_processor
+from audiointerp.runs.store import CLIP_COLUMNS, TABLES, read_run, read_table
+
+RUN_COLUMNS = ("model", "method", "experiment", "mask")
+EXPLAINED = "explained"
+"""Column of the explained class, where a clip may have a row for each of several."""
+
+
+def load_results(
+    results: str | os.PathLike[str],
+    *,
+    on: str = "features",
+    models: Sequence[str] | None = None,
+    experiments: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Read the runs below a results folder into one long table.
+
+    Parameters
+    ----------
+    results : path
+        Holds ``<model>/<method>_<experiment>/`` folders.
+    on : {"features", "audio"}
+        Which tables to read: measured on masked features or on masked sounds.
+    models, experiments : sequence of str, optional
+        Which to read; all by default.
+
+    Returns
+    -------
+    DataFrame
+        One row per model, method, experiment, mask and clip, or explained class of a clip, which
+        ``explained`` then names. One column for every metric that some run has, in the order of
+        ``METRICS``; NaN where a run lacks it or a clip gives no evidence for it. ``cells`` is the
+        number N of cells of a mask, hence ln N the largest COMP: from the run's settings or, where
+        they do not say, from the largest COMP among the model's rows. ``on`` is what was asked for.
+
+    Raises
+    ------
+    ValueError
+        If there are no results, none of a wanted name, or a table has no metrics, values that are
+        no numbers or a clip twice.
+
+    Warns
+    -----
+    UserWarning
+        If a run is not finished or lacks metrics that another has, or columns are left out because
+        no metric of that name is registered.
+    """
+    if on not in TABLES:
+        raise ValueError(f"on={on!r}: choose from {', '.join(TABLES)}")
+    root = Path(results)
+    paths = sorted(root.glob(f"*/*_*/{TABLES[on]}/*.csv"))
+    if not paths:
+        raise ValueError(
+            f"{root}: no results measured on {on}; expected <model>/<method>_<experiment>/"
+            f"{TABLES[on]}/<mask>.csv below it"
+        )
+    paths = _only(paths, "model", models, lambda path: path.parts[-4])
+    paths = _only(paths, "experiment", experiments, lambda path: path.parts[-3].split("_", 1)[1])
+    cells: dict[Path, float] = {}
+    for folder in dict.fromkeys(path.parents[1] for path in paths):
+        run = read_run(folder) or {}
+        cells[folder] = _cells(run.get("settings", {}))
+        if not run.get("report"):
+            warnings.warn(f"{folder}: the run is not finished, its tables lack clips", stacklevel=2)
+    frames = {path: read_rows(path) for path in paths}
+    names = complete_metrics([(run_name(path.parents[1]), frames[path]) for path in paths])
+    labels = [EXPLAINED] if any(EXPLAINED in frame for frame in frames.values()) else []
+    parts = [
+        frame.reindex(columns=[*CLIP_COLUMNS, *labels, *names]).assign(
+            **_names(path), cells=cells[path.parents[1]]
+        )
+        for path, frame in frames.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    if labels:
+        table[EXPLAINED] = table[EXPLAINED].fillna("")
+    if "COMP" in table and table["cells"].isna().any():
+        largest = table.groupby("model")["COMP"].transform("max").map(math.exp)
+        table["cells"] = table["cells"].fillna(largest)
+    return table.assign(on=on)
+
+
+def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read the table of one mask of a run and check it.
+
+    Parameters
+    ----------
+    path : path
+        ``<model>/<method>_<experiment>/csvs/<mask>.csv``.
+
+    Returns
+    -------
+    DataFrame
+        One row per clip, or per explained class of a clip: all columns of the file, names as text,
+        metrics as float64, NaN for an empty field.
+
+    Raises
+    ------
+    ValueError
+        If it has no metric or lacks a column that says what a row is of, has values that are no
+        numbers, or has a row twice.
+    """
+    table = read_table(path)
+    missing = set(CLIP_COLUMNS) - set(table.columns)
+    if missing:
+        raise ValueError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
+    metrics = metric_columns(table.columns)
+    if not metrics:
+        raise ValueError(
+            f"{path}: has no column of a metric: expected some of {', '.join(METRICS)}"
+        )
+    names = [name for name in ("target", "predicted", EXPLAINED) if name in table]
+    table[names] = table[names].astype(str)
+    for name in metrics:
+        table[name] = read_numbers(table[name], f"{path}: column {name}")
+    if len(table) and table["is_correct"].dtype != bool:
+        raise ValueError(f"{path}: column is_correct has values other than True and False")
+    twice = table[table.duplicated(row_key(table))]
+    if len(twice):
+        of = f" of {twice[EXPLAINED].iloc[0]}" if EXPLAINED in table else ""
+        clip = f"clip {twice['clip'].iloc[0]}{of}"
+        raise ValueError(f"{path}: has {clip} twice; was it put together from two runs?")
+    return table
+
+
+def row_key(table: pd.DataFrame) -> list[str]:
+    """Return the columns that tell a run's rows apart: the clip, and what is explained of it."""
+    return ["clip", EXPLAINED] if EXPLAINED in table else ["clip"]
+
+
+def run_name(folder: Path) -> str:
+    """Return how a warning calls a run: by its folder and its model's."""
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def complete_metrics(*groups: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
+    """Return the metrics that some of several tables have, in the order of ``METRICS``.
+
+    Parameters
+    ----------
+    *groups : iterable of (str, iterable of str)
+        Tables that are compared with each other: what a table is of, and its columns.
+
+    Warns
+    -----
+    UserWarning
+        Once if tables lack metrics that others of their group have, and once if columns are of no
+        metric.
+    """
+    every: set[str] = set()
+    lacking: dict[str, list[str]] = {}
+    unknown: dict[str, list[str]] = {}
+    for group in groups:
+        tables = [(name, set(columns)) for name, columns in group]
+        names = metric_columns(set().union(*(columns for _, columns in tables)))
+        every.update(names)
+        for table, columns in tables:
+            for name in set(names) - columns:
+                lacking.setdefault(name, []).append(table)
+            for name in columns - {*CLIP_COLUMNS, EXPLAINED, *names}:
+                unknown.setdefault(name, []).append(table)
+    if lacking:
+        warnings.warn(
+            f"some results lack metrics that others have: {_listed(lacking)}; they are shown as –, "
+            "and a score is made of those that all have. Make the runs again to add them",
+            stacklevel=3,
+        )
+    if unknown:
+        warnings.warn(
+            f"columns that are no registered metric are left out: {_listed(unknown)}; register "
+            "their records in METRICS to see them",
+            stacklevel=3,
+        )
+    return metric_columns(every)
+
+
+def _listed(found: Mapping[str, Iterable[str]]) -> str:
+    """Say which columns are concerned in which tables."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, tables in sorted(found.items()):
+        names.setdefault(tuple(dict.fromkeys(tables)), []).append(name)
+    return "; ".join(f"{', '.join(some)} ({', '.join(tables)})" for tables, some in names.items())
+
+
+def read_numbers(values: pd.Series, what: str) -> NDArray:
+    """Return a column of a file as float64, NaN for an empty field: there is no evidence.
+
+    Parameters
+    ----------
+    values : Series
+        Numbers or text.
+    what : str
+        What it is, for an error.
+
+    Raises
+    ------
+    ValueError
+        If a field is no finite number.
+    """
+    if pd.api.types.is_numeric_dtype(values):
+        numbers, known = values.to_numpy(float), True
+    else:
+        known = (values != "").to_numpy()
+        numbers = np.full(len(values), np.nan)
+        try:
+            # Python reads back the number that was written; pandas may be a digit off.
+            numbers[known] = [float(text) for text in values[known]]
+        except ValueError as error:
+            raise ValueError(f"{what} has values that are no finite numbers: {error}") from None
+    if not np.isfinite(numbers[known]).all():
+        raise ValueError(f"{what} has values that are no finite numbers")
+    return numbers
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Return what a table is of, by the names of its folders."""
+    method, experiment = path.parents[1].name.split("_", 1)
+    model = path.parents[2].name
+    return {"model": model, "method": method, "experiment": experiment, "mask": path.stem}
+
+
+def _only(
+    paths: list[Path],
+    kind: str,
+    wanted: Sequence[str] | None,
+    name_of: Callable[[Path], str],
+) -> list[Path]:
+    """Return the files of some models or experiments."""
+    if wanted is None:
+        return paths
+    known = {name_of(path) for path in paths}
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise ValueError(
+            f"no results of the {kind} {', '.join(map(repr, unknown)) or '(none named)'}: "
+            f"choose from {', '.join(sorted(known))}"
+        )
+    return [path for path in paths if name_of(path) in wanted]
+
+
+def _cells(settings: dict[str, Any]) -> float:
+    """Return bins times frames of a run's masks, NaN if its settings do not tell."""
+    try:
+        front_end, seconds = settings["processor"], settings["dataset"]["duration"]
+        samples = max(1, round(seconds * front_end["sample_rate"]))
+        return _front_end_cells(json.dumps(front_end), samples)
+    except (KeyError, TypeError, ValueError):
+        return math.nan
+
+
+@lru_cache(maxsize=64)
+def _front_end_cells(settings: str, samples: int) -> float:
+    processor = build_processor(json.loads(settings))
+    return float(processor.num_bins * processor.num_frames(samples))

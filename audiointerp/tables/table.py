@@ -1,0 +1,163 @@
+"""Tables for reading, which show themselves in a notebook, and a collection to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+import pandas as pd
+
+from audiointerp.evaluation import metric_columns
+from audiointerp.tables.cells import Column, Row
+from audiointerp.tables.html import table_html, with_legend
+
+TITLES = {
+    "accuracy": "Accuracy",
+    "summary": "The best mask of each method",
+    "plane": "The fidelity-simplicity plane",
+    "masks_by_method": "All masks of each method",
+    "methods_by_mask": "All methods under each mask",
+    "correct_and_wrong": "Clips classified correctly and wrongly apart",
+    "experiments": "Experiments side by side",
+}
+"""What the kinds of tables are called, in the order they are shown in."""
+MEASURED_ON = {
+    "features": "measured on masked features",
+    "audio": "measured on masked sounds",
+}
+
+NAMES = ("model", "experiment", "method", "mask", "metric", "label")
+"""By what rows can be chosen."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for reading.
+
+    Attributes
+    ----------
+    kind : str
+        Which of the kinds of tables it is; a key of ``Tables.frames``.
+    caption : str
+        What it shows.
+    stub : tuple of str
+        Headings of the row labels: of the group, where there are several, and of the row.
+    columns : tuple of Column
+        Headings of the cells.
+    rows : tuple of Row
+        Rows of a group follow each other. Marks compare the rows of a group.
+    about : mapping of str to str
+        What all its rows are of, by kind: model, experiment, method or metric.
+    """
+
+    kind: str
+    caption: str
+    stub: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[tuple[str, tuple[Row, ...]]]:
+        """The rows by group."""
+        rows = groupby(self.rows, key=lambda row: row.group)
+        return [(group, tuple(members)) for group, members in rows]
+
+    @property
+    def html(self) -> str:
+        """The table alone, without the styles and the legend that it needs around it."""
+        return table_html(self.caption, self.stub, self.columns, self.groups)
+
+    def _repr_html_(self) -> str:
+        return with_legend([self.html])
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All tables of some results, or those that `select` chose.
+
+    Attributes
+    ----------
+    frames : dict of str to DataFrame
+        The numbers in full, by kind: ``accuracy``, ``summary``, ``masks_by_method``,
+        ``methods_by_mask``, ``correct_and_wrong``, ``experiments``, ``comparisons`` (every test
+        between methods) and ``plane``. No tables for reading are made of the last two, nor of the
+        experiments of a model that has one only.
+    tables : list of Table
+        The same for reading.
+    on : str
+        What the metrics were measured on, "features" or "audio".
+    scored : tuple of str
+        The metrics that the score is made of.
+    """
+
+    frames: dict[str, pd.DataFrame]
+    tables: list[Table]
+    on: str = "features"
+    scored: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics shown, in the order of ``METRICS``."""
+        return metric_columns({name for frame in self.frames.values() for name in frame})
+
+    def select(self, kind: str | Sequence[str], **names: str | Sequence[str]) -> Tables:
+        """Return the tables of a kind and, in them, the rows of some names.
+
+        ``tables.select("masks_by_method", method="shap", experiment=["clean", "horse"])``. What
+        marks a row stays what it was in the whole table.
+
+        Parameters
+        ----------
+        kind : str or sequence of str
+            Which kinds of tables; a key of `frames`.
+        **names : str or sequence of str
+            By model, experiment, method, mask, metric or label ("correct" and "wrong"), where the
+            kind has them: which to keep.
+
+        Returns
+        -------
+        Tables
+
+        Raises
+        ------
+        ValueError
+            If there is no such kind, or no row of such a name.
+        """
+        wanted = {key: [name] if isinstance(name, str) else [*name] for key, name in names.items()}
+        kinds = [kind] if isinstance(kind, str) else [*kind]
+        if unknown := [name for name in kinds if name not in self.frames]:
+            raise ValueError(
+                f"no tables of the kind {unknown[0]!r}: choose from {', '.join(self.frames)}"
+            )
+        frames = {name: _keep(self.frames[name], name, wanted) for name in kinds}
+        tables = []
+        for table in (table for table in self.tables if table.kind in kinds):
+            rows = tuple(row for row in table.rows if _is_of({**table.about, **row.about}, wanted))
+            if rows:
+                tables.append(replace(table, rows=rows))
+        return replace(self, frames=frames, tables=tables)
+
+    def _repr_html_(self) -> str:
+        return with_legend(table.html for table in self.tables)
+
+
+def _keep(frame: pd.DataFrame, kind: str, wanted: Mapping[str, list[str]]) -> pd.DataFrame:
+    """Return the rows of a frame that have the wanted names, all of which must be there."""
+    for key, names in wanted.items():
+        known = list(dict.fromkeys(frame[key])) if key in NAMES and key in frame else []
+        missing = [name for name in names if name not in known]
+        if missing or not names:
+            choices = f"choose from {', '.join(known)}" if known else "the kind is not told apart"
+            raise ValueError(
+                f"{kind}: no {key} {', '.join(map(repr, missing)) or '(none named)'}: {choices}"
+            )
+    chosen = pd.Series(True, index=frame.index)
+    for key, names in wanted.items():
+        chosen &= frame[key].isin(names)
+    return frame[chosen].reset_index(drop=True)
+
+
+def _is_of(about: Mapping[str, str], wanted: Mapping[str, list[str]]) -> bool:
+    return all(about[key] in names for key, names in wanted.items())
