@@ -216,7 +216,8 @@ def read_numbers(values: pd.Series, what: str) -> NDArray:
         If a field is no finite number.
     """
     if pd.api.types.is_numeric_dtype(values):
-        numbers, known = values.to_numpy(float), True
+        numbers = values.to_numpy(float)
+        known = ~np.isnan(numbers)
     else:
         known = (values != "").to_numpy()
         numbers = np.full(len(values), np.nan)
