@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from audiointerp.evaluation import SCORED_FAMILIES, metric_columns
 from audiointerp.processing import STFTSpectrogram, build_processor
@@ -168,10 +170,23 @@ def page_of_runs(title: str, runs: list[Run], heard: Mapping[str, Any]) -> str:
     """
     groups = group_runs(runs)
     number = {id(run): place for place, group in enumerate(groups) for run in group}
-    metrics, scored = runs[0].metrics, _scored(runs)
+    metrics = runs[0].metrics
+    values = {
+        id(run): {
+            place: {mask: rows[metrics].to_numpy(float) for mask, rows in table.items()}
+            for place, table in run.tables.items()
+        }
+        for run in runs
+    }
+    rows, known = _count_known(values.values())
+    # A score is made of the metrics that all runs have under every mask.
+    everywhere = [name for name, there in zip(metrics, (known > 0).all(0), strict=True) if there]
+    scored = metric_columns(everywhere, SCORED_FAMILIES)
+    partial = ((known > 0) & (known < rows)).any(0).tolist()
     content = {
         "metrics": [
-            describe_metric(name) | {"partial": _is_partial(runs, name)} for name in metrics
+            describe_metric(name) | {"partial": some}
+            for name, some in zip(metrics, partial, strict=True)
         ],
         "places": PLACES,
         "score": _describe_score(scored),
@@ -179,7 +194,7 @@ def page_of_runs(title: str, runs: list[Run], heard: Mapping[str, Any]) -> str:
         "heard": heard["about"],
         "footer": heard["footer"],
         "runs": [
-            _content(run, scored) | {"group": number[id(run)], "silent": silent}
+            _content(run, values[id(run)], scored) | {"group": number[id(run)], "silent": silent}
             for run, silent in zip(runs, heard["silent"], strict=True)
         ],
         "scenes": heard["scenes"],
@@ -187,21 +202,15 @@ def page_of_runs(title: str, runs: list[Run], heard: Mapping[str, Any]) -> str:
     return fill_page("runs", title, content)
 
 
-def _tables_of(runs: list[Run]) -> Iterator[pd.DataFrame]:
-    return (rows for run in runs for table in run.tables.values() for rows in table.values())
+Values = Mapping[str, Mapping[str, NDArray]]
+"""The metrics of a run by what was measured on and mask, shape (rows, metrics)."""
 
 
-def _scored(runs: list[Run]) -> list[str]:
-    """Return the metrics that a score is made of: those that all runs have under every mask."""
-    names = metric_columns(runs[0].metrics, SCORED_FAMILIES)
-    return [name for name in names if all(rows[name].notna().any() for rows in _tables_of(runs))]
-
-
-def _is_partial(runs: list[Run], metric: str) -> bool:
-    """Return whether a metric has a value for some rows of a table and none for others."""
-    return any(
-        rows[metric].isna().any() and rows[metric].notna().any() for rows in _tables_of(runs)
-    )
+def _count_known(values: Iterable[Values]) -> tuple[NDArray, NDArray]:
+    """Return how many rows every table has, (tables, 1), and how many values, (tables, metrics)."""
+    tables = [table for places in values for masks in places.values() for table in masks.values()]
+    known = np.array([(~np.isnan(table)).sum(axis=0) for table in tables])
+    return np.array([[len(table)] for table in tables]), known
 
 
 def _describe_score(scored: list[str]) -> dict[str, Any] | None:
@@ -321,8 +330,8 @@ def _word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _content(run: Run, scored: list[str]) -> dict[str, Any]:
-    rows, known = run.rows, run.dataset["classes"]
+def _content(run: Run, values: Values, scored: list[str]) -> dict[str, Any]:
+    rows, known, metrics = run.rows, run.dataset["classes"], run.metrics
     present = set(itertools.chain(*run.labels))
     cells = math.prod(run.shape)
     same = run.diagnostics.index.names == rows.index.names
@@ -333,7 +342,7 @@ def _content(run: Run, scored: list[str]) -> dict[str, Any]:
         "experiment": run.experiment,
         "about": describe_run(run),
         "warning": _warning(run),
-        "ranges": [score_range(name, cells) if name in scored else None for name in run.metrics],
+        "ranges": [score_range(name, cells) if name in scored else None for name in metrics],
         "classes": [name for name in known if name in present],
         "clips": run.clips,
         "explained": run.explained,
@@ -342,8 +351,8 @@ def _content(run: Run, scored: list[str]) -> dict[str, Any]:
         "predicted": rows["predicted"].tolist(),
         "correct": rows["is_correct"].tolist(),
         "tables": {
-            place: {mask: numbers(rows[run.metrics].to_numpy()) for mask, rows in table.items()}
-            for place, table in run.tables.items()
+            place: {mask: numbers(table) for mask, table in masks.items()}
+            for place, masks in values.items()
         },
         "diagnostics": {
             name: [value if math.isfinite(value) else None for value in column]
@@ -415,7 +424,7 @@ def _make_run(
     columns = ["target", "predicted", "is_correct", *metrics]
     indexed = {
         place: {
-            mask: rows.set_index(row_key(rows)).reindex(columns=columns)
+            mask: _with_columns(rows.set_index(row_key(rows)), columns)
             for mask, rows in table.items()
         }
         for place, table in tables.items()
@@ -441,6 +450,11 @@ def _make_run(
         _read_diagnostics(folder / "diagnostics.csv"),
         len(set.union(*every) - whole),
     )
+
+
+def _with_columns(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return the rows with these columns, NaN in those that are not there."""
+    return rows if rows.columns.tolist() == columns else rows.reindex(columns=columns)
 
 
 def _read_diagnostics(path: Path) -> pd.DataFrame:

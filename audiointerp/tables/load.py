@@ -127,16 +127,19 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise ValueError(
             f"{path}: has no column of a metric: expected some of {', '.join(METRICS)}"
         )
-    names = [name for name in ("target", "predicted", EXPLAINED) if name in table]
-    table[names] = table[names].astype(str)
+    for name in {"target", "predicted", EXPLAINED} & set(table.columns):
+        if not pd.api.types.is_string_dtype(table[name]):
+            table[name] = table[name].astype(str)
     for name in metrics:
-        table[name] = read_numbers(table[name], f"{path}: column {name}")
+        numbers = read_numbers(table[name], f"{path}: column {name}")
+        if table[name].dtype != numbers.dtype:
+            table[name] = numbers
     if len(table) and table["is_correct"].dtype != bool:
         raise ValueError(f"{path}: column is_correct has values other than True and False")
-    twice = table[table.duplicated(row_key(table))]
-    if len(twice):
-        of = f" of {twice[EXPLAINED].iloc[0]}" if EXPLAINED in table else ""
-        clip = f"clip {twice['clip'].iloc[0]}{of}"
+    twice = table.duplicated(row_key(table))
+    if twice.any():
+        row = table[twice].iloc[0]
+        clip = f"clip {row['clip']}" + (f" of {row[EXPLAINED]}" if EXPLAINED in table else "")
         raise ValueError(f"{path}: has {clip} twice; was it put together from two runs?")
     return table
 
