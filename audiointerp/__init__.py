@@ -13,7 +13,15 @@ The first ten lines::
     result.save("results/dog")
 """
 
-from audiointerp.dataset import Contamination, ESC50Dataset, SyntheticDataset, load_audio
+from audiointerp.dataset import (
+    Contamination,
+    ESC50Dataset,
+    FolderDataset,
+    SyntheticDataset,
+    TableDataset,
+    load_audio,
+    open_dataset,
+)
 from audiointerp.interpretation import (
     METHODS,
     GradCAMInterpreter,
@@ -51,6 +59,7 @@ __all__ = [
     "Classifier",
     "Contamination",
     "ESC50Dataset",
+    "FolderDataset",
     "GradCAMInterpreter",
     "Interpretation",
     "Interpreter",
@@ -63,6 +72,7 @@ __all__ = [
     "STFTSpectrogram",
     "SaliencyInterpreter",
     "SyntheticDataset",
+    "TableDataset",
     "Top",
     "TransferCnn14",
     "View",
@@ -73,5 +83,6 @@ __all__ = [
     "load",
     "load_audio",
     "make_masks",
+    "open_dataset",
     "save_weights",
 ]

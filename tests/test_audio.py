@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from audiointerp.dataset import AudioError, load_audio, save_audio
 from audiointerp.dataset.audio import fix_length, peak_normalize, resample
+from audiointerp.dataset.decode import EXTENSIONS
 from audiointerp.storage import write_atomically
+
+FORMATS = {".opus": "OGG", ".oga": "OGG", ".aif": "AIFF", ".aifc": "AIFF", ".snd": "AU"}
+FORMATS |= {".wave": "WAV"}
 
 
 def rms(x):
@@ -152,15 +156,15 @@ class TestBadFiles:
         (tmp_path / "a.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
         self.refuses(tmp_path / "a.wav", "git lfs pull")
 
-    @pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
+    @pytest.mark.parametrize("kind", EXTENSIONS)
     @pytest.mark.parametrize("kept", [0.01, 0.5, 0.9, 0.999])
     def test_truncated(self, tmp_path, kind, kept):
         noise = np.random.default_rng(1).uniform(-0.5, 0.5, 40000)
-        whole = tmp_path / f"whole.{kind}"
-        soundfile.write(whole, noise, 8000)
+        whole = tmp_path / f"whole{kind}"
+        soundfile.write(whole, noise, 8000, format=FORMATS.get(kind))
         load_audio(whole)
         content = whole.read_bytes()
-        cut = tmp_path / f"cut.{kind}"
+        cut = tmp_path / f"cut{kind}"
         cut.write_bytes(content[: int(len(content) * kept)])
         self.refuses(cut, "truncated")
 
@@ -170,6 +174,22 @@ class TestBadFiles:
         content = (tmp_path / "whole.ogg").read_bytes()
         (tmp_path / "cut.ogg").write_bytes(content[: content.rindex(b"OggS")])
         self.refuses(tmp_path / "cut.ogg", "truncated", "end of the stream")
+
+    @pytest.mark.parametrize(("mode", "refused"), [("CONSTANT", False), ("VARIABLE", True)])
+    def test_mp3_that_does_not_state_its_length(self, tmp_path, mode, refused):
+        noise = np.random.default_rng(1).uniform(-0.5, 0.5, 80_000)
+        noise[20_000:40_000] *= 1e-3  # for another bit rate
+        options = {"compression_level": 0.5, "bitrate_mode": mode}
+        with soundfile.SoundFile(tmp_path / "a.mp3", "w", 44100, 1, **options) as file:
+            file.write(noise)
+        content = (tmp_path / "a.mp3").read_bytes()
+        (tmp_path / "b.mp3").write_bytes(content[content.index(b"\xff\xfb", 1) :])
+        if refused:
+            self.refuses(tmp_path / "b.mp3", "does not state its length", "-c copy")
+        else:
+            waveform, _ = load_audio(tmp_path / "b.mp3", normalize=False)
+            frames = -(-80_000 // 1152)
+            assert frames * 1152 <= waveform.shape[1] <= (frames + 2) * 1152
 
     def test_wav_of_unknown_length_is_read(self, tmp_path, tone):
         soundfile.write(tmp_path / "a.wav", tone(440), 8000, subtype="PCM_16")

@@ -44,13 +44,13 @@ def noise_file(tmp_path):
 def count_reads(monkeypatch):
     """Return the list of files decoded since the test began."""
     files = []
-    decode = audio_module._decode
 
-    def counted(path):
-        files.append(path.name)
-        return decode(path)
+    class Counted(audio_module.SoundReader):
+        def __init__(self, path):
+            files.append(path.name)
+            super().__init__(path)
 
-    monkeypatch.setattr(audio_module, "_decode", counted)
+    monkeypatch.setattr(audio_module, "SoundReader", Counted)
     return files
 
 

@@ -30,5 +30,12 @@ Background = Annotated[
     str, typer.Option(help="Set that SHAP compares with: 'synthetic' or a folder.")
 ]
 Data = Annotated[
-    str, typer.Option("--data", "-d", help="A folder laid out like ESC-50, or 'synthetic'.")
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        help="'synthetic'; a folder: ESC-50, UrbanSound8K, AudioSet, or one folder per class; "
+        "or a table, with its columns: 'meta.csv?path=file&label=class&fold=split&audio=clips'. "
+        "See docs/data.md.",
+    ),
 ]

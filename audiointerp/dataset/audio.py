@@ -5,19 +5,18 @@ from __future__ import annotations
 import io
 import operator
 import os
-import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from audiointerp.dataset.decode import AudioError, SoundReader
 from audiointerp.storage import write_atomically
-
-EXTENSIONS = (".wav", ".ogg", ".flac")
-"""Kinds of file a dataset looks for, in this order."""
 
 # soxr's best grade. Measured on 44.1 kHz tones: 0.01 dB down at 0.45 of the new rate and aliases
 # below -150 dB, in 2 ms for a 5 s clip; torchaudio's default kernel loses 2.4 dB there, lets
@@ -28,9 +27,7 @@ _LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
 _LONGEST = 3600.0
 _MOST_CHANNELS = 16
 
-
-class AudioError(ValueError):
-    """A sound file that cannot be used; the message names the file and the likely mistake."""
+_SILENT = "the waveform is silent (all zeros), so it has no peak to normalise to"
 
 
 def check_rate(sample_rate: int) -> int:
@@ -114,6 +111,37 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
     return torch.from_numpy(np.stack(done)).reshape(*waveform.shape[:-1], -1).to(waveform)
 
 
+def resample_blocks(
+    blocks: Iterable[NDArray[np.float32]], rate: int, new_rate: int
+) -> Iterator[NDArray[np.float32]]:
+    """Resample a sound that comes in blocks; joined, they are what `resample` makes of the whole.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray
+        Shape ``(samples,)`` each, float32.
+    rate, new_rate : int
+        Sampling rates in Hz.
+
+    Yields
+    ------
+    ndarray
+        Shape ``(samples,)``, float32, never empty. Equal rates pass the blocks on.
+    """
+    rate, new_rate = check_rate(rate), check_rate(new_rate)
+    if rate == new_rate:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(rate, new_rate, 1, dtype="float32", quality=_QUALITY)
+    for block in blocks:
+        done = stream.resample_chunk(block)
+        if len(done):
+            yield done
+    rest = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+    if len(rest):
+        yield rest
+
+
 def fix_length(waveform: Tensor, samples: int) -> Tensor:
     """Cut or zero-pad at the end to exactly `samples` samples.
 
@@ -159,7 +187,7 @@ def peak_normalize(waveform: Tensor) -> Tensor:
     """
     peak = waveform.abs().amax(dim=-1, keepdim=True)
     if (peak == 0).any():
-        raise ValueError("the waveform is silent (all zeros), so it has no peak to normalise to")
+        raise ValueError(_SILENT)
     return waveform / peak
 
 
@@ -168,22 +196,29 @@ def load_audio(
     sample_rate: int | None = None,
     duration: float | None = None,
     normalize: bool = True,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
 ) -> tuple[Tensor, int]:
-    """Read a sound file as one mono waveform.
+    """Read a sound file, or a part of it, as one mono waveform.
 
     In this order: decode, average the channels, resample, cut or zero-pad, peak-normalise. The
-    peak is that of the part that is kept.
+    peak is that of the part that is kept. What lies behind it is not decoded. Recordings too long
+    for the memory are read by `audiointerp.dataset.AudioStream`.
 
     Parameters
     ----------
     path : path-like
-        A WAV, OGG or FLAC file, or anything else libsndfile reads.
+        A WAV, OGG, FLAC or MP3 file, or anything else libsndfile reads.
     sample_rate : int, optional
         Resample to this rate in Hz. None keeps the file's own.
     duration : float, optional
-        Cut or zero-pad to exactly this many seconds. None keeps the whole file.
+        Cut or zero-pad to exactly this many seconds. None keeps all.
     normalize : bool
         Scale the result to a peak of 1.
+    start, end : float, optional
+        The part of the file to read, in seconds; the whole file by default. What lies outside
+        does not sound into it.
 
     Returns
     -------
@@ -195,8 +230,8 @@ def load_audio(
     Raises
     ------
     AudioError
-        If the file is missing, a folder, empty, truncated or not audio, holds NaN or infinite
-        samples, or is silent where it should be normalised.
+        If the file is missing, a folder, empty, truncated or not audio, has no such part, holds
+        NaN or infinite samples, or is silent where it should be normalised.
 
     Examples
     --------
@@ -208,9 +243,76 @@ def load_audio(
         sample_rate = check_rate(sample_rate)
     if duration is not None:
         duration = check_duration(duration)
-    path = Path(path)
-    waveform, rate = _decode(path)
-    return _condition(waveform, rate, sample_rate, duration, normalize, path)
+    waveform, rate = read_part(path, sample_rate, start=start, end=end, longest=duration)
+    return _finish(waveform, rate, duration, normalize, path), rate
+
+
+def read_part(
+    path: str | os.PathLike[str],
+    sample_rate: int | None = None,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    longest: float | None = None,
+) -> tuple[Tensor, int]:
+    """Read a part of a sound file as it is: mono, resampled, neither padded nor normalised.
+
+    Parameters
+    ----------
+    path, sample_rate, start, end
+        See `load_audio`.
+    longest : float, optional
+        Decode no more than what gives this many seconds. The waveform is cut there to within a
+        block, not exactly.
+
+    Returns
+    -------
+    waveform : Tensor
+        Shape ``(1, samples)``, float32.
+    rate : int
+        Its sampling rate in Hz.
+    """
+    with SoundReader(Path(path)) as reader:
+        rate = reader.rate if sample_rate is None else sample_rate
+        enough = None if longest is None else samples_in(longest, rate)
+        kept, samples = [np.zeros(0, dtype=np.float32)], 0
+        for block in read_blocks(reader, rate, *reader.part(start, end)):
+            kept.append(block)
+            samples += len(block)
+            if enough is not None and samples >= enough:
+                break
+    return torch.from_numpy(np.concatenate(kept))[None], rate
+
+
+def read_blocks(
+    reader: SoundReader, sample_rate: int, first: int, last: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield a part of an open file as mono blocks at `sample_rate`.
+
+    Parameters
+    ----------
+    reader : SoundReader
+    sample_rate : int
+        In Hz.
+    first, last : int
+        As `SoundReader.part` returns them.
+
+    Yields
+    ------
+    ndarray
+        Shape ``(samples,)``, float32.
+
+    Raises
+    ------
+    AudioError
+        If the file has a rate that cannot be resampled, or see `SoundReader.blocks`.
+    """
+    try:
+        if reader.rate != sample_rate:
+            check_rate(reader.rate)
+    except ValueError as error:
+        raise AudioError(f"{reader.path}: cannot be resampled: {error}") from error
+    yield from resample_blocks(reader.blocks(first, last), reader.rate, sample_rate)
 
 
 def prepare_waveform(
@@ -246,32 +348,20 @@ def prepare_waveform(
         If it has another shape or whole-number samples.
     """
     rate = check_rate(rate)
-    mono = _mono(torch.as_tensor(waveform))
-    return _condition(mono, rate, sample_rate, duration, normalize, "the waveform given")
+    new_rate = rate if sample_rate is None else sample_rate
+    mono = resample(_mono(torch.as_tensor(waveform)), rate, new_rate)
+    return _finish(mono, new_rate, duration, normalize, "the waveform given"), new_rate
 
 
-def _condition(
-    waveform: Tensor,
-    rate: int,
-    sample_rate: int | None,
-    duration: float | None,
-    normalize: bool,
-    source: object,
-) -> tuple[Tensor, int]:
-    """Resample, cut or pad, and normalise; name the `source` in an error."""
-    if sample_rate is not None and sample_rate != rate:
-        try:
-            waveform = resample(waveform, rate, sample_rate)
-        except ValueError as error:
-            raise AudioError(f"{source}: cannot be resampled: {error}") from error
-        rate = sample_rate
+def _finish(
+    waveform: Tensor, rate: int, duration: float | None, normalize: bool, source: object
+) -> Tensor:
+    """Cut or pad, and normalise; name the `source` in an error."""
     if duration is not None:
         waveform = fix_length(waveform, samples_in(duration, rate))
     if waveform.shape[-1] == 0:
         raise AudioError(f"{source}: too short to leave a sample at {rate} Hz")
-    if normalize:
-        waveform = normalize_named(waveform, source)
-    return waveform, rate
+    return normalize_named(waveform, source) if normalize else waveform
 
 
 def _mono(waveform: Tensor) -> Tensor:
@@ -307,7 +397,12 @@ def normalize_named(waveform: Tensor, source: object) -> Tensor:
     try:
         return peak_normalize(waveform)
     except ValueError as error:
-        raise AudioError(f"{source}: {error}. Is it an empty recording, or a muted one?") from error
+        raise silence(source) from error
+
+
+def silence(source: object) -> AudioError:
+    """Return the error of a sound that should be normalised and is silent."""
+    return AudioError(f"{source}: {_SILENT}. Is it an empty recording, or a muted one?")
 
 
 def save_audio(
@@ -362,117 +457,6 @@ def save_audio(
     soundfile.write(buffer, samples.T, rate, subtype=subtype, format="WAV")
     write_atomically(path, _without_time(buffer.getvalue()))
     return path
-
-
-def check_file(path: Path) -> os.stat_result:
-    """Return the status of a file that exists and is not empty.
-
-    Raises
-    ------
-    AudioError
-        If `path` is missing, not a regular file, or has no bytes.
-    """
-    if path.is_dir():
-        raise AudioError(f"{path}: is a folder, a sound file was expected")
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        near = path.parent
-        hint = "check its name" if near.is_dir() else f"the folder {near} does not exist either"
-        raise AudioError(
-            f"{path}: no such file; {hint} (relative names start in {Path.cwd()})"
-        ) from error
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
-    if status.st_size == 0:
-        raise AudioError(f"{path}: the file is empty (0 bytes); was its download or copy cut off?")
-    return status
-
-
-def _decode(path: Path) -> tuple[Tensor, int]:
-    """Decode to mono float32 ``(1, samples)``, refusing what would give wrong samples."""
-    check_file(path)
-    try:
-        with soundfile.SoundFile(path) as file:
-            promised, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise AudioError(_why_unreadable(path, error)) from error
-    _check_whole(path, promised, len(samples))
-    if len(samples) == 0:
-        raise AudioError(f"{path}: the file has a header but no samples (0 frames)")
-    if not np.isfinite(samples).all():
-        bad = int((~np.isfinite(samples)).sum())
-        raise AudioError(
-            f"{path}: {bad} of {samples.size} samples are NaN or infinite; "
-            "the program that wrote it probably divided by zero"
-        )
-    mono = samples.mean(axis=1, dtype=np.float64).astype(np.float32)
-    return torch.from_numpy(mono)[None], rate
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
-        start = file.read(12)
-    if start.startswith((b"RIFF", b"OggS", b"fLaC")):
-        return f"{path}: truncated or damaged audio ({error}); download or copy it again"
-    if start.startswith(b"version http"):
-        return f"{path}: a Git LFS pointer, not audio; run `git lfs pull` in its repository"
-    return f"{path}: not an audio file this program can read ({error}); it begins with {start!r}"
-
-
-def _check_whole(path: Path, promised: int, found: int) -> None:
-    """Raise if the file ends before its own header or stream says.
-
-    libsndfile decodes what is there of a cut WAV or OGG file without a word, so look here.
-    """
-    with path.open("rb") as file:
-        kind = file.read(4)
-        if kind == b"RIFF":
-            missing = _missing_from_wav(file)
-        elif kind == b"OggS":
-            missing = _missing_from_ogg(file)
-        else:
-            missing = ""
-    if not missing and found < promised:
-        missing = f"its header promises {promised} frames and {found} can be read"
-    if missing:
-        raise AudioError(f"{path}: truncated: {missing}; download or copy it again")
-
-
-def _missing_from_wav(file: io.BufferedReader) -> str:
-    end = file.seek(0, os.SEEK_END)
-    position = 12
-    while position + 8 <= end:
-        file.seek(position)
-        name, size = struct.unpack("<4sI", file.read(8))
-        position += 8
-        # Programs that write to a pipe leave 0 or the largest number for a size they never knew.
-        if name == b"data":
-            known = size not in (0, 0xFFFFFFFF)
-            if known and size > end - position:
-                return f"its header promises {size} bytes of sound and {end - position} are there"
-            return ""
-        position += size + size % 2
-    return ""
-
-
-def _missing_from_ogg(file: io.BufferedReader) -> str:
-    """Look for the end-of-stream flag on the last page (RFC 3533), and that page's last byte."""
-    end = file.seek(0, os.SEEK_END)
-    start = max(0, end - 2 * 65_307)  # the largest page is 65307 bytes
-    file.seek(start)
-    tail = file.read()
-    page = tail.rfind(b"OggS")
-    header = tail[page : page + 27] if page >= 0 else b""
-    if len(header) < 27:
-        return "its last Ogg page is cut"
-    segments = tail[page + 27 : page + 27 + header[26]]
-    if len(segments) < header[26] or page + 27 + header[26] + sum(segments) > len(tail):
-        return "its last Ogg page is cut"
-    if not header[5] & 4:
-        return "its last Ogg page is not marked as the end of the stream"
-    return ""
 
 
 def _writable(waveform: Tensor | np.ndarray, path: Path) -> np.ndarray:

@@ -6,9 +6,10 @@ import difflib
 import hashlib
 import io
 import operator
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ from audiointerp.dataset.audio import (
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.storage import write_atomically
 
+Fold = int | str
+"""A fold's number, or a split's name such as "test"."""
+
 # Part of every key of the cache: raise it when decoding or resampling changes.
 _CACHE_VERSION = 1
 
@@ -38,14 +42,15 @@ class Clip(NamedTuple):
     ----------
     waveform : Tensor
         Shape ``(1, samples)``, float32.
-    label : int
-        Index into the dataset's `classes`.
+    label : int or Tensor
+        Index into the dataset's `classes`; in a multi-label set a float32 tensor of shape
+        ``(classes,)``, 1 for each class that the clip has and 0 for the others.
     clip_id : str
         The clip's name, unique in its dataset.
     """
 
     waveform: Tensor
-    label: int
+    label: int | Tensor
     clip_id: str
 
 
@@ -60,10 +65,11 @@ class ClipDataset(Dataset[Clip], ABC):
     ----------
     clip_ids : sequence of str
         Names of the clips, all different.
-    labels : sequence of int
-        Index into `classes`, one per clip.
-    folds : sequence of int
-        Fold number, one per clip.
+    labels : sequence of int, or of collections of int
+        Index into `classes`, one per clip; in a multi-label set any number of them per clip, which
+        may be none.
+    folds : sequence of int or str
+        Fold number or name of the split, one per clip.
     classes : sequence of str
         Class names, in the order of the labels.
     sample_rate : int
@@ -78,13 +84,19 @@ class ClipDataset(Dataset[Clip], ABC):
         Where to keep decoded and resampled clips as ``.npy`` files, shared by processes and
         runs. None keeps them in this object's memory (640 kB per 5 s at 32 kHz), which each
         worker of a DataLoader starts with only so far as it was filled before.
+    multi_label : bool
+        Whether a clip may have several classes, or none.
 
     Attributes
     ----------
     classes : tuple of str
     clip_ids : list of str
+    label_sets : list of tuple of int
+        The classes of each clip, ascending; one in a single-label set.
     labels : list of int
-    folds : list of int
+        The class of each clip; a multi-label set raises `ValueError`.
+    multi_label : bool
+    folds : list of int or str
     sample_rate : int
     duration : float
     num_samples : int
@@ -95,14 +107,15 @@ class ClipDataset(Dataset[Clip], ABC):
         self,
         *,
         clip_ids: Sequence[str],
-        labels: Sequence[int],
-        folds: Sequence[int],
+        labels: Sequence[int] | Sequence[Collection[int]],
+        folds: Sequence[Fold],
         classes: Sequence[str],
         sample_rate: int,
         duration: float,
         normalize: bool = True,
         contamination: Contamination | None = None,
         cache_dir: str | Path | None = None,
+        multi_label: bool = False,
     ) -> None:
         if not len(clip_ids) == len(labels) == len(folds):
             raise ValueError(
@@ -110,10 +123,8 @@ class ClipDataset(Dataset[Clip], ABC):
                 f"got {len(clip_ids)} ids, {len(labels)} labels, {len(folds)} folds"
             )
         if len(set(clip_ids)) != len(clip_ids):
-            twice = sorted({name for name in clip_ids if list(clip_ids).count(name) > 1})
+            twice = sorted(name for name, count in Counter(clip_ids).items() if count > 1)
             raise ValueError(f"clip ids must be unique, results are filed by them: {twice} repeat")
-        if labels and not 0 <= min(labels) <= max(labels) < len(classes):
-            raise ValueError(f"labels must be 0 to {len(classes) - 1}, indices into classes")
         if contamination is not None and not isinstance(contamination, Contamination):
             raise TypeError(
                 f"contamination must be a Contamination, not {contamination!r}: "
@@ -121,7 +132,8 @@ class ClipDataset(Dataset[Clip], ABC):
             )
         self.classes = tuple(classes)
         self.clip_ids = list(clip_ids)
-        self.labels = list(labels)
+        self.multi_label = bool(multi_label)
+        self.label_sets = _label_sets(labels, len(self.classes), self.multi_label)
         self.folds = list(folds)
         self.sample_rate = check_rate(sample_rate)
         self.duration = check_duration(duration)
@@ -133,6 +145,26 @@ class ClipDataset(Dataset[Clip], ABC):
         self._memory: dict[int, Tensor] = {}
         if contamination is not None:
             contamination.noise(self.sample_rate, self.num_samples)  # a bad noise file shows now
+
+    @property
+    def labels(self) -> list[int]:
+        """The class of each clip.
+
+        Raises
+        ------
+        ValueError
+            In a multi-label set, whose clips have any number of classes.
+        """
+        if self.multi_label:
+            raise ValueError(
+                f"{type(self).__name__} is a multi-label set, whose clips have any number of "
+                "classes, not one label each: use label_sets, or a set with one label per clip"
+            )
+        return [label for (label,) in self.label_sets]
+
+    @labels.setter
+    def labels(self, labels: Sequence[int]) -> None:
+        self.label_sets = _label_sets(labels, len(self.classes), multi_label=False)
 
     @abstractmethod
     def _decode(self, index: int) -> Tensor:
@@ -157,10 +189,11 @@ class ClipDataset(Dataset[Clip], ABC):
 
     def settings(self) -> dict[str, Any]:
         """Return what the clips depend on and how many there are, ready for JSON."""
-        return {
+        several = {"multi_label": True} if self.multi_label else {}
+        return several | {
             "name": type(self).__name__,
             "classes": list(self.classes),
-            "folds": sorted(set(self.folds)),
+            "folds": sort_folds(self.folds),
             "clips": len(self),
             "sample_rate": self.sample_rate,
             "duration": self.duration,
@@ -195,7 +228,14 @@ class ClipDataset(Dataset[Clip], ABC):
     def __getitem__(self, index: int) -> Clip:
         index = self._check_index(index)
         clip, noise = self.parts(index)
-        return Clip(clip + noise, self.labels[index], self.clip_ids[index])
+        return Clip(clip + noise, self._label(index), self.clip_ids[index])
+
+    def _label(self, index: int) -> int | Tensor:
+        if not self.multi_label:
+            return self.label_sets[index][0]
+        label = torch.zeros(len(self.classes))
+        label[list(self.label_sets[index])] = 1
+        return label
 
     def parts(self, index: int) -> tuple[Tensor, Tensor]:
         """Return what clip `index` is the sum of.
@@ -232,13 +272,14 @@ class ClipDataset(Dataset[Clip], ABC):
         close = difflib.get_close_matches(str(clip_id), self.clip_ids, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(
-            f"no clip {clip_id!r} among these {len(self)} (folds {sorted(set(self.folds))}){hint}"
+            f"no clip {clip_id!r} among these {len(self)} (folds {sort_folds(self.folds)}){hint}"
         )
 
     def __repr__(self) -> str:
-        folds = ", ".join(map(str, sorted(set(self.folds))))
+        folds = ", ".join(map(str, sort_folds(self.folds)))
+        kind = ", multi-label" if self.multi_label else ""
         text = (
-            f"{type(self).__name__}({len(self)} clips, {len(self.classes)} classes, "
+            f"{type(self).__name__}({len(self)} clips, {len(self.classes)} classes{kind}, "
             f"folds {folds}, {self.duration:g} s at {self.sample_rate} Hz"
         )
         return f"{text}, {self.contamination})" if self.contamination else f"{text})"
@@ -281,14 +322,31 @@ class ClipDataset(Dataset[Clip], ABC):
         return waveform
 
 
-def choose_folds(folds: int | Iterable[int] | None, available: Iterable[int]) -> list[int]:
+def parse_fold(text: str) -> Fold:
+    """Return a fold as sets name it: the number that `text` is, or the name.
+
+    Examples
+    --------
+    >>> parse_fold("5"), parse_fold("5.0"), parse_fold(" test ")
+    (5, 5, 'test')
+    """
+    name = text.strip()
+    return int(float(name)) if re.fullmatch(r"\d+(\.0*)?", name) else name
+
+
+def sort_folds(folds: Iterable[Fold]) -> list[Fold]:
+    """Return the different folds, numbers first."""
+    return sorted(set(folds), key=lambda fold: (isinstance(fold, str), fold))
+
+
+def choose_folds(folds: Fold | Iterable[Fold] | None, available: Iterable[Fold]) -> list[Fold]:
     """Return the folds asked for, sorted, all of them for None.
 
     Parameters
     ----------
-    folds : int, iterable of int or None
-        Fold numbers as the data names them, ESC-50's being 1 to 5.
-    available : iterable of int
+    folds : int, str, iterable of these or None
+        Folds as the data names them: numbers, ESC-50's being 1 to 5, or names such as "test".
+    available : iterable of int or str
         The folds that exist.
 
     Raises
@@ -296,7 +354,7 @@ def choose_folds(folds: int | Iterable[int] | None, available: Iterable[int]) ->
     ValueError
         If a fold does not exist, or none is asked for; the message lists those that do.
     """
-    exist = sorted(set(available))
+    exist = sort_folds(available)
     if folds is None:
         return exist
     if isinstance(folds, (str, bytes)) or not isinstance(folds, Iterable):
@@ -306,22 +364,52 @@ def choose_folds(folds: int | Iterable[int] | None, available: Iterable[int]) ->
     listed = ", ".join(map(str, exist))
     if unknown:
         named = ", ".join(sorted(map(repr, unknown)))
-        raise ValueError(f"unknown fold {named}: choose from {listed} (numbers, counted from 1)")
+        numbers = all(isinstance(fold, int) for fold in exist)
+        hint = " (numbers, counted from 1)" if numbers else ""
+        raise ValueError(f"unknown fold {named}: choose from {listed}{hint}")
     if not wanted:
         raise ValueError(f"no fold was asked for: choose from {listed}, or None for all")
-    return sorted(map(int, wanted))
+    return [fold for fold in exist if fold in wanted]
 
 
-def choose_clips(labels: Sequence[int], clips: int | None) -> list[int]:
+def rarest_labels(label_sets: Sequence[Collection[int]]) -> list[int]:
+    """Return one class for each clip: of those it has, the one that the fewest clips have.
+
+    For whatever goes by class, such as taking the same number of clips of each.
+
+    Parameters
+    ----------
+    label_sets : sequence of collections of int
+        The classes of each clip.
+
+    Returns
+    -------
+    list of int
+        Of several equally rare classes the one that comes first; -1 for a clip of no class.
+
+    Examples
+    --------
+    >>> rarest_labels([(0,), (0, 2), (), (0, 1), (1,)])
+    [0, 2, -1, 1, 1]
+    """
+    clips_with = Counter(label for labels in label_sets for label in set(labels))
+    return [
+        min(labels, key=lambda label: (clips_with[label], label), default=-1)
+        for labels in label_sets
+    ]
+
+
+def choose_clips(labels: Sequence[int] | Sequence[Collection[int]], clips: int | None) -> list[int]:
     """Return the positions of at most `clips` clips, taken class by class in turn.
 
     The first clip of every class, in the order of the labels, then the second of every class, and
     so on: no class has more than one clip more than another that has clips left. Fewer clips are
-    part of more of them.
+    part of more of them. A clip of several classes counts for its rarest (see `rarest_labels`),
+    clips of no class are one class more, the last.
 
     Parameters
     ----------
-    labels : sequence of int
+    labels : sequence of int, or of collections of int
         Of all clips there are.
     clips : int, optional
         How many to take at most; None takes all.
@@ -344,12 +432,24 @@ def choose_clips(labels: Sequence[int], clips: int | None) -> list[int]:
         raise TypeError(f"clips must be a whole number or None for all, not {clips!r}")
     if clips < 1:
         raise ValueError(f"clips={clips}: expected at least 1, or None for all")
+    several = len(labels) and isinstance(labels[0], Collection)
     taken: Counter[int] = Counter()
     turns = []
-    for place, label in enumerate(labels):
-        turns.append((taken[label], label, place))
+    for place, label in enumerate(rarest_labels(labels) if several else labels):
+        turns.append((taken[label], label < 0, label, place))
         taken[label] += 1
-    return sorted(place for _, _, place in sorted(turns)[:clips])
+    return sorted(place for *_, place in sorted(turns)[:clips])
+
+
+def _label_sets(
+    labels: Sequence[int] | Sequence[Collection[int]], classes: int, multi_label: bool
+) -> list[tuple[int, ...]]:
+    """Return the classes of each clip, ascending, checked."""
+    sets = [tuple(sorted(set(each))) if multi_label else (each,) for each in labels]
+    used = {label for each in sets for label in each}
+    if used and not 0 <= min(used) <= max(used) < classes:
+        raise ValueError(f"labels must be 0 to {classes - 1}, indices into classes")
+    return sets
 
 
 def _read_entry(path: Path) -> Tensor | None:

@@ -1,30 +1,87 @@
-"""Open a set by what a user calls it: the bundled synthetic one, or a folder."""
+"""Open a set by what a user calls it: a folder, a table, or the bundled synthetic set."""
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
+from audiointerp.dataset.audioset import TABLES, AudioSetDataset, find_tables
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.esc50 import ESC50Dataset
+from audiointerp.dataset.files import ClipOptions, FileDataset
+from audiointerp.dataset.folder import FolderDataset, looks_like_folders
 from audiointerp.dataset.synthetic import SyntheticDataset
+from audiointerp.dataset.table import TableDataset
+from audiointerp.dataset.urbansound8k import TABLE, UrbanSound8KDataset
+from audiointerp.registry import Registry
 
 SYNTHETIC = "synthetic"
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a set lie in its folder.
+
+    Attributes
+    ----------
+    looked_for : str
+        What it is recognised by, as an error lists it.
+    found : callable
+        Path of a folder → whether it is laid out so.
+    dataset : type of ClipDataset
+        What opens it: its first argument is the folder.
+    """
+
+    looked_for: str
+    found: Callable[[Path], bool]
+    dataset: type[ClipDataset]
+
+
+LAYOUTS: Registry[Layout] = Registry("layout of a set")
+LAYOUTS["esc50"] = Layout(
+    "meta/esc50.csv", lambda root: (root / "meta" / "esc50.csv").is_file(), ESC50Dataset
+)
+LAYOUTS["urbansound8k"] = Layout(
+    TABLE.as_posix(), lambda root: (root / TABLE).is_file(), UrbanSound8KDataset
+)
+LAYOUTS["audioset"] = Layout(
+    " or ".join(TABLES.values()), lambda root: bool(find_tables(root)), AudioSetDataset
+)
+LAYOUTS["folder"] = Layout("sound files in a folder per class", looks_like_folders, FolderDataset)
+
+_FOLDER = "folder"
+"""The layout that sounds of any set have: only where no other is recognised."""
+
+
 def open_dataset(
-    data: str | os.PathLike[str], *, subset: str | None = None, **options: Any
+    data: str | os.PathLike[str],
+    *,
+    subset: str | None = None,
+    layout: str | None = None,
+    **options: Any,
 ) -> ClipDataset:
-    """Return the bundled synthetic set, or the one in a folder laid out like ESC-50.
+    """Return the set that a name, a folder or a table stands for.
 
     Parameters
     ----------
     data : "synthetic" or path
-        Which.
+        The bundled synthetic set; a folder laid out like ESC-50, UrbanSound8K or AudioSet, or with
+        a folder per class (see `LAYOUTS`); or a table (see `TableDataset`). Options may follow a
+        question mark as in an address, ``"meta.csv?path=file&labels=tags&separator=;"``: those of
+        the set's constructor that are text, numbers or yes and no, and ``layout``. In their values
+        ``%26`` stands for ``&`` and ``%2B`` for ``+``.
     subset : {"esc10"}, optional
-        Of a folder's clips; see `ESC50Dataset`.
+        Of ESC-50's clips; see `ESC50Dataset`.
+    layout : str, optional
+        A name in `LAYOUTS`, for a folder that is not recognised or looks like two.
     **options
-        What both kinds take: folds, clips, sample_rate, duration, contamination, cache_dir.
+        What all sets take: folds, clips, sample_rate, duration, normalize, contamination,
+        cache_dir; all of files: window_hop; and what the set's own constructor takes.
 
     Returns
     -------
@@ -32,11 +89,117 @@ def open_dataset(
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file or folder, or the folder is not recognised: the message lists
+        what was looked for.
     ValueError
-        If a subset of the synthetic set is asked for.
+        If a folder looks like two sets, an option is unknown or given twice, or a subset is asked
+        for that the set does not have.
+
+    Examples
+    --------
+    >>> open_dataset("synthetic", folds=5, clips=20)
+    SyntheticDataset(20 clips, 10 classes, folds 5, 5 s at 32000 Hz)
     """
-    if str(data) != SYNTHETIC:
-        return ESC50Dataset(data, subset=subset, **options)
+    path, query = _split_query(os.fspath(data))
+    given = options if layout is None else {"layout": layout, **options}
+    twice = sorted(query.keys() & given.keys())
+    if twice:
+        raise ValueError(f"{data}: {', '.join(twice)} is given twice, here and as an argument")
+    if path == SYNTHETIC or Path(path).is_file():
+        kind: type[ClipDataset] = SyntheticDataset if path == SYNTHETIC else TableDataset
+        if layout is not None:
+            raise ValueError(f"layout={layout!r} is for folders, {path} is none")
+    else:
+        kind = _recognise(Path(path), query.pop("layout", layout)).dataset
+    added = _read_query(query, kind, path)
     if subset is not None:
-        raise ValueError(f"the synthetic set has no subset {subset!r}")
-    return SyntheticDataset(**options)
+        if "subset" not in inspect.signature(kind).parameters:
+            name = "the synthetic set" if kind is SyntheticDataset else f"{path} ({kind.__name__})"
+            raise ValueError(f"{name} has no subset {subset!r}")
+        added["subset"] = subset
+    where = () if kind is SyntheticDataset else (path,)
+    return kind(*where, **added, **options)
+
+
+def _split_query(data: str) -> tuple[str, dict[str, str]]:
+    """Return the path and the options behind its question mark."""
+    path, mark, query = data.partition("?")
+    if not mark or Path(data).exists():
+        return data, {}
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, separator="&")
+    except ValueError as error:
+        raise ValueError(
+            f"{data}: options are written path?name=value&name=value ({error})"
+        ) from error
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ValueError(f"{data}: an option is given twice")
+    return path, options
+
+
+def _recognise(root: Path, layout: str | None) -> Layout:
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{root}: no such folder or table (in {Path.cwd()}), and not {SYNTHETIC!r}"
+        )
+    if layout is not None:
+        return LAYOUTS[layout]
+    known = _known(root)
+    if len(known) > 1:
+        raise ValueError(
+            f"{root}: could be {' or '.join(known)}, it has "
+            f"{' and '.join(LAYOUTS[name].looked_for for name in known)}: say which, layout="
+            f"{known[0]!r}, or {root}?layout={known[0]} on the command line"
+        )
+    if known:
+        return LAYOUTS[known[0]]
+    near = [root.resolve().parent, *sorted(path for path in root.iterdir() if path.is_dir())]
+    meant = [path for path in near if _known(path)]
+    if not meant and LAYOUTS[_FOLDER].found(root):
+        return LAYOUTS[_FOLDER]
+    looked_for = "; ".join(f"{name}: {each.looked_for}" for name, each in LAYOUTS.items())
+    hint = f"did you mean {meant[0]}, or layout={_FOLDER}?" if meant else "a table is named itself."
+    raise FileNotFoundError(
+        f"{root}: no set is recognised in this folder; {hint} Looked for {looked_for}"
+    )
+
+
+def _known(root: Path) -> list[str]:
+    return [name for name, each in LAYOUTS.items() if name != _FOLDER and each.found(root)]
+
+
+def _yes_or_no(text: str) -> bool:
+    words = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+    return words[text.lower()]
+
+
+# Options that can be written behind a path, and how they are read.
+_READ: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("audio", "path", "label", "labels", "separator", "fold", "start", "end"), str),
+    "delimiter": str,
+    "splits": _yes_or_no,
+    "num_folds": int,
+    "window_hop": float,
+}
+
+
+def _read_query(query: dict[str, str], kind: type[ClipDataset], path: str) -> dict[str, Any]:
+    """Return the options behind a path as the set's constructor takes them."""
+    taken = set(inspect.signature(kind).parameters)
+    if issubclass(kind, FileDataset):
+        taken |= ClipOptions.__annotations__.keys()
+    valid = [name for name in _READ if name in taken]
+    options = {}
+    for name, text in query.items():
+        if name not in valid:
+            choice = valid if kind in (SyntheticDataset, TableDataset) else ["layout", *valid]
+            listed = f"choose from {', '.join(choice)}" if choice else "it takes none"
+            raise ValueError(f"{path}?{name}={text}: unknown option {name!r}; {listed}")
+        try:
+            options[name] = _READ[name](text)
+        except (ValueError, KeyError) as error:
+            expected = "yes or no" if _READ[name] is _yes_or_no else "a number"
+            raise ValueError(f"{path}?{name}={text}: expected {expected}") from error
+    return options

@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-
-from audiointerp.dataset.audio import EXTENSIONS, check_file, load_audio
-from audiointerp.dataset.base import ClipDataset, choose_clips, choose_folds
 from audiointerp.dataset.contamination import Contamination
+from audiointerp.dataset.decode import EXTENSIONS
+from audiointerp.dataset.files import FileClip, FileDataset
 
 SUBSETS = ("esc10",)
 _COLUMNS = ("filename", "fold", "target", "category")
@@ -28,14 +26,14 @@ class Row(NamedTuple):
     esc10: bool
 
 
-class ESC50Dataset(ClipDataset):
+class ESC50Dataset(FileDataset):
     """The clips of ESC-50 (2000 clips, 50 classes, 5 folds) or of its subset ESC-10.
 
     Parameters
     ----------
     root : path-like
-        The folder that holds ``meta/esc50.csv`` and ``audio/``. The audio may be WAV, OGG or
-        FLAC, whichever of these the table names.
+        The folder that holds ``meta/esc50.csv`` and ``audio/``. The audio may be WAV, OGG, FLAC
+        or another kind of file, whichever of these the table names.
     folds : int or iterable of int, optional
         Which folds to take, 1 to 5. None takes all.
     subset : {"esc10"}, optional
@@ -43,7 +41,7 @@ class ESC50Dataset(ClipDataset):
     sample_rate : int
         Resample to this rate in Hz.
     duration : float
-        Cut or zero-pad to this many seconds.
+        Cut or zero-pad to this many seconds. A warning says so when files are longer.
     normalize : bool
         Scale every clip to a peak of 1.
     contamination : Contamination, optional
@@ -51,7 +49,10 @@ class ESC50Dataset(ClipDataset):
     cache_dir : path-like, optional
         Where to keep decoded clips on disk; None keeps them in memory.
     clips : int, optional
-        Take at most this many clips, class by class in turn; see `choose_clips`.
+        Take at most this many clips, class by class in turn; see
+        `audiointerp.dataset.base.choose_clips`.
+    window_hop : float, optional
+        Make several clips of a longer one, one every so many seconds; see `FileDataset`.
 
     Attributes
     ----------
@@ -91,6 +92,7 @@ class ESC50Dataset(ClipDataset):
         contamination: Contamination | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         clips: int | None = None,
+        window_hop: float | None = None,
     ) -> None:
         if subset is not None and subset not in SUBSETS:
             raise ValueError(f"unknown subset {subset!r}: choose from {', '.join(SUBSETS)} or None")
@@ -99,32 +101,23 @@ class ESC50Dataset(ClipDataset):
         rows = read_meta(self.root, subset)
         names = {row.target: row.category for row in rows}
         numbers = sorted(names)
-        wanted = choose_folds(folds, (row.fold for row in rows))
-        rows = [row for row in rows if row.fold in wanted]
-        chosen = choose_clips([row.target for row in rows], clips)
-        rows = [rows[place] for place in chosen]
-        self.paths = find_audio(self.root, [row.filename for row in rows])
+        paths = find_audio(self.root, [row.filename for row in rows])
         super().__init__(
-            clip_ids=[Path(row.filename).stem for row in rows],
-            labels=[numbers.index(row.target) for row in rows],
-            folds=[row.fold for row in rows],
+            [
+                FileClip(Path(row.filename).stem, path, (numbers.index(row.target),), row.fold)
+                for row, path in zip(rows, paths, strict=True)
+            ],
             classes=[names[number] for number in numbers],
+            source=str(self.root),
+            folds=folds,
+            clips=clips,
+            window_hop=window_hop,
             sample_rate=sample_rate,
             duration=duration,
             normalize=normalize,
             contamination=contamination,
             cache_dir=cache_dir,
         )
-
-    def _decode(self, index: int) -> Tensor:
-        return load_audio(self.paths[index], self.sample_rate, normalize=False)[0]
-
-    def _source(self, index: int) -> str:
-        status = check_file(self.paths[index])
-        return f"{self.paths[index].resolve()}|{status.st_size}|{status.st_mtime_ns}"
-
-    def _describe(self, index: int) -> str:
-        return str(self.paths[index])
 
 
 def check_root(root: str | os.PathLike[str]) -> Path:

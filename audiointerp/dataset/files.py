@@ -1,0 +1,387 @@
+"""What sets of sound files have in common: parts and windows of files, names, what is cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+from torch import Tensor
+
+from audiointerp.dataset.audio import check_duration, check_rate, read_part
+from audiointerp.dataset.base import ClipDataset, Fold, choose_clips, choose_folds
+from audiointerp.dataset.contamination import Contamination
+from audiointerp.dataset.decode import TOLERANCE, AudioError, SoundReader, check_file
+from audiointerp.dataset.stream import window_starts
+
+LONGEST_KEPT = 60.0
+"""Seconds of a clip that are decoded and cached, however short `duration` is."""
+
+_LOOKED_AT = 1000
+"""Most files that are opened to say how many clips are cut."""
+
+_LONGEST_ID = 160
+
+
+class TruncationWarning(UserWarning):
+    """Clips are longer than the set's `duration`, so that their ends are not analysed."""
+
+
+class FileClip(NamedTuple):
+    """One clip of a set of files: a file, or a part of one.
+
+    Attributes
+    ----------
+    clip_id : str
+        Unique in its set, and usable as a file name.
+    path : Path
+        The sound file.
+    labels : tuple of int
+        Its classes.
+    fold : int or str
+    start : float
+        Where it begins in the file, in seconds.
+    end : float or None
+        Where it ends; None is the end of the file.
+    """
+
+    clip_id: str
+    path: Path
+    labels: tuple[int, ...]
+    fold: Fold
+    start: float = 0.0
+    end: float | None = None
+
+
+class ClipOptions(TypedDict, total=False):
+    """Options that all sets of files have; see `FileDataset`."""
+
+    sample_rate: int
+    duration: float
+    normalize: bool
+    contamination: Contamination | None
+    cache_dir: str | os.PathLike[str] | None
+    clips: int | None
+    window_hop: float | None
+
+
+class FileDataset(ClipDataset):
+    """Clips that are sound files or parts of them.
+
+    A subclass finds the clips and calls this constructor, which takes the folds, makes the windows
+    and chooses the clips that are wanted, in this order.
+
+    Parameters
+    ----------
+    rows : sequence of FileClip
+        All clips there are.
+    classes : sequence of str
+        Class names, in the order of the labels.
+    source : str
+        What the clips were found in, for errors.
+    folds : int, str or iterable of these, optional
+        Which folds or splits to take; all by default.
+    clips : int, optional
+        Take at most this many clips, class by class in turn; see
+        `audiointerp.dataset.base.choose_clips`.
+    window_hop : float, optional
+        Make several clips of one that is longer than `duration`: one every so many seconds, the
+        last one ending with the clip. They are called ``name@12.50``, by the second they begin at.
+        Every file is opened for this. None takes the beginning of a long clip only; a
+        `TruncationWarning` then says how many there are.
+    sample_rate, duration, normalize, contamination, cache_dir, multi_label
+        See `audiointerp.dataset.ClipDataset`.
+
+    Attributes
+    ----------
+    paths : list of Path
+        The sound file of each clip.
+    starts : list of float
+        Where each clip begins in its file, in seconds.
+    ends : list of float or None
+        Where it ends; None is the end of the file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If not one of the sound files exists. One that is missing or broken raises `AudioError`
+        when it is taken, so that the others stay usable.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[FileClip],
+        *,
+        classes: Sequence[str],
+        source: str,
+        folds: Fold | Iterable[Fold] | None = None,
+        clips: int | None = None,
+        window_hop: float | None = None,
+        sample_rate: int = 32000,
+        duration: float = 5.0,
+        normalize: bool = True,
+        contamination: Contamination | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        multi_label: bool = False,
+    ) -> None:
+        wanted = choose_folds(folds, (row.fold for row in rows))
+        rows = [row for row in rows if row.fold in wanted]
+        self._fingerprint = _fingerprint(rows)
+        self.window_hop = None if window_hop is None else check_hop(window_hop)
+        if self.window_hop is not None:
+            rate, length = check_rate(sample_rate), check_duration(duration)
+            rows = [part for row in rows for part in _windows(row, rate, length, self.window_hop)]
+        labels = [row.labels if multi_label else row.labels[0] for row in rows]
+        chosen = choose_clips(labels, clips)
+        rows = [rows[place] for place in chosen]
+        self.paths = [row.path for row in rows]
+        self.starts = [row.start for row in rows]
+        self.ends = [row.end for row in rows]
+        self._cut_reported = False
+        if not any(path.is_file() for path in self.paths):
+            raise FileNotFoundError(
+                f"{source}: none of the {len(set(self.paths))} sound files is there, the first "
+                f"being {self.paths[0]}"
+            )
+        super().__init__(
+            clip_ids=[row.clip_id for row in rows],
+            labels=[labels[place] for place in chosen],
+            folds=[row.fold for row in rows],
+            classes=classes,
+            sample_rate=sample_rate,
+            duration=duration,
+            normalize=normalize,
+            contamination=contamination,
+            cache_dir=cache_dir,
+            multi_label=multi_label,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the clips depend on and how many there are, ready for JSON."""
+        windows = {} if self.window_hop is None else {"window_hop": self.window_hop}
+        return super().settings() | windows
+
+    def cut_clips(self) -> dict[str, float]:
+        """Return how much of each clip is not used because it is longer than `duration`.
+
+        Opens every file. Files that cannot be read are left out.
+
+        Returns
+        -------
+        dict of str to float
+            Seconds by clip id; only of clips that lose more than 0.1 s.
+        """
+        return dict(self._find_cut(range(len(self))))
+
+    def _decode(self, index: int) -> Tensor:
+        return read_part(
+            self.paths[index],
+            self.sample_rate,
+            start=self.starts[index],
+            end=self.ends[index],
+            longest=self._longest_kept(),
+        )[0]
+
+    def _source(self, index: int) -> str:
+        path, start, end = self.paths[index], self.starts[index], self.ends[index]
+        status = check_file(path)
+        part = f"|{start}|{end}" if start or end is not None else ""
+        longest = self._longest_kept()
+        kept = f"|{longest}" if longest > LONGEST_KEPT else ""
+        return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}{part}{kept}"
+
+    def _describe(self, index: int) -> str:
+        start, end = self.starts[index], self.ends[index]
+        if not start and end is None:
+            return str(self.paths[index])
+        until = "to its end" if end is None else f"to {end:g} s"
+        return f"{self.paths[index]}, from {start:g} s {until}"
+
+    def _longest_kept(self) -> float:
+        return max(LONGEST_KEPT, self.duration + 1.0)
+
+    def _cached(self, index: int) -> Tensor:
+        waveform = super()._cached(index)
+        if not self._cut_reported and self._too_long(waveform.shape[-1] / self.sample_rate):
+            self._cut_reported = self._report_cut(index)
+        return waveform
+
+    def _too_long(self, seconds: float) -> bool:
+        return seconds > self.duration + TOLERANCE
+
+    def _find_cut(self, indices: Iterable[int]) -> Iterator[tuple[str, float]]:
+        for index in indices:
+            try:
+                seconds = part_seconds(self.paths[index], self.starts[index], self.ends[index])
+            except AudioError:
+                continue
+            if self._too_long(seconds):
+                yield self.clip_ids[index], seconds - self.duration
+
+    def _report_cut(self, index: int) -> bool:
+        """Warn that clips are cut; opens the files to say how many, of a large set not all."""
+        looked_at = min(len(self), _LOOKED_AT)
+        cut = dict(self._find_cut(dict.fromkeys([index, *range(looked_at)])))
+        if not cut:
+            return False
+        worst = max(cut, key=cut.__getitem__)
+        of = f"the first {looked_at}" if looked_at < len(self) else f"{len(self)}"
+        warnings.warn(
+            f"{len(cut)} of {of} clips are longer than duration={self.duration:g} s, what follows "
+            f"is not used: up to {cut[worst]:.1f} s (clip {worst}); window_hop=… makes several "
+            "clips of them, cut_clips() lists them",
+            TruncationWarning,
+            stacklevel=2,
+        )
+        return True
+
+
+def clip_name(path: str, start: float = 0.0, end: float | None = None) -> str:
+    """Return the id of a clip: its file's path, and its part of the file if it is not all of it.
+
+    Different clips have different names, which can be names of files: folders are joined by two
+    underscores, and characters that could be mistaken or are not for file names become their
+    percent codes. A name of more than 160 bytes ends in a hash instead.
+
+    Parameters
+    ----------
+    path : str
+        With ``/`` between folders.
+    start, end : float
+        In seconds; None is the end of the file.
+
+    Examples
+    --------
+    >>> clip_name("dog/1.wav"), clip_name("1.wav", 3, 4.5), clip_name("1.wav", 3)
+    ('dog__1.wav', '1.wav@3.00-4.50', '1.wav@3.00-')
+    """
+    name = "__".join(map(_escape, path.split("/")))
+    if start or end is not None:
+        until = "" if end is None else format_seconds(end)
+        name = f"{name}@{format_seconds(start)}-{until}"
+    if len(name.encode()) <= _LONGEST_ID:
+        return name
+    kept = name.encode()[: _LONGEST_ID - 33].decode(errors="ignore")
+    return f"{kept}~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time with two decimals, or as many up to six as it has.
+
+    Examples
+    --------
+    >>> format_seconds(12.5), format_seconds(0.3333333)
+    ('12.50', '0.333333')
+    """
+    text = f"{seconds:.6f}"
+    whole, decimals = text.split(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+def hashed_fold(path: str, folds: int) -> int:
+    """Return the fold of a file, 1 to `folds`, by a hash of its path.
+
+    The first eight bytes of the SHA-256 of the path, as a big-endian number, modulo `folds`, plus
+    1: it depends neither on the machine nor on what other files there are.
+
+    Parameters
+    ----------
+    path : str
+        With ``/`` between folders.
+    folds : int
+        How many folds there are.
+    """
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") % folds + 1
+
+
+def check_num_folds(num_folds: int) -> int:
+    """Return `num_folds` if it can be a number of folds, 2 or more."""
+    if isinstance(num_folds, bool) or not isinstance(num_folds, int):
+        raise TypeError(f"num_folds must be a whole number such as 5, not {num_folds!r}")
+    if num_folds < 2:
+        raise ValueError(f"num_folds={num_folds}: expected 2 or more, to train on some of them")
+    return num_folds
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Yield all files under a folder, sorted folder by folder, following links.
+
+    What is hidden (its name begins with a dot) or macOS's (``__MACOSX``) is passed over.
+    """
+    for where, folders, files in os.walk(root, followlinks=True):
+        folder = Path(where)
+        here = folder.resolve()
+        folders[:] = sorted(
+            name
+            for name in folders
+            if _is_shown(name) and not here.is_relative_to((folder / name).resolve())  # no circles
+        )
+        yield from (folder / name for name in sorted(files) if _is_shown(name))
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def part_seconds(path: Path, start: float = 0.0, end: float | None = None) -> float:
+    """Return the length of a sound file, or of a part of it, in seconds. Nothing is decoded.
+
+    Raises
+    ------
+    AudioError
+        If the file cannot be used or has no such part.
+    """
+    with SoundReader(path) as reader:
+        first, last = reader.part(start, end)
+        return (last - first) / reader.rate
+
+
+def check_hop(hop: float) -> float:
+    """Return `hop` as a float if it can be the seconds from one window to the next."""
+    try:
+        return check_duration(hop)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"a window's hop: {error}") from None
+
+
+def _windows(row: FileClip, rate: int, duration: float, hop: float) -> list[FileClip]:
+    """Return the windows of a clip that is longer than `duration`, otherwise the clip itself."""
+    try:
+        seconds = part_seconds(row.path, row.start, row.end)
+    except AudioError:  # which whoever takes the clip will see
+        return [row]
+    if seconds <= duration + TOLERANCE:
+        return [row]
+    starts = window_starts(round(seconds * rate), round(duration * rate), round(hop * rate))
+    windows = []
+    for start in starts:
+        begins = round(row.start + start / rate, 6)
+        windows.append(
+            row._replace(
+                clip_id=f"{row.clip_id}@{format_seconds(begins)}",
+                start=begins,
+                end=round(begins + duration, 6),
+            )
+        )
+    return windows
+
+
+def _escape(folder: str) -> str:
+    """Replace what must not be in a name, so that two underscores stand for a slash only."""
+    escaped = re.sub(r'[%@~\\:*?"<>|\x00-\x1f\x7f]', _percent, folder)
+    return re.sub(r"^_|_$|(?<=_)_", "%5F", escaped)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return f"%{ord(match.group()):02X}"
+
+
+def _fingerprint(rows: Sequence[FileClip]) -> str:
+    """Return a hash of which clips a set has and how they are labelled."""
+    facts = [[row.clip_id, row.labels, row.fold] for row in rows]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
