@@ -206,11 +206,6 @@ class ClipDataset(Dataset[Clip], ABC):
         return f"clip {self.clip_ids[index]}"
 
     @property
-    def label_sets(self) -> list[tuple[int, ...]]:
-        """Indices into `classes` of every clip's labels."""
-        return [(label,) for label in self.labels]
-
-    @property
     def has_parts(self) -> bool:
         """Whether foreground and background of the clips are known apart; see `true_parts`."""
         return self.contamination is not None
