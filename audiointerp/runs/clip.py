@@ -20,10 +20,12 @@ from audiointerp.evaluation import (
 )
 from audiointerp.evaluation.truth import Truth
 from audiointerp.interpretation import Explanation
+from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.runs.job import Job
 from audiointerp.runs.result import Interpretation
 from audiointerp.runs.targets import Target, choose_targets
+from audiointerp.runs.windows import Section
 from audiointerp.speed.precision import computing
 from audiointerp.speed.scoring import DistinctMasks, Scorer, distinct_masks, score_masks
 
@@ -148,7 +150,7 @@ def interpret_batch(
 
 
 def interpret_clips(
-    job: Job, waveforms: Tensor, names: Sequence[str], *, target: Target = None
+    job: Job, waveforms: Tensor, names: Sequence[str | Section], *, target: Target = None
 ) -> list[Interpretation]:
     """Interpret clips of one length.
 
@@ -157,8 +159,8 @@ def interpret_clips(
     job : Job
     waveforms : Tensor, shape (batch, 1, samples)
         At the front end's rate.
-    names : sequence of str
-        What to call the clips.
+    names : sequence of str or Section
+        What to call the clips, or which parts of recordings they are.
     target : str, int, sequence of them, `Top`, `Above`, optional
         Labels to explain; each clip's predicted one by default.
 
@@ -175,13 +177,53 @@ def interpret_clips(
     if len(names) != len(waveforms):
         raise ValueError(f"{len(names)} names for {len(waveforms)} clips")
     scorer = Scorer(job.classifier, batch_size=job.batch_size)
-    with torch.no_grad():
-        view = job.front_end.analyse(waveforms.to(device_of(job.classifier.network)))
+    view = analyse(job.classifier, waveforms)
     probabilities = classify(job, scorer, view)
-    classes = job.classifier.class_names(probabilities.shape[1])
-    clips, labels = choose_targets(target, probabilities, classes)
+    chosen = choose_targets(
+        target, probabilities, job.classifier.class_names(probabilities.shape[1])
+    )
+    return explain_clips(job, scorer, view, probabilities, chosen, names)
+
+
+def analyse(classifier: Classifier, waveforms: Tensor) -> View:
+    """Return the view of waveforms (batch, 1, samples), on the classifier's device."""
+    with torch.no_grad():
+        return classifier.front_end.analyse(waveforms.to(device_of(classifier.network)))
+
+
+def explain_clips(
+    job: Job,
+    scorer: Scorer,
+    view: View,
+    probabilities: Tensor,
+    chosen: tuple[Tensor, Tensor],
+    names: Sequence[str | Section],
+) -> list[Interpretation]:
+    """Interpret clips that are analysed and classified.
+
+    Parameters
+    ----------
+    job : Job
+    scorer : Scorer
+        Of the job's classifier as it is now.
+    view : View
+        Of the clips.
+    probabilities : Tensor, shape (batch, classes)
+        As `classify` returns them.
+    chosen : tuple of Tensor, shape (explanations,)
+        Which labels of which clips; see `audiointerp.runs.targets.choose_targets`.
+    names : sequence of str or Section
+        What to call the clips, or which parts of recordings they are.
+
+    Returns
+    -------
+    list of Interpretation
+        One for every explanation.
+    """
+    clips, labels = chosen
     if not len(clips):
         return []
+    classes = job.classifier.class_names(probabilities.shape[1])
     if not torch.equal(clips, torch.arange(len(view), device=clips.device)):
         view, probabilities = view[clips], probabilities[clips]
     scores = interpret_batch(job, scorer, view, probabilities, labels)
@@ -192,15 +234,16 @@ def interpret_clips(
 
 
 def _interpretation(
-    job: Job, scores: Scores, row: int, name: str, classes: tuple[str, ...]
+    job: Job, scores: Scores, row: int, name: str | Section, classes: tuple[str, ...]
 ) -> Interpretation:
     """Return one explanation of a batch."""
     part = slice(row, row + 1)
     view = scores.view[part]
     masks = {mask: values[part] for mask, values in scores.masks.items()}
     level = job.level(view.cells)
+    section = name if isinstance(name, Section) else None
     return Interpretation(
-        clip=name,
+        clip=name if section is None else section.name,
         method=job.method,
         processor=job.front_end,
         view=view,
@@ -214,6 +257,7 @@ def _interpretation(
         masked={mask: job.mask(view.cells, values, level) for mask, values in masks.items()},
         metrics_on={on: scores.metrics_of(row, on) for on in job.on},
         class_probabilities_on={on: scores.probabilities_of(row, on, classes) for on in job.on},
+        section=section,
     )
 
 
