@@ -167,8 +167,8 @@ class Predict:
             Length of a window in seconds; the model's duration by default. A model without one
             takes up to 5 minutes at once.
         hop : float, optional
-            Seconds from one window to the next; half a window by default. Rounded to whole frames
-            of the front end, so that the attribution maps of windows can be joined.
+            Seconds from one window to the next; half a window by default. Rounded up to whole
+            frames of the front end, so that the attribution maps of windows can be joined.
         windows : int or "all"
             How many windows to interpret; see `audiointerp.runs.windows.choose_windows`.
 

@@ -177,60 +177,69 @@ def interpret_clips(
     if len(names) != len(waveforms):
         raise ValueError(f"{len(names)} names for {len(waveforms)} clips")
     scorer = Scorer(job.classifier, batch_size=job.batch_size)
-    view = analyse(job.classifier, waveforms)
-    probabilities = classify(job, scorer, view)
-    chosen = choose_targets(
-        target, probabilities, job.classifier.class_names(probabilities.shape[1])
-    )
-    return explain_clips(job, scorer, view, probabilities, chosen, names)
+    return Batch.of(job, scorer, waveforms, names, target).explain(job)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one length, analysed and classified once for all methods.
+
+    Attributes
+    ----------
+    scorer : Scorer
+        Of the classifier.
+    names : sequence of str or Section
+        What to call the clips, or which parts of recordings they are.
+    view : View
+        Of the clips.
+    probabilities : Tensor, shape (batch, classes)
+        As `classify` returns them.
+    chosen : tuple of Tensor, shape (explanations,)
+        Which labels of which clips to explain; see `audiointerp.runs.targets.choose_targets`.
+    """
+
+    scorer: Scorer
+    names: Sequence[str | Section]
+    view: View
+    probabilities: Tensor
+    chosen: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        scorer: Scorer,
+        waveforms: Tensor,
+        names: Sequence[str | Section],
+        target: Target,
+    ) -> Batch:
+        """Analyse and classify waveforms (batch, 1, samples), and choose the labels to explain."""
+        view = analyse(job.classifier, waveforms)
+        probabilities = classify(job, scorer, view)
+        classes = job.classifier.class_names(probabilities.shape[1])
+        chosen = choose_targets(target, probabilities, classes)
+        return cls(scorer, names, view, probabilities, chosen)
+
+    def explain(self, job: Job) -> list[Interpretation]:
+        """Return the interpretations by one job of the classifier, one for every explanation."""
+        clips, labels = self.chosen
+        if not len(clips):
+            return []
+        view, probabilities = self.view, self.probabilities
+        if not torch.equal(clips, torch.arange(len(view), device=clips.device)):
+            view, probabilities = view[clips], probabilities[clips]
+        scores = interpret_batch(job, self.scorer, view, probabilities, labels)
+        classes = job.classifier.class_names(probabilities.shape[1])
+        return [
+            _interpretation(job, scores, row, self.names[clip], classes)
+            for row, clip in enumerate(clips.tolist())
+        ]
 
 
 def analyse(classifier: Classifier, waveforms: Tensor) -> View:
     """Return the view of waveforms (batch, 1, samples), on the classifier's device."""
     with torch.no_grad():
         return classifier.front_end.analyse(waveforms.to(device_of(classifier.network)))
-
-
-def explain_clips(
-    job: Job,
-    scorer: Scorer,
-    view: View,
-    probabilities: Tensor,
-    chosen: tuple[Tensor, Tensor],
-    names: Sequence[str | Section],
-) -> list[Interpretation]:
-    """Interpret clips that are analysed and classified.
-
-    Parameters
-    ----------
-    job : Job
-    scorer : Scorer
-        Of the job's classifier as it is now.
-    view : View
-        Of the clips.
-    probabilities : Tensor, shape (batch, classes)
-        As `classify` returns them.
-    chosen : tuple of Tensor, shape (explanations,)
-        Which labels of which clips; see `audiointerp.runs.targets.choose_targets`.
-    names : sequence of str or Section
-        What to call the clips, or which parts of recordings they are.
-
-    Returns
-    -------
-    list of Interpretation
-        One for every explanation.
-    """
-    clips, labels = chosen
-    if not len(clips):
-        return []
-    classes = job.classifier.class_names(probabilities.shape[1])
-    if not torch.equal(clips, torch.arange(len(view), device=clips.device)):
-        view, probabilities = view[clips], probabilities[clips]
-    scores = interpret_batch(job, scorer, view, probabilities, labels)
-    return [
-        _interpretation(job, scores, row, names[clip], classes)
-        for row, clip in enumerate(clips.tolist())
-    ]
 
 
 def _interpretation(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from audiointerp.runs.targets import Above, Target, Top
+
 _UNSAFE = re.compile(r"[^\w .,()&'+-]|^\.|[ .]$")
 
 
@@ -27,3 +29,27 @@ def labelled(name: str, label: str, index: int) -> str:
     """
     safe = _UNSAFE.sub("_", label)
     return f"{name}@{label}" if safe == label and label else f"{name}@{safe}_{index}"
+
+
+def has_several_labels(target: Target) -> bool:
+    """Return whether a target may explain several labels of one clip."""
+    if target is None or isinstance(target, str | int):
+        return False
+    if isinstance(target, Top):
+        return target.count > 1
+    return isinstance(target, Above) or len(target) > 1
+
+
+def result_name(name: str, target: Target, label: str, index: int) -> str:
+    """Return the name of a result's folder, with its label where a clip may have several.
+
+    Parameters
+    ----------
+    name : str
+        Of the clip.
+    target : str, int, sequence of them, Top, Above or None
+        What was asked for; see `audiointerp.runs.targets`.
+    label, index : str, int
+        The class that is explained.
+    """
+    return labelled(name, label, index) if has_several_labels(target) else name

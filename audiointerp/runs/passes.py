@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiointerp.dataset.decode import TOLERANCE
+from audiointerp.dataset.decode import TOLERANCE, AudioError
 from audiointerp.dataset.stream import AudioStream, SoundStream, WaveformStream, Window
 from audiointerp.device import device_of
 from audiointerp.model.classifier import Classifier
 from audiointerp.plots import in_db
-from audiointerp.runs.clip import analyse, classify, explain_clips
+from audiointerp.runs.clip import Batch, analyse, classify
 from audiointerp.runs.job import Job
 from audiointerp.runs.result import Interpretation
 from audiointerp.runs.targets import Target, choose_targets
@@ -131,10 +131,10 @@ def open_recording(
     Raises
     ------
     AudioError
-        If the file cannot be read, or has no such part.
+        If the file cannot be read or has no such part; or if it is longer than 5 minutes and
+        neither the classifier nor `windowing` says how long a window is.
     ValueError
-        If a waveform comes without its rate; or if the sound is longer than 5 minutes and neither
-        the classifier nor `windowing` says how long a window is.
+        If a waveform comes without its rate.
     """
     rate = classifier.front_end.sample_rate
     part = {"start": windowing.start or 0.0, "end": windowing.end}
@@ -148,7 +148,7 @@ def open_recording(
         stream = WaveformStream(audio, sample_rate, rate, **part)
     window = windowing.window or duration or classifier.duration
     if window is None and stream.duration > LONGEST_WHOLE:
-        raise ValueError(
+        raise AudioError(
             f"{stream.source}: {stream.duration:.6g} s are too long to go through the model at "
             "once, and it names no duration: say how long a window is, such as window=10, or "
             f"analyse a part of at most {LONGEST_WHOLE:g} s (start, end)"
@@ -219,6 +219,7 @@ def hear(
         probabilities=probabilities.numpy(),
         decisions=job.classifier.head.decisions(probabilities).numpy(),
         silent=np.array(silent),
+        target=target,
         explained=explained,
         first_frames=places,
         overview=overview.picture(),
@@ -267,8 +268,9 @@ def interpret_windows(
         ]
         clips, labels = torch.tensor(pairs, device=view.cells.device).unbind(1)
         names = [Section(recording.name, window.start, window.end) for _, window in batch]
+        heard = Batch(scorer, names, view, probabilities, (clips, labels))
         for name, job in jobs.items():
-            for result in explain_clips(job, scorer, view, probabilities, (clips, labels), names):
+            for result in heard.explain(job):
                 yield name, result
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from audiointerp.plots import Picture, plot_recording
 from audiointerp.processing import FrontEnd
-from audiointerp.runs.names import labelled
+from audiointerp.runs.names import labelled, result_name
 from audiointerp.runs.result import RECORDING, Interpretation, Part, check_replaceable
+from audiointerp.runs.targets import describe_target
 from audiointerp.runs.timeline import Timeline, reduce_frames
 from audiointerp.runs.windows import Coverage, join_maps
 from audiointerp.sound import Sound
@@ -333,13 +334,10 @@ def saving_recording(
 
 
 def window_name(heard: Timeline, result: Interpretation) -> str:
-    """Return the name of a window's folder: its start, and the label if it has several."""
+    """Return the name of a window's folder: its start, with the label if it may have several."""
     width = len(f"{heard.coverage.duration:.3f}")
     name = f"{result.section.start:0{width}.3f}s"
-    starts = [start for start, _ in heard.coverage.windows]
-    if len(heard.explained[starts.index(result.section.start)]) < 2:
-        return name
-    return labelled(name, result.target_label, result.target)
+    return result_name(name, heard.target, result.target_label, result.target)
 
 
 def _places(heard: Timeline, label: int) -> list[int]:
@@ -365,6 +363,7 @@ def _summary(heard: Timeline, method: str) -> dict[str, Any]:
         "label": heard.classes[int(heard.predicted[window])],
         "probability": float(heard.probabilities[window].max()),
         "labels": list(heard.labels),
+        "target": describe_target(heard.target),
         "explained_classes": [heard.classes[label] for label in explained],
         "classes": list(heard.classes),
         "silent_windows": np.flatnonzero(heard.silent).tolist(),

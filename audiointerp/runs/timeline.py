@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from audiointerp.processing import FrontEnd
+from audiointerp.runs.targets import Target
 from audiointerp.runs.windows import Coverage, frame_step
 
 ALL_CLASSES = 50
@@ -32,6 +33,8 @@ class Timeline:
         Which classes the head decides for.
     silent : ndarray of bool, shape (windows,)
         Windows of zeros.
+    target : str, int, sequence of them, Top, Above or None
+        What was asked to be explained; see `audiointerp.runs.targets`.
     explained : tuple of tuple of int
         For every window the classes that are explained, none where it is not interpreted.
     first_frames : ndarray of int, shape (windows,)
@@ -51,6 +54,7 @@ class Timeline:
     probabilities: NDArray[np.float64]
     decisions: NDArray[np.bool_]
     silent: NDArray[np.bool_]
+    target: Target
     explained: tuple[tuple[int, ...], ...]
     first_frames: NDArray[np.int64]
     overview: NDArray[np.float32]

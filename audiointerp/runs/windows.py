@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from audiointerp.dataset.decode import check_part
 from audiointerp.processing import FrontEnd
 
 INTERPRETED = 5
@@ -52,9 +53,9 @@ class Windowing:
     window : float, optional
         Length of a window in seconds; the duration that the model takes by default.
     hop : float, optional
-        Seconds from the start of one window to the next, rounded to whole frames of the front
-        end, at least one. Half a window by default, so that an event at the edge of one window is
-        in the middle of another.
+        Seconds from the start of one window to the next, rounded up to whole frames of the front
+        end. Half a window by default, so that an event at the edge of one window is in the middle
+        of another.
     windows : int or "all"
         How many windows to interpret: the most confident ones, see `choose_windows`. All windows
         are classified.
@@ -62,7 +63,7 @@ class Windowing:
     Raises
     ------
     ValueError
-        If a length or the number is not above 0.
+        If a length or the number is not above 0, or `end` not after `start`.
     """
 
     start: float | None = None
@@ -72,6 +73,7 @@ class Windowing:
     windows: int | Literal["all"] = INTERPRETED
 
     def __post_init__(self) -> None:
+        check_part(self.start or 0.0, self.end)
         for name in ("window", "hop"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -119,6 +121,11 @@ class Coverage:
         chosen = set(self.interpreted)
         return [times for place, times in enumerate(self.windows) if place not in chosen]
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether anything of the recording was not interpreted."""
+        return bool(self.not_analysed or self.not_interpreted)
+
     def summary(self) -> dict[str, Any]:
         """Return what was analysed and what was not, as plain values for JSON."""
         return {
@@ -140,6 +147,8 @@ class Coverage:
                 f"{in_seconds(self.duration)} s, {count} windows of {in_seconds(self.window)} s "
                 f"every {in_seconds(self.hop)} s, {len(self.interpreted)} interpreted"
             )
+            if len(self.interpreted) == 1:
+                said += f" ({span(*self.windows[self.interpreted[0]])})"
         left = self.not_analysed
         if not left:
             return said
@@ -210,9 +219,13 @@ def frame_step(front_end: FrontEnd) -> float:
 
 
 def round_hop(hop: float, front_end: FrontEnd) -> float:
-    """Return seconds rounded to whole frames of a front end, at least one."""
+    """Return seconds rounded up to whole frames of a front end.
+
+    Rounded down, the last window of a recording, which ends with it, would nearly be the one before
+    where windows fit without a rest.
+    """
     step = frame_step(front_end) / front_end.sample_rate
-    return max(1, round(hop / step)) * step
+    return math.ceil(hop / step - 1e-6) * step
 
 
 def first_frames(times: Sequence[tuple[float, float]], front_end: FrontEnd) -> NDArray[np.int64]:
