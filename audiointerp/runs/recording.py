@@ -359,6 +359,7 @@ def _summary(heard: Timeline, method: str) -> dict[str, Any]:
     explained = heard.explained_labels
     return {
         "recording": heard.recording,
+        "about": str(heard.coverage),
         "method": method,
         "label": heard.classes[int(heard.predicted[window])],
         "probability": float(heard.probabilities[window].max()),
