@@ -44,8 +44,10 @@ from audiointerp.processing import (
     View,
     WaveformFrontEnd,
 )
+from audiointerp.runs.recording import RecordingInterpretation
 from audiointerp.runs.result import Interpretation
 from audiointerp.runs.targets import Above, Top
+from audiointerp.runs.windows import Windowing
 from audiointerp.version import __version__
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "LogSTFTSpectrogram",
     "MelSTFTSpectrogram",
     "Predict",
+    "RecordingInterpretation",
     "SHAPInterpreter",
     "STFTSpectrogram",
     "SaliencyInterpreter",
@@ -77,6 +80,7 @@ __all__ = [
     "TransferCnn14",
     "View",
     "WaveformFrontEnd",
+    "Windowing",
     "__version__",
     "apply_mask",
     "classifier",

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audiointerp.dataset.audio import load_audio, prepare_waveform
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.interpretation import Interpreter
 from audiointerp.model.classifier import Classifier, as_classifier
@@ -19,16 +18,19 @@ from audiointerp.model.weights import check_fit
 from audiointerp.processing import FrontEnd
 from audiointerp.runs.clip import Scores, classify, interpret_batch, interpret_clips
 from audiointerp.runs.job import PLACES, Job, Place, choose_masks, choose_places
+from audiointerp.runs.passes import hear, interpret_windows, open_recording
+from audiointerp.runs.recording import RecordingInterpretation
 from audiointerp.runs.result import Interpretation
 from audiointerp.runs.sets import SetResult, interpret_set
 from audiointerp.runs.targets import Target
+from audiointerp.runs.windows import INTERPRETED, Section, Windowing
 from audiointerp.speed.scoring import Scorer
 
 __all__ = ["PLACES", "Place", "Predict", "SetResult"]
 
 
 class Predict:
-    """Interpret clips with one method: one by one with `predict`, sets with `predict_set`.
+    """Interpret sounds with one method: recordings with `predict`, sets with `predict_set`.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ class Predict:
     classes : sequence of str, optional
         Class names; the model's own, or else their numbers, by default.
     duration : float, optional
-        Seconds that `predict` cuts or pads a clip to; the model's own by default.
+        Seconds of a window of `predict`; the model's own by default.
 
     Raises
     ------
@@ -137,35 +139,68 @@ class Predict:
         sample_rate: int | None = None,
         *,
         target: str | int | None = None,
-    ) -> Interpretation:
-        """Interpret one clip.
+        start: float | None = None,
+        end: float | None = None,
+        window: float | None = None,
+        hop: float | None = None,
+        windows: int | Literal["all"] = INTERPRETED,
+    ) -> Interpretation | RecordingInterpretation:
+        """Interpret a clip, or a recording of any length.
+
+        What fits into the model's duration is one clip. A longer recording is cut into windows of
+        that duration: all are classified, and the most confident ones, or all, interpreted.
+        Files are read in blocks.
 
         Parameters
         ----------
         audio : path, ndarray or Tensor
             A sound file, or a waveform of shape (samples,) or (channels, samples). It is made
-            mono, resampled, cut or padded to the model's duration and peak-normalised.
+            mono, resampled, padded to the model's duration if it is shorter, and peak-normalised
+            if the model's sounds are.
         sample_rate : int, optional
             Of a waveform, Hz; a file knows its own.
         target : str or int, optional
-            Class to explain, by name or index; the predicted one by default.
+            Class to explain, by name or index; by default the predicted one, of each window.
+        start, end : float, optional
+            The part to analyse, in seconds; all by default.
+        window : float, optional
+            Length of a window in seconds; the model's duration by default. A model without one
+            takes up to 5 minutes at once.
+        hop : float, optional
+            Seconds from one window to the next; half a window by default. Rounded up to whole
+            frames of the front end, so that the attribution maps of windows can be joined.
+        windows : int or "all"
+            How many windows to interpret; see `audiointerp.runs.windows.choose_windows`.
 
         Returns
         -------
-        Interpretation
+        Interpretation or RecordingInterpretation
+            Of a clip, or of a recording of several windows. A clip may be longer than a window by
+            2 % of it, at most 0.1 s, which is cut off.
 
         Raises
         ------
         AudioError
-            If the file cannot be read or the clip is silent or damaged.
+            If the file cannot be read, has no such part, or is silent or damaged.
         ValueError
-            If a waveform comes without its rate, or the target is no class.
+            If a waveform comes without its rate, the target is no class, or a recording is too
+            long for a model that names no duration.
         """
-        waveform, name = self._read(audio, sample_rate)
-        return self.predict_batch(waveform[None], [name], target=target)[0]
+        windowing = Windowing(start, end, window, hop, windows)
+        recording = open_recording(
+            audio, self.classifier, windowing, sample_rate=sample_rate, duration=self.duration
+        )
+        if recording.is_clip:
+            waveform, name = recording.clip(), recording.section
+            return self.predict_batch(waveform[None], [name], target=target)[0]
+        scorer = self._scorer()
+        heard = hear(recording, self.job, scorer, target=target, most=windows)
+        results = interpret_windows(recording, heard, {self.job.method: self.job}, scorer)
+        found = tuple(result for _, result in results)
+        return RecordingInterpretation(heard, self.job.method, found)
 
     def predict_batch(
-        self, waveforms: Tensor, names: Sequence[str], *, target: Target = None
+        self, waveforms: Tensor, names: Sequence[str | Section], *, target: Target = None
     ) -> list[Interpretation]:
         """Interpret several clips of one length together: the same results, sooner.
 
@@ -173,8 +208,8 @@ class Predict:
         ----------
         waveforms : Tensor, shape (batch, 1, samples)
             As `audiointerp.dataset.load_audio` returns them, at the front end's rate.
-        names : sequence of str
-            What to call the clips.
+        names : sequence of str or Section
+            What to call the clips, or which parts of recordings they are.
         target : str, int, sequence of them, `Top`, `Above`, optional
             Labels to explain; each clip's predicted one by default.
 
@@ -277,15 +312,3 @@ class Predict:
 
     def _scorer(self) -> Scorer:
         return Scorer(self.classifier, batch_size=self.job.batch_size)
-
-    def _read(
-        self, audio: str | os.PathLike[str] | np.ndarray | Tensor, sample_rate: int | None
-    ) -> tuple[Tensor, str]:
-        """Return a clip as (1, samples) at the front end's rate, and its name."""
-        rate, normalize = self.processor.sample_rate, self.classifier.normalize
-        if isinstance(audio, (str, os.PathLike)):
-            return load_audio(audio, rate, self.duration, normalize)[0], Path(audio).stem
-        if sample_rate is None:
-            raise ValueError("a waveform needs its sample rate: predict(waveform, 44100)")
-        waveform = prepare_waveform(audio, sample_rate, rate, self.duration, normalize)[0]
-        return waveform, "waveform"

@@ -7,11 +7,22 @@ from typing import Annotated
 
 import typer
 
-from audiointerp.cli.options import Background, Base, Device, Methods, Seed, Target
+from audiointerp.cli.options import (
+    Background,
+    Base,
+    Device,
+    End,
+    Hop,
+    Methods,
+    Seed,
+    Start,
+    Target,
+    WindowSeconds,
+)
 
 
 def figure(
-    file: Annotated[Path, typer.Argument(help="Sound file: WAV, OGG or FLAC.")],
+    file: Annotated[Path, typer.Argument(help="Sound file: WAV, OGG, FLAC, MP3.")],
     weights: Annotated[Path, typer.Option("--weights", "-w", help="Weight file.")],
     out: Annotated[Path, typer.Option(help="Where to, without ending.")] = Path("figure"),
     method: Methods = None,
@@ -22,14 +33,22 @@ def figure(
         str, typer.Option(help="in: what masks keep; out: what is left without that.")
     ] = "in",
     target: Target = None,
+    start: Start = None,
+    end: End = None,
+    window: WindowSeconds = None,
+    hop: Hop = None,
     background: Background = "synthetic",
     base: Base = "floor",
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Draw the paper's figure of one sound, methods by masks, as PDF and PNG for print."""
+    """Draw the paper's figure of one sound, methods by masks, as PDF and PNG for print.
+
+    Of a file that is longer than what the model takes, it is of the most confident window.
+    """
     from audiointerp.runs.files import compare_methods
     from audiointerp.runs.recipe import SHOWN_MASKS
+    from audiointerp.runs.windows import Windowing
 
     shown = mask or SHOWN_MASKS
     comparison = compare_methods(
@@ -42,6 +61,9 @@ def figure(
         base=base,
         seed=seed,
         device=device,
+        windowing=Windowing(start, end, window, hop),
     )
+    if comparison.coverage.is_partial:
+        typer.echo(f"{file}: {comparison.coverage}")
     for path in comparison.plot(shown, part).save_print(out):
         typer.echo(path)

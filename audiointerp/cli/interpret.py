@@ -7,12 +7,28 @@ from typing import Annotated
 
 import typer
 
-from audiointerp.cli.options import Background, Base, Device, Methods, Places, Seed, Target, Weights
+from audiointerp.cli.options import (
+    Background,
+    Base,
+    Device,
+    End,
+    Hop,
+    Methods,
+    Places,
+    Seed,
+    Start,
+    Target,
+    Weights,
+    WindowSeconds,
+)
 from audiointerp.cli.skipped import report_skipped
+from audiointerp.cli.windows import report_windows
 
 
 def interpret(
-    files: Annotated[list[Path], typer.Argument(help="Sound files: WAV, OGG or FLAC.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Sound files of any length: WAV, OGG, FLAC, MP3.")
+    ],
     weights: Weights,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results/interpret"),
     method: Methods = None,
@@ -26,6 +42,13 @@ def interpret(
         str, typer.Option(help="wav, exact; flac, half as large; mp3, a tenth, but not exact.")
     ] = "wav",
     target: Target = None,
+    start: Start = None,
+    end: End = None,
+    window: WindowSeconds = None,
+    hop: Hop = None,
+    windows: Annotated[
+        str, typer.Option(help="How many windows of a recording to interpret, or 'all'.")
+    ] = "5",
     background: Background = "synthetic",
     base: Base = "floor",
     on: Places = ["features"],  # noqa: B006 (typer reads the default, nobody changes it)
@@ -33,11 +56,17 @@ def interpret(
     device: Device = "auto",
     report: Annotated[bool, typer.Option(help="Write a page to look at and listen to.")] = True,
 ) -> None:
-    """Interpret sound files: pictures, masked-in and masked-out sounds, metrics, a page of all."""
+    """Interpret sound files: pictures, masked-in and masked-out sounds, metrics, a page of all.
+
+    A file that is longer than what the model takes is cut into windows: all are classified, the
+    most confident ones interpreted.
+    """
     from audiointerp.masking import MASKS
     from audiointerp.runs.files import interpret_files
     from audiointerp.runs.recipe import SHOWN_MASKS
+    from audiointerp.runs.windows import Windowing
 
+    most = int(windows) if windows.isdecimal() else windows
     shown = list(MASKS) if all_masks else mask or SHOWN_MASKS
     result = interpret_files(
         files,
@@ -53,7 +82,9 @@ def interpret(
         seed=seed,
         device=device,
         report=report,
+        windowing=Windowing(start, end, window, hop, most),
     )
+    report_windows(result.recordings)
     if len(result.table):
         from audiointerp.tables import summarise_files
 

@@ -38,3 +38,12 @@ Data = Annotated[
         "or a table, its columns named as in 'set.csv?label=tag'; see docs/data.md.",
     ),
 ]
+Start = Annotated[float | None, typer.Option(help="Analyse from this second on.")]
+End = Annotated[float | None, typer.Option(help="Analyse up to this second.")]
+WindowSeconds = Annotated[
+    float | None,
+    typer.Option("--window", help="Seconds of a window; the model's duration by default."),
+]
+Hop = Annotated[
+    float | None, typer.Option(help="Seconds from one window to the next; half a window.")
+]

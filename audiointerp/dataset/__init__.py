@@ -10,7 +10,7 @@ from audiointerp.dataset.download import copy_samples, download_esc50
 from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.dataset.files import FileClip, FileDataset, TruncationWarning
 from audiointerp.dataset.folder import FolderDataset
-from audiointerp.dataset.stream import AudioStream, Window
+from audiointerp.dataset.stream import AudioStream, SoundStream, WaveformStream, Window
 from audiointerp.dataset.synthetic import SyntheticDataset
 from audiointerp.dataset.table import TableDataset
 from audiointerp.dataset.urbansound8k import UrbanSound8KDataset
@@ -27,11 +27,13 @@ __all__ = [
     "FileClip",
     "FileDataset",
     "FolderDataset",
+    "SoundStream",
     "SyntheticDataset",
     "TableDataset",
     "TableError",
     "TruncationWarning",
     "UrbanSound8KDataset",
+    "WaveformStream",
     "Window",
     "audioset_classes",
     "contaminate",

@@ -85,6 +85,43 @@ def check_part(start: float, end: float | None) -> None:
         )
 
 
+def part_of(
+    source: object, frames: int, rate: int, start: float = 0.0, end: float | None = None
+) -> tuple[int, int]:
+    """Return the first frame of a part of a sound and that after its last.
+
+    Parameters
+    ----------
+    source : object
+        What messages call it.
+    frames, rate : int
+        Its length, and frames per second.
+    start, end : float
+        In seconds; None is the end of the sound, and so is an `end` at most 0.1 s behind it.
+
+    Raises
+    ------
+    AudioError
+        If the part is not within the sound.
+    ValueError
+        If `end` is not after `start`, or one is negative.
+    """
+    check_part(start, end)
+    first = round(start * rate)
+    last = frames if end is None else round(end * rate)
+    if first >= frames or last > frames + TOLERANCE * rate:
+        span = f"from {start:g} s" if end is None else f"from {start:g} to {end:g} s"
+        raise AudioError(
+            f"{source}: has no part {span}, it is {frames / rate:.6g} s long; "
+            "are the times those of another recording, or not in seconds?"
+        )
+    if last <= first:
+        raise AudioError(
+            f"{source}: the part from {start:g} to {end:g} s holds no sample at {rate} Hz"
+        )
+    return first, min(last, frames)
+
+
 class SoundReader:
     """A sound file, open for reading as mono blocks. A context manager.
 
@@ -148,21 +185,7 @@ class SoundReader:
         ValueError
             If `end` is not after `start`, or one is negative.
         """
-        check_part(start, end)
-        first = round(start * self.rate)
-        last = self.frames if end is None else round(end * self.rate)
-        if first >= self.frames or last > self.frames + TOLERANCE * self.rate:
-            span = f"from {start:g} s" if end is None else f"from {start:g} to {end:g} s"
-            raise AudioError(
-                f"{self.path}: has no part {span}, it is {self.duration:.6g} s long; "
-                "are the times those of another recording, or not in seconds?"
-            )
-        if last <= first:
-            raise AudioError(
-                f"{self.path}: the part from {start:g} to {end:g} s holds no sample at "
-                f"{self.rate} Hz"
-            )
-        return first, min(last, self.frames)
+        return part_of(self.path, self.frames, self.rate, start, end)
 
     def blocks(self, first: int = 0, last: int | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield the frames from `first` up to `last`, the mean of the channels, in blocks.

@@ -7,10 +7,12 @@ what `audiointerp.dataset.load_audio` returns.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +22,13 @@ from torch import Tensor
 from audiointerp.dataset.audio import (
     check_duration,
     check_rate,
+    load_audio,
+    prepare_waveform,
     read_blocks,
     samples_in,
     silence,
 )
-from audiointerp.dataset.decode import AudioError, SoundReader
+from audiointerp.dataset.decode import AudioError, SoundReader, part_of
 
 
 class Window(NamedTuple):
@@ -45,87 +49,62 @@ class Window(NamedTuple):
     end: float
 
 
-class AudioStream:
-    """A recording, or a part of one, that is read in blocks however often it is gone through.
-
-    Parameters
-    ----------
-    path : path-like
-        Any sound file that libsndfile reads.
-    sample_rate : int, optional
-        Resample to this rate in Hz; the file's own by default.
-    start, end : float, optional
-        The part to read, in seconds from the beginning of the file; all of it by default. What
-        lies outside does not sound into it.
+class SoundStream(ABC):
+    """A sound, or a part of one, that can be gone through in blocks as often as wanted.
 
     Attributes
     ----------
-    path : Path
+    source : str
+        What messages call it.
     sample_rate : int
         Of the blocks and windows, in Hz.
-    file_rate : int
-        Of the file, in Hz.
     file_duration : float
-        Length of the file in seconds, exactly.
+        Length of the whole sound in seconds, exactly.
     start, end : float
-        The part that is read, in seconds, to the file's own samples.
+        The part that is read, in seconds.
     samples : int
         Length of the part at `sample_rate`.
-
-    Raises
-    ------
-    AudioError
-        If the file is missing, empty, truncated or not audio, or has no such part. The end of FLAC
-        and MP3 files is seen only when it is read, so that errors may come from the iteration too.
-    ValueError
-        If the rate or the part makes no sense.
-
-    Examples
-    --------
-    >>> stream = AudioStream("night.flac", 32000)  # doctest: +SKIP
-    >>> for window in stream.windows(5.0, hop=2.5):  # doctest: +SKIP
-    ...     print(window.start, window.end, classify(window.waveform))
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        sample_rate: int | None = None,
-        *,
-        start: float = 0.0,
-        end: float | None = None,
-    ) -> None:
-        self.path = Path(path)
-        if sample_rate is not None:
-            sample_rate = check_rate(sample_rate)
-        with SoundReader(self.path) as reader:
-            self._first, self._last = reader.part(start, end)
-            self.file_rate = reader.rate
-            self.file_duration = reader.duration
-        self.sample_rate = self.file_rate if sample_rate is None else sample_rate
-        self.start = self._first / self.file_rate
-        self.end = self._last / self.file_rate
-        twice = 2 * (self._last - self._first) * self.sample_rate
-        self.samples = (twice + self.file_rate) // (2 * self.file_rate)  # as soxr rounds: half up
-        if self.samples == 0:
-            raise AudioError(f"{self.path}: too short to leave a sample at {self.sample_rate} Hz")
-        self._peak: float | None = None
+    source: str
+    sample_rate: int
+    file_duration: float
+    start: float
+    end: float
+    samples: int
+    _peak: float | None = None
 
-    @property
-    def duration(self) -> float:
-        """Length of the part that is read, in seconds."""
-        return self.end - self.start
-
+    @abstractmethod
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the part as mono blocks at `sample_rate`, at the file's own level.
+        """Yield the part as mono blocks at `sample_rate`, at the sound's own level.
 
         Yields
         ------
         ndarray
             Shape ``(samples,)``, float32, never empty.
         """
-        with SoundReader(self.path) as reader:
-            yield from read_blocks(reader, self.sample_rate, self._first, self._last)
+
+    @abstractmethod
+    def clip(self, duration: float | None = None, *, normalize: bool = True) -> Tensor:
+        """Return the part as one clip, as `audiointerp.dataset.load_audio` does.
+
+        Parameters
+        ----------
+        duration : float, optional
+            Cut or zero-pad to exactly this many seconds. None keeps all.
+        normalize : bool
+            Scale it to a peak of 1.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(1, samples)``, float32.
+        """
+
+    @property
+    def duration(self) -> float:
+        """Length of the part that is read, in seconds."""
+        return self.end - self.start
 
     def peak(self) -> float:
         """Return the largest absolute sample of the part at `sample_rate`; reads it once."""
@@ -217,7 +196,7 @@ class AudioStream:
 
     def _level(self) -> float:
         if self.peak() == 0:
-            raise silence(self.path)
+            raise silence(self.source)
         return self.peak()
 
     def _cut(self, samples: NDArray[np.float32], place: int, size: int, level: float) -> Window:
@@ -228,6 +207,149 @@ class AudioStream:
     def _times(self, place: int, size: int) -> tuple[float, float]:
         start = self.start + place / self.sample_rate
         return start, min(self.end, start + size / self.sample_rate)
+
+
+class AudioStream(SoundStream):
+    """A recording, or a part of one, that is read in blocks however often it is gone through.
+
+    Parameters
+    ----------
+    path : path-like
+        Any sound file that libsndfile reads.
+    sample_rate : int, optional
+        Resample to this rate in Hz; the file's own by default.
+    start, end : float, optional
+        The part to read, in seconds from the beginning of the file; all of it by default. What
+        lies outside does not sound into it.
+
+    Attributes
+    ----------
+    path : Path
+    sample_rate : int
+        Of the blocks and windows, in Hz.
+    file_rate : int
+        Of the file, in Hz.
+    file_duration : float
+        Length of the file in seconds, exactly.
+    start, end : float
+        The part that is read, in seconds, to the file's own samples.
+    samples : int
+        Length of the part at `sample_rate`.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, empty, truncated or not audio, or has no such part. The end of FLAC
+        and MP3 files is seen only when it is read, so that errors may come from the iteration too.
+    ValueError
+        If the rate or the part makes no sense.
+
+    Examples
+    --------
+    >>> stream = AudioStream("night.flac", 32000)  # doctest: +SKIP
+    >>> for window in stream.windows(5.0, hop=2.5):  # doctest: +SKIP
+    ...     print(window.start, window.end, classify(window.waveform))
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        sample_rate: int | None = None,
+        *,
+        start: float = 0.0,
+        end: float | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.source = str(self.path)
+        if sample_rate is not None:
+            sample_rate = check_rate(sample_rate)
+        with SoundReader(self.path) as reader:
+            self._first, self._last = reader.part(start, end)
+            self.file_rate = reader.rate
+            self.file_duration = reader.duration
+        self.sample_rate = self.file_rate if sample_rate is None else sample_rate
+        self.start = self._first / self.file_rate
+        self.end = self._last / self.file_rate
+        frames = self._last - self._first
+        self.samples = resampled_length(frames, self.file_rate, self.sample_rate)
+        if self.samples == 0:
+            raise AudioError(f"{self.path}: too short to leave a sample at {self.sample_rate} Hz")
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the part as mono blocks at `sample_rate`, at the file's own level.
+
+        Yields
+        ------
+        ndarray
+            Shape ``(samples,)``, float32, never empty.
+        """
+        with SoundReader(self.path) as reader:
+            yield from read_blocks(reader, self.sample_rate, self._first, self._last)
+
+    def clip(self, duration: float | None = None, *, normalize: bool = True) -> Tensor:
+        """Return the part as one clip; see `SoundStream.clip`."""
+        return load_audio(
+            self.path, self.sample_rate, duration, normalize, start=self.start, end=self.end
+        )[0]
+
+
+class WaveformStream(SoundStream):
+    """A waveform in memory, or a part of it, gone through like a file.
+
+    Parameters
+    ----------
+    waveform : Tensor or ndarray
+        Shape ``(samples,)`` or ``(channels, samples)``, floating point.
+    rate : int
+        Its sampling rate in Hz.
+    sample_rate : int, optional
+        Resample to this rate in Hz; its own by default.
+    start, end : float, optional
+        The part to read, in seconds; all of it by default.
+
+    Raises
+    ------
+    AudioError
+        If it holds NaN or infinite samples, or has no such part.
+    ValueError
+        If it has another shape or whole-number samples, or the rate or the part makes no sense.
+    """
+
+    def __init__(
+        self,
+        waveform: Tensor | NDArray[Any],
+        rate: int,
+        sample_rate: int | None = None,
+        *,
+        start: float = 0.0,
+        end: float | None = None,
+    ) -> None:
+        self.source = "the waveform given"
+        mono, rate = prepare_waveform(waveform, rate, normalize=False)
+        frames = mono.shape[-1]
+        first, last = part_of(self.source, frames, rate, start, end)
+        self._mono, self._rate = mono[:, first:last], rate
+        self.sample_rate = rate if sample_rate is None else check_rate(sample_rate)
+        self.file_duration = frames / rate
+        self.start, self.end = first / rate, last / rate
+        self.samples = resampled_length(last - first, rate, self.sample_rate)
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the part as one mono block; see `SoundStream.blocks`."""
+        yield self._resampled
+
+    def clip(self, duration: float | None = None, *, normalize: bool = True) -> Tensor:
+        """Return the part as one clip; see `SoundStream.clip`."""
+        return prepare_waveform(self._mono, self._rate, self.sample_rate, duration, normalize)[0]
+
+    @cached_property
+    def _resampled(self) -> NDArray[np.float32]:
+        return self.clip(normalize=False)[0].numpy()
+
+
+def resampled_length(samples: int, rate: int, new_rate: int) -> int:
+    """Return how many samples `audiointerp.dataset.audio.resample` makes of so many."""
+    return (2 * samples * new_rate + rate) // (2 * rate)  # soxr rounds half up
 
 
 def window_starts(samples: int, size: int, step: int) -> list[int]:

@@ -14,6 +14,7 @@ from audiointerp.plots.clip import (
 from audiointerp.plots.methods import plot_attributions, plot_comparison, plot_probabilities
 from audiointerp.plots.picture import PRINT_DPI, PRINT_WIDTH, Picture, share_in_words
 from audiointerp.plots.plane import draw_plane, plot_plane
+from audiointerp.plots.recording import plot_recording
 from audiointerp.plots.training import plot_confusion, plot_learning_curves
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "plot_masks",
     "plot_plane",
     "plot_probabilities",
+    "plot_recording",
     "plot_spectrogram",
     "plot_spectrograms",
     "share_in_words",

@@ -52,31 +52,45 @@ def embed_sound(waveform: np.ndarray, sample_rate: int, form: Literal["wav", "mp
     return {"source": source, "turned_down": sound.excess_db}
 
 
-def draw_waveform(waveform: np.ndarray, processor: STFTSpectrogram) -> dict[str, Any]:
-    """Return the picture of a waveform, shape (samples,), its axes and where its frames lie."""
+def draw_waveform(
+    waveform: np.ndarray, processor: STFTSpectrogram, start: float = 0.0
+) -> dict[str, Any]:
+    """Return the picture of a waveform, its axes and where its frames lie.
+
+    Parameters
+    ----------
+    waveform : ndarray, shape (samples,)
+    processor : STFTSpectrogram
+    start : float
+        What second its first sample is, on the axis.
+    """
     with torch.no_grad():
         features = processor(torch.from_numpy(waveform)[None, None])
     level = in_db(features, processor)[0, 0].numpy()
     bins, frames = level.shape
     step = processor.hop_length / processor.sample_rate
     duration = len(waveform) / processor.sample_rate
-    seconds = [t for t in MaxNLocator(5).tick_values(0, duration) if 0 <= t <= duration + 1e-9]
+    ticks = MaxNLocator(5).tick_values(start, start + duration) - start
+    seconds = [t for t in ticks if 0 <= t <= duration + 1e-9]
     return {
         "duration": duration,
         "step": step,
         "frames": frames,
-        "times": [[f"{t:g}", (t / step + 0.5) / frames] for t in seconds],
+        "times": [[f"{start + t:g}", (t / step + 0.5) / frames] for t in seconds],
         "frequencies": [
             [f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:g}", (place + 0.5) / bins]
             for hz, place in frequency_ticks(processor).items()
         ],
-        "spectrogram": _draw_level(level),
+        "spectrogram": draw_level(level),
     }
 
 
-def _draw_level(level: np.ndarray) -> str:
-    """Return dB cells as a picture with 256 colours, low frequencies at the bottom."""
-    shade = (level - level.max()) / DYNAMIC_RANGE + 1
+def draw_level(level: np.ndarray) -> str:
+    """Return dB cells as a picture with 256 colours, low frequencies at the bottom.
+
+    What is not known, NaN, is as dark as silence.
+    """
+    shade = np.nan_to_num((level - np.nanmax(level)) / DYNAMIC_RANGE + 1)
     image = Image.fromarray(_shades(shade, 255)[::-1])
     image.putpalette(_shades(colormaps["magma"](np.arange(256))[:, :3], 255).tobytes())
     return _png(image)

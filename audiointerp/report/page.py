@@ -33,21 +33,22 @@ def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
     ----------
     kind : {"saved", "runs"}
         Its body and script, in ``templates/``; the frame, the style, the viewer and the table are
-        the same for both.
+        the same for both. Saved interpretations may have a timeline.
     title : str
         What it is of.
     data : dict
         For its script, ready for JSON.
     """
     style = _template("page.css")
-    script = "".join(_template(f"{name}.js") for name in ("common", "viewer", kind))
+    parts = ("viewer", "timeline") if kind == "saved" else ("viewer",)
+    script = "".join(_template(f"{name}.js") for name in ("common", *parts, kind))
     policy = (
         "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     )
     heading = html.escape(f"{title}: what the model listened to")
-    parts = {name: _template(f"{name}.html") for name in ("clip", "viewer")}
-    body = Template(_template(f"{kind}.html")).substitute(parts, title=heading)
+    included = {name: _template(f"{name}.html") for name in ("clip", *parts)}
+    body = Template(_template(f"{kind}.html")).substitute(included, title=heading)
     # Inside a script element only these could end it or open another.
     plain = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":

@@ -24,7 +24,9 @@ from audiointerp.masking import make_masks
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
+from audiointerp.report.recordings import SavedRecording, recording_of
 from audiointerp.runs.store import READ_EXACTLY
+from audiointerp.runs.windows import Section
 from audiointerp.sound import SOUND_FORMATS, data_uri
 from audiointerp.tables.load import complete_metrics, read_numbers
 from audiointerp.tables.order import sorting_key
@@ -41,9 +43,11 @@ def find_saved(folder: Path) -> list[Path]:
 
 def page_of_saved(folder: Path, found: Sequence[Path], sound: Form) -> str:
     """Return a page of saved interpretations, named after the folder above them."""
-    saved = [_Saved(path, *_names(folder, path)) for path in sorted(found)]
+    saved = [_read_saved(folder, path) for path in sorted(found)]
     method = sorting_key("method")
-    saved.sort(key=lambda one: (one.model, one.clip, method(one.method)))
+    saved.sort(
+        key=lambda one: (one.model, one.recording or one.clip, one.order, method(one.method))
+    )
     metrics = complete_metrics(
         *(
             [(str(one.folder), one.tables[place][0]) for one in saved if place in one.tables]
@@ -51,14 +55,16 @@ def page_of_saved(folder: Path, found: Sequence[Path], sound: Form) -> str:
         )
     )
     scenes = _scenes(saved)
+    recordings = _recordings(scenes)
     sounds = _sounds(scenes)
     form = choose_form(sound, (len(one.sound(name)[0]) for one, name in sounds))
     content = {
         "metrics": [describe_metric(name) for name in metrics],
         "places": PLACES,
         "footer": _footer(form, sounds),
+        "recordings": [one.home.content(one.recording) for one in recordings.values()],
         "scenes": [
-            _scene(group, metrics, form)
+            _scene(group, metrics, form) | _place(group[0], list(recordings))
             for group in tqdm(scenes, "page", unit="clip", disable=None)
         ],
     }
@@ -67,11 +73,30 @@ def page_of_saved(folder: Path, found: Sequence[Path], sound: Form) -> str:
 
 @dataclass(frozen=True)
 class _Saved:
-    """One saved interpretation, read from its folder."""
+    """One saved interpretation, read from its folder.
+
+    Of a window of a recording, `recording` is the recording's name and `clip` has the times too.
+    """
 
     folder: Path
     model: str
     clip: str
+    recording: str = ""
+
+    @cached_property
+    def home(self) -> SavedRecording | None:
+        """The recording that it is a window of, None if it is of none."""
+        return recording_of(self.folder)
+
+    @property
+    def order(self) -> str:
+        """What windows of a recording are sorted by: their folders' names begin with the time."""
+        return self.folder.resolve().name if self.recording else ""
+
+    @property
+    def start(self) -> float:
+        """What second of the recording the first sample is, 0 for a whole clip."""
+        return self.summary.get("start", 0.0)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -158,12 +183,23 @@ class _Saved:
         return {"source": source, "turned_down": self.turned_down(file)}
 
 
-def _names(root: Path, folder: Path) -> tuple[str, str]:
+def _read_saved(root: Path, folder: Path) -> _Saved:
+    """Return a saved interpretation with its names."""
+    one = _Saved(folder, "", "")
+    if one.home is None:
+        return _Saved(folder, *_names(root, folder, one.method))
+    model, recording = _names(root, one.home.folder, one.method)
+    clip = Section(recording, one.summary["start"], one.summary["end"]).name
+    if "@" in folder.name:
+        clip += f", {one.summary['explained_class']}"
+    return _Saved(folder, model, clip, recording)
+
+
+def _names(root: Path, folder: Path, method: str) -> tuple[str, str]:
     """Return the model's name, "" where the folders do not say, and the clip's.
 
     Results lie in ``<model>/<method>/<clip>``, or anywhere a user has saved one.
     """
-    method = _Saved(folder, "", "").method
     full = folder.resolve()
     if full.parent.name != method:
         above = full.parent
@@ -187,6 +223,31 @@ def _scenes(saved: list[_Saved]) -> list[list[_Saved]]:
             )
         group[one.method] = one
     return [list(group.values()) for group in groups.values()]
+
+
+def _recordings(scenes: list[list[_Saved]]) -> dict[tuple[str, str], _Saved]:
+    """Return a window of each recording, by model and recording."""
+    found: dict[tuple[str, str], _Saved] = {}
+    for one in (one for group in scenes for one in group if one.recording):
+        first = found.setdefault((one.model, one.recording), one)
+        if not first.home.is_same(one.home):
+            raise ValueError(
+                f"{first.home.folder} and {one.home.folder} are called the same and are not of the "
+                "same windows: interpret both again, or report them apart"
+            )
+    return found
+
+
+def _place(one: _Saved, recordings: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return which recording a scene is of and when, nothing for a clip of its own."""
+    if not one.recording:
+        return {}
+    return {
+        "why": one.recording,  # the heading that the clip is offered under
+        "recording": recordings.index((one.model, one.recording)),
+        "start": one.summary["start"],
+        "end": one.summary["end"],
+    }
 
 
 def _same_scene(first: _Saved, other: _Saved) -> bool:
@@ -230,7 +291,7 @@ def _scene(group: list[_Saved], metrics: list[str], form: Literal["wav", "mp3"])
     first = group[0]
     waveform, _ = first.sound("original")
     summary = first.summary
-    return draw_waveform(waveform, first.processor) | {
+    return draw_waveform(waveform, first.processor, first.start) | {
         "model": first.model,
         "clip": first.clip,
         "sound": first.embedded("original", form),

@@ -20,10 +20,12 @@ from audiointerp.evaluation import (
 )
 from audiointerp.evaluation.truth import Truth
 from audiointerp.interpretation import Explanation
+from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.runs.job import Job
 from audiointerp.runs.result import Interpretation
 from audiointerp.runs.targets import Target, choose_targets
+from audiointerp.runs.windows import Section
 from audiointerp.speed.precision import computing
 from audiointerp.speed.scoring import DistinctMasks, Scorer, distinct_masks, score_masks
 
@@ -148,7 +150,7 @@ def interpret_batch(
 
 
 def interpret_clips(
-    job: Job, waveforms: Tensor, names: Sequence[str], *, target: Target = None
+    job: Job, waveforms: Tensor, names: Sequence[str | Section], *, target: Target = None
 ) -> list[Interpretation]:
     """Interpret clips of one length.
 
@@ -157,8 +159,8 @@ def interpret_clips(
     job : Job
     waveforms : Tensor, shape (batch, 1, samples)
         At the front end's rate.
-    names : sequence of str
-        What to call the clips.
+    names : sequence of str or Section
+        What to call the clips, or which parts of recordings they are.
     target : str, int, sequence of them, `Top`, `Above`, optional
         Labels to explain; each clip's predicted one by default.
 
@@ -175,32 +177,82 @@ def interpret_clips(
     if len(names) != len(waveforms):
         raise ValueError(f"{len(names)} names for {len(waveforms)} clips")
     scorer = Scorer(job.classifier, batch_size=job.batch_size)
+    return Batch.of(job, scorer, waveforms, names, target).explain(job)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one length, analysed and classified once for all methods.
+
+    Attributes
+    ----------
+    scorer : Scorer
+        Of the classifier.
+    names : sequence of str or Section
+        What to call the clips, or which parts of recordings they are.
+    view : View
+        Of the clips.
+    probabilities : Tensor, shape (batch, classes)
+        As `classify` returns them.
+    chosen : tuple of Tensor, shape (explanations,)
+        Which labels of which clips to explain; see `audiointerp.runs.targets.choose_targets`.
+    """
+
+    scorer: Scorer
+    names: Sequence[str | Section]
+    view: View
+    probabilities: Tensor
+    chosen: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        scorer: Scorer,
+        waveforms: Tensor,
+        names: Sequence[str | Section],
+        target: Target,
+    ) -> Batch:
+        """Analyse and classify waveforms (batch, 1, samples), and choose the labels to explain."""
+        view = analyse(job.classifier, waveforms)
+        probabilities = classify(job, scorer, view)
+        classes = job.classifier.class_names(probabilities.shape[1])
+        chosen = choose_targets(target, probabilities, classes)
+        return cls(scorer, names, view, probabilities, chosen)
+
+    def explain(self, job: Job) -> list[Interpretation]:
+        """Return the interpretations by one job of the classifier, one for every explanation."""
+        clips, labels = self.chosen
+        if not len(clips):
+            return []
+        view, probabilities = self.view, self.probabilities
+        if not torch.equal(clips, torch.arange(len(view), device=clips.device)):
+            view, probabilities = view[clips], probabilities[clips]
+        scores = interpret_batch(job, self.scorer, view, probabilities, labels)
+        classes = job.classifier.class_names(probabilities.shape[1])
+        return [
+            _interpretation(job, scores, row, self.names[clip], classes)
+            for row, clip in enumerate(clips.tolist())
+        ]
+
+
+def analyse(classifier: Classifier, waveforms: Tensor) -> View:
+    """Return the view of waveforms (batch, 1, samples), on the classifier's device."""
     with torch.no_grad():
-        view = job.front_end.analyse(waveforms.to(device_of(job.classifier.network)))
-    probabilities = classify(job, scorer, view)
-    classes = job.classifier.class_names(probabilities.shape[1])
-    clips, labels = choose_targets(target, probabilities, classes)
-    if not len(clips):
-        return []
-    if not torch.equal(clips, torch.arange(len(view), device=clips.device)):
-        view, probabilities = view[clips], probabilities[clips]
-    scores = interpret_batch(job, scorer, view, probabilities, labels)
-    return [
-        _interpretation(job, scores, row, names[clip], classes)
-        for row, clip in enumerate(clips.tolist())
-    ]
+        return classifier.front_end.analyse(waveforms.to(device_of(classifier.network)))
 
 
 def _interpretation(
-    job: Job, scores: Scores, row: int, name: str, classes: tuple[str, ...]
+    job: Job, scores: Scores, row: int, name: str | Section, classes: tuple[str, ...]
 ) -> Interpretation:
     """Return one explanation of a batch."""
     part = slice(row, row + 1)
     view = scores.view[part]
     masks = {mask: values[part] for mask, values in scores.masks.items()}
     level = job.level(view.cells)
+    section = name if isinstance(name, Section) else None
     return Interpretation(
-        clip=name,
+        clip=name if section is None else section.name,
         method=job.method,
         processor=job.front_end,
         view=view,
@@ -214,6 +266,7 @@ def _interpretation(
         masked={mask: job.mask(view.cells, values, level) for mask, values in masks.items()},
         metrics_on={on: scores.metrics_of(row, on) for on in job.on},
         class_probabilities_on={on: scores.probabilities_of(row, on, classes) for on in job.on},
+        section=section,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from audiointerp.plots import Picture, plot_attributions, plot_comparison, plot_probabilities
 from audiointerp.runs.result import Interpretation, Part, check_part
+from audiointerp.runs.windows import Coverage
 from audiointerp.sound import Html
 
 _WORDS = {"in": "kept", "out": "removed"}
@@ -27,6 +28,8 @@ class Comparison:
     ----------
     results : mapping of str to Interpretation
         Of the same clip, model and class; every one with the same masks.
+    coverage : Coverage, optional
+        Which part of the recording the clip is, where it came from a file.
 
     Raises
     ------
@@ -40,6 +43,7 @@ class Comparison:
     """
 
     results: Mapping[str, Interpretation]
+    coverage: Coverage | None = None
 
     def __post_init__(self) -> None:
         if not self.results:

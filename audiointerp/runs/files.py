@@ -6,7 +6,8 @@ The command line calls these functions and adds nothing to them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from audiointerp.dataset import AudioError, load_audio
+from audiointerp.dataset import AudioError
 from audiointerp.device import resolve_device
 from audiointerp.metrics import METRICS
-from audiointerp.model.classifier import Classifier
 from audiointerp.report import write_report
-from audiointerp.runs.clip import interpret_clips
+from audiointerp.runs.clip import Batch
 from audiointerp.runs.comparison import Comparison
+from audiointerp.runs.job import Job
+from audiointerp.runs.names import result_name
+from audiointerp.runs.passes import Recording, hear, interpret_windows, open_recording
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
     Recipe,
@@ -31,8 +34,13 @@ from audiointerp.runs.recipe import (
     load_models,
     make_recipe,
 )
+from audiointerp.runs.recording import saving_recording, window_name
 from audiointerp.runs.result import Interpretation
+from audiointerp.runs.store import EXPLAINED
+from audiointerp.runs.targets import Target
+from audiointerp.runs.windows import Coverage, Section, Windowing
 from audiointerp.sound import SOUND_FORMATS
+from audiointerp.speed.scoring import Scorer
 
 CLIPS_PER_BATCH = 8
 """Clips that `interpret_files` interprets together; results do not depend on it."""
@@ -47,9 +55,13 @@ class FilesResult:
     folder : Path
         Holds ``<model>/<method>/<clip>/`` folders and ``summary.csv``.
     table : DataFrame
-        One row per model, method, clip and mask, with the seven metrics.
+        One row per model, method, clip and mask, with the metrics. Windows of recordings have the
+        recording's name in ``clip``, and ``start`` and ``end`` in seconds.
     failures : dict of str to str
         Files that could not be interpreted, and why.
+    recordings : dict of (str, str) to Coverage
+        What was analysed and interpreted, and what was not, of the files that are more than one
+        clip or of which a part was asked for, by model and clip.
     report : Path or None
         The page to look at and listen to, where one was asked for.
     """
@@ -57,6 +69,7 @@ class FilesResult:
     folder: Path
     table: pd.DataFrame
     failures: dict[str, str] = field(default_factory=dict)
+    recordings: dict[tuple[str, str], Coverage] = field(default_factory=dict)
     report: Path | None = None
 
 
@@ -70,19 +83,26 @@ def interpret_files(
     background: str | os.PathLike[str] = "synthetic",
     device: str = "auto",
     report: bool = False,
+    windowing: Windowing | None = None,
     recipe: Recipe | None = None,
     **options: Any,
 ) -> FilesResult:
     """Interpret sound files with every model and method; write pictures, sounds and tables.
 
+    Files of any length are read in blocks. One that is longer than what the model takes is cut
+    into windows, which are read and classified once for all methods; the most confident ones are
+    interpreted and written one after the other.
+
     Parameters
     ----------
     files : sequence of path
-        WAV, OGG or FLAC. One that cannot be read is reported and skipped.
+        WAV, OGG, FLAC or MP3. One that cannot be read is reported and skipped.
     weights : sequence of path
         Weight files; see `audiointerp.model.weights`.
     out : path
-        Folder for the results, ``<out>/<model>/<method>/<clip>/``.
+        Folder for the results, ``<out>/<model>/<method>/<clip>/``; where several labels of a clip
+        are explained, ``<clip>@<label>``. For a recording of several windows see
+        `audiointerp.runs.recording.saving_recording`.
     masks : sequence of str, optional
         Masks to draw and to make audible, None for all; the tables have all of the recipe's.
     sound : {"wav", "flac", "mp3"}
@@ -93,6 +113,8 @@ def interpret_files(
         "auto", "cpu", "cuda", "cuda:1", …
     report : bool
         Also write ``<out>/report.html``, a page of these results; see `audiointerp.report`.
+    windowing : Windowing, optional
+        The part of each file to analyse, the windows, and how many of them to interpret.
     recipe : Recipe, optional
         Methods, base, precision, labels to explain, seed; see `audiointerp.runs.recipe`.
     **options
@@ -114,33 +136,22 @@ def interpret_files(
     models = load_models(weights, resolve_device(device))
     for classifier in models.values():
         SOUND_FORMATS[sound].check_rate(classifier.front_end.sample_rate)
-    failures: dict[str, str] = {}
-    rows: list[dict[str, Any]] = []
-    written: list[Path] = []
+    work = _FilesWork(Path(out), masks, sound, recipe.target, windowing or Windowing())
     total = len(models) * len(recipe.methods) * len(names)
     with tqdm(total=total, unit="clip", disable=not recipe.progress) as bar:
-        for model_name, classifier in models.items():
-            clips = _read_clips(names, classifier, failures)
-            bar.total -= len(recipe.methods) * (len(names) - len(clips))
+        for name, classifier in models.items():
+            bar.set_description(name)
             jobs = recipe.jobs(classifier, recipe.background(background, classifier))
-            for method, job in jobs.items():
-                bar.set_description(f"{model_name} {method}")
-                for batch in _batches(clips):
-                    waveforms = torch.stack(list(batch.values()))
-                    for result in interpret_clips(
-                        job, waveforms, list(batch), target=recipe.target
-                    ):
-                        folder = Path(out) / model_name / method / result.clip
-                        result.save(folder, masks, sound=sound)
-                        written.append(folder)
-                        rows += _rows(model_name, result)
-                        bar.update()
-    columns = ["model", "method", "clip", "label", "probability", "mask", *METRICS]
-    table = pd.DataFrame(rows, columns=columns)
-    if rows:
-        table.to_csv(Path(out) / "summary.csv", index=False)
-    page = write_report(out, results=written) if report and written else None
-    return FilesResult(Path(out), table, failures, page)
+            _ModelWork(work, name, jobs, bar).run(names)
+    columns = ["model", "method", "clip"]
+    if any("start" in row for row in work.rows):
+        columns += ["start", "end"]
+    columns += ["label", "probability"] + ([] if recipe.target is None else [EXPLAINED])
+    table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
+    if work.rows:
+        table.to_csv(work.out / "summary.csv", index=False)
+    page = write_report(out, results=work.written) if report and work.written else None
+    return FilesResult(work.out, table, work.failures, work.recordings, page)
 
 
 def compare_methods(
@@ -150,21 +161,27 @@ def compare_methods(
     background: str | os.PathLike[str] = "synthetic",
     subset: str | None = None,
     device: str = "auto",
+    windowing: Windowing | None = None,
     recipe: Recipe | None = None,
     **options: Any,
 ) -> Comparison:
     """Interpret one sound file with several methods, to be looked at side by side.
 
+    Of a file that is longer than what the model takes, the most confident window is interpreted:
+    that with the highest probability of the label to explain. `Comparison.coverage` says which.
+
     Parameters
     ----------
     file : path
-        WAV, OGG or FLAC.
+        WAV, OGG, FLAC or MP3.
     weights : path
         Weight file of the model; see `audiointerp.model.weights`.
     background, subset
         Set, and part of it, whose training folds SHAP compares with.
     device : str
         "auto", "cpu", "cuda", "cuda:1", …
+    windowing : Windowing, optional
+        The part of the file to analyse, and the windows to choose from.
     recipe : Recipe, optional
         Methods, masks, base, the label to explain, seed; see `audiointerp.runs.recipe`.
     **options
@@ -182,53 +199,150 @@ def compare_methods(
     """
     recipe = make_recipe(recipe, options)
     (classifier,) = load_models([weights], resolve_device(device)).values()
-    rate, normalize = classifier.front_end.sample_rate, classifier.normalize
-    waveform = load_audio(file, rate, classifier.duration, normalize)[0]
-    background = recipe.background(background, classifier, subset=subset)
-    results = {}
-    for method, job in recipe.jobs(classifier, background).items():
-        explained = interpret_clips(job, waveform[None], [Path(file).stem], target=recipe.target)
-        if len(explained) != 1:
-            raise ValueError(
-                f"{len(explained)} labels of {file} were asked for: compare methods on one label"
-            )
-        results[method] = explained[0]
-    return Comparison(results)
+    recording = open_recording(file, classifier, windowing or Windowing())
+    jobs = recipe.jobs(classifier, recipe.background(background, classifier, subset=subset))
+    scorer = Scorer(classifier, batch_size=recipe.batch_size)
+    first = next(iter(jobs.values()))
+    coverage = recording.coverage()
+    explained: dict[str, list[Interpretation]] = {method: [] for method in jobs}
+    if recording.is_clip:
+        waveforms, names = recording.clip()[None], [recording.section]
+        batch = Batch.of(first, scorer, waveforms, names, recipe.target)
+        explained = {method: batch.explain(job) for method, job in jobs.items()}
+    else:
+        heard = hear(recording, first, scorer, target=recipe.target, most=1)
+        coverage = heard.coverage
+        for method, result in interpret_windows(recording, heard, jobs, scorer):
+            explained[method].append(result)
+    count = len(explained[first.method])
+    if count != 1:
+        raise ValueError(f"{count} labels of {file} were asked for: compare methods on one label")
+    return Comparison({method: result for method, (result,) in explained.items()}, coverage)
 
 
-def _read_clips(
-    files: Mapping[str, Path],
-    classifier: Classifier,
-    failures: dict[str, str],
-) -> dict[str, Tensor]:
-    """Return the waveforms of files, (1, samples) each; note those that cannot be read, once."""
-    clips = {}
-    for name, file in files.items():
-        if name in failures:
-            continue
-        try:
-            clips[name] = load_audio(
-                file, classifier.front_end.sample_rate, classifier.duration, classifier.normalize
-            )[0]
-        except AudioError as error:
-            failures[name] = str(error)
-            tqdm.write(f"skipped: {error}")
-    return clips
+@dataclass(frozen=True)
+class _FilesWork:
+    """What is done with files, whatever the model, and what came of it."""
+
+    out: Path
+    masks: Sequence[str] | None
+    sound: str
+    target: Target
+    windowing: Windowing
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    written: list[Path] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    recordings: dict[tuple[str, str], Coverage] = field(default_factory=dict)
 
 
-def _batches(clips: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield clips of one length together, a few at a time."""
-    by_length: dict[int, list[str]] = {}
-    for name, waveform in clips.items():
-        by_length.setdefault(waveform.shape[-1], []).append(name)
-    for names in by_length.values():
-        for start in range(0, len(names), CLIPS_PER_BATCH):
-            yield {name: clips[name] for name in names[start : start + CLIPS_PER_BATCH]}
+class _ModelWork:
+    """The interpretation of files by one model: file, then batch, then method."""
+
+    def __init__(self, work: _FilesWork, name: str, jobs: Mapping[str, Job], bar: tqdm) -> None:
+        self._work = work
+        self._name = name
+        self._jobs = jobs
+        self._bar = bar
+        self._first = next(iter(jobs.values()))
+        self._scorer = Scorer(self._first.classifier, batch_size=self._first.batch_size)
+        self._rows: list[dict[str, Any]] = []
+
+    def run(self, files: Mapping[str, Path]) -> None:
+        """Interpret files; note those that cannot be read, once for all models."""
+        waiting: dict[int, list[tuple[str | Section, Tensor]]] = {}
+        for name, file in files.items():
+            if name in self._work.failures:
+                self._bar.total -= len(self._jobs)
+                continue
+            try:
+                recording = open_recording(file, self._first.classifier, self._work.windowing)
+                if not recording.is_clip:
+                    self._interpret_recording(recording)
+                    continue
+                waveform = recording.clip()
+            except AudioError as error:
+                self._work.failures[name] = str(error)
+                self._bar.total -= len(self._jobs)
+                tqdm.write(f"skipped: {error}")
+                continue
+            if isinstance(recording.section, Section):
+                self._work.recordings[self._name, name] = recording.coverage()
+            batch = waiting.setdefault(waveform.shape[-1], [])  # clips of one length together
+            batch.append((recording.section, waveform))
+            if len(batch) == CLIPS_PER_BATCH:
+                self._interpret_clips(batch)
+                batch.clear()
+        for batch in filter(None, waiting.values()):
+            self._interpret_clips(batch)
+        place = {name: number for number, name in enumerate(files)}
+        method = {name: number for number, name in enumerate(self._jobs)}
+        self._rows.sort(key=lambda row: (method[row["method"]], place[row["clip"]]))
+        self._work.rows.extend(self._rows)
+
+    def _interpret_clips(self, clips: Sequence[tuple[str | Section, Tensor]]) -> None:
+        names, waveforms = zip(*clips, strict=True)
+        target = self._work.target
+        batch = Batch.of(self._first, self._scorer, torch.stack(waveforms), names, target)
+        explained = set(batch.chosen[0].tolist())
+        for place, name in enumerate(names):
+            if place not in explained:
+                self._note_unlabelled(name.recording if isinstance(name, Section) else name)
+        for method, job in self._jobs.items():
+            self._bar.set_description(f"{self._name} {method}")
+            for result in batch.explain(job):
+                folder = self._folder(method, result)
+                result.save(folder, self._work.masks, sound=self._work.sound)
+                self._note(result, folder)
+            self._bar.update(len(clips))
+
+    def _interpret_recording(self, recording: Recording) -> None:
+        """Interpret the windows of a recording; what was interpreted is saved and let go."""
+        work = self._work
+        self._bar.set_description(f"{self._name} {recording.name}")
+        most = work.windowing.windows
+        heard = hear(recording, self._first, self._scorer, target=work.target, most=most)
+        folders = {method: work.out / self._name / method / recording.name for method in self._jobs}
+        rows: list[dict[str, Any]] = []
+        windows: list[Path] = []
+        with ExitStack() as stack:
+            saved = {
+                method: stack.enter_context(
+                    saving_recording(folder, heard, method, work.masks, sound=work.sound)
+                )
+                for method, folder in folders.items()
+            }
+            for method, result in interpret_windows(recording, heard, self._jobs, self._scorer):
+                saved[method].add(result)
+                rows += _rows(self._name, result, work.target)
+                windows.append(folders[method] / window_name(heard, result))
+        self._rows += rows
+        work.written.extend(windows)
+        work.recordings[self._name, recording.name] = heard.coverage
+        if not windows:
+            self._note_unlabelled(recording.name)
+        self._bar.update(len(self._jobs))
+
+    def _folder(self, method: str, result: Interpretation) -> Path:
+        clip = result.section.recording if result.section else result.clip
+        name = result_name(clip, self._work.target, result.target_label, result.target)
+        return self._work.out / self._name / method / name
+
+    def _note(self, result: Interpretation, folder: Path) -> None:
+        self._rows += _rows(self._name, result, self._work.target)
+        self._work.written.append(folder)
+
+    def _note_unlabelled(self, clip: str) -> None:
+        self._work.failures[f"{self._name}/{clip}"] = f"no label reaches {self._work.target}"
 
 
-def _rows(model: str, result: Interpretation) -> list[dict[str, Any]]:
-    about = {"model": model, "method": result.method, "clip": result.clip}
+def _rows(model: str, result: Interpretation, target: Target) -> list[dict[str, Any]]:
+    about: dict[str, Any] = {"model": model, "method": result.method, "clip": result.clip}
+    if result.section is not None:
+        start, end = result.section.start, result.section.end
+        about |= {"clip": result.section.recording, "start": start, "end": end}
     about |= {"label": result.label, "probability": result.probability}
+    if target is not None:
+        about[EXPLAINED] = result.target_label
     return [
         about | {"mask": mask} | values for mask, values in result.metrics.to_dict("index").items()
     ]

@@ -17,10 +17,14 @@ from torch import Tensor
 from audiointerp.masking import MASKS
 from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in_words
 from audiointerp.processing import FrontEnd, View
+from audiointerp.runs.windows import Section
 from audiointerp.sound import SOUND_FORMATS, Sound
 from audiointerp.storage import replacing_folder
 
 Part = Literal["in", "out"]
+
+SUMMARY, RECORDING = "summary.json", "recording.json"
+"""What says what a folder is: an interpretation, or one of a recording."""
 
 _PLAYED = ("topK_5", "topK_30", "minmax_pos")
 
@@ -58,6 +62,8 @@ class Interpretation:
     class_probabilities_on : dict of str to DataFrame
         Likewise every class's probability: one row per mask and part, "in" or "out", one column
         per class.
+    section : Section, optional
+        The part of a recording that the clip is, where it is one.
     """
 
     clip: str
@@ -74,6 +80,7 @@ class Interpretation:
     masked: dict[str, tuple[Tensor, Tensor]]
     metrics_on: dict[str, pd.DataFrame]
     class_probabilities_on: dict[str, pd.DataFrame]
+    section: Section | None = None
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -208,18 +215,17 @@ class Interpretation:
         for mask in chosen:
             self.check_mask(mask)
         SOUND_FORMATS[sound].check_rate(self.processor.sample_rate)
-        if folder.exists() and not (folder / "summary.json").is_file() and any(folder.iterdir()):
-            raise FileExistsError(
-                f"{folder}: holds files that are no earlier result; choose an empty folder"
-            )
+        check_replaceable(folder)
         with replacing_folder(folder) as partial:
             self._write(partial, chosen, sound)
         return folder
 
     def summary(self) -> dict[str, object]:
         """Return what the model said, as plain values for JSON."""
+        section = {} if self.section is None else self.section._asdict()
         return {
             "clip": self.clip,
+            **section,
             "method": self.method,
             "label": self.label,
             "probability": self.probability,
@@ -249,7 +255,7 @@ class Interpretation:
             if sound.excess_db > 0 and not name.endswith(".wav")
         }
         summary = self.summary() | {"turned_down_db": turned_down}
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
 
     def _repr_html_(self) -> str:
         """Show label, players and metrics; few masks have players, to keep notebooks small."""
@@ -284,6 +290,17 @@ class Interpretation:
     def _masked(self, name: str) -> tuple[Tensor, Tensor]:
         self.check_mask(name)
         return self.masked[name]
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise a FileExistsError if a folder holds something other than an earlier result."""
+    results = (SUMMARY, RECORDING)
+    if not folder.exists() or any((folder / name).is_file() for name in results):
+        return
+    if any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder}: holds files that are no earlier result; choose an empty folder"
+        )
 
 
 def check_part(part: str) -> int:

@@ -39,6 +39,7 @@ function show() {
   offerRadios(byId("places"), Object.fromEntries(places.map((place) => [place, page.places[place]])),
     shown.place, (place) => { shown.place = place; show(); });
   byId("places").hidden = places.length < 2 && places[0] === "features";
+  showTimeline();
   showViewer();
   showMetrics();
 }
