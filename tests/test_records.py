@@ -602,7 +602,7 @@ def test_the_page_shows_explained_classes(several, browser):
     assert run["explained"] == ["dog", "rain"] * 4
     assert run["clips"] == [clip for clip in CLIPS[:4] for _ in range(2)]
     assert run["classes"] == ["dog", "rain"]
-    assert dict(run["about"])["Explained class"].startswith("8 of 4 clips")
+    assert dict(run["about"])["Explained class"].startswith("8 classes of 4 clips")
     assert "chosen classes" in run["silent"]
     browser.open(page, 1400, 900)
     browser.until("byId('clips').tBodies[0].rows.length === 8")

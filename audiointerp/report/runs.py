@@ -276,7 +276,7 @@ def _describe_explained(run: Run) -> str:
     if run.explained is None:
         return "the predicted one"
     asked = " ".join(_words({"asked for": run.settings.get("target")}))
-    count = f"{len(run.rows)} of {len(set(run.clips))} clips, which the list of clips names"
+    count = f"{len(run.rows)} classes of {len(set(run.clips))} clips, named in the list of clips"
     return f"{count}; {asked}" if asked else count
 
 
