@@ -214,29 +214,20 @@ def spectrograms(frames: int = 101) -> torch.Tensor:
     return (10 * randn(2, 1, 64, frames) - 40).float()
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"ResNet38"}))
-def test_the_copy_for_logits_alone_has_those_of_the_copy_for_gradients_bit_for_bit(name):
-    model = panns(name).float()
-    features = spectrograms()
-    gradients, logits = fast_copy(model), fast_copy(model, gradient=False)
-    with torch.no_grad():
-        assert torch.equal(logits(features), gradients(features))
-        torch.testing.assert_close(logits(features), model(features), rtol=1e-4, atol=1e-4)
-    theirs = {weight.data_ptr() for weight in gradients.parameters()}
-    assert theirs == {weight.data_ptr() for weight in logits.parameters()}
-
-
-def test_the_copy_for_logits_alone_still_has_the_right_gradient():
-    model, features = small_cnn14(), spectrograms()
-    found = gradient(fast_copy(model, gradient=False), features)
-    expected = gradient(model, features)
-    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
-
-
-def test_it_has_fewer_activations_of_its_own_on_a_cpu():
-    logits = fast_copy(small_cnn14(), gradient=False)
-    assert type(logits.base.conv_block1.relu1) is nn.Identity
-    assert type(fast_copy(small_cnn14()).base.conv_block1.relu1) is nn.ReLU
+@pytest.mark.parametrize("columns", [1, 2, 4, 5])
+@pytest.mark.parametrize("padding", [0, 1, (2, 1), "same"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_planes_of_few_columns_give_the_same_convolution(columns, padding, mode):
+    if mode == "reflect" and columns == 1:
+        pytest.skip("torch does not reflect a plane of one column")
+    kernel = (3, min(3, columns)) if padding == 0 else (3, 3)
+    conv = nn.Conv2d(2, 5, kernel, padding=padding, padding_mode=mode)
+    model = nn.Sequential(conv, nn.ReLU())
+    features = randn(3, 2, 9, columns).float()
+    copied = inference_copy(model)
+    torch.testing.assert_close(copied(features), model(features), rtol=1e-5, atol=1e-6)
+    found, expected = gradient(copied, features), gradient(model, features)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_an_unchanged_model_is_copied_once():
@@ -250,7 +241,7 @@ def test_an_unchanged_model_is_copied_once():
 def test_a_copy_made_in_inference_mode_still_has_a_gradient():
     model, features = small_cnn14(), spectrograms()
     with torch.inference_mode():
-        fast_copy(model, gradient=False)(features)
+        fast_copy(model)(features)
     copied = fast_copy(model)
     found, expected = gradient(copied, features), gradient(model, features)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()

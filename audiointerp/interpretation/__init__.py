@@ -6,9 +6,10 @@ A new method is one file with an `Interpreter` filed in `METHODS`, and its impor
 from __future__ import annotations
 
 from audiointerp.interpretation.base import METHODS, Explanation, Interpreter
+
+from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
 from audiointerp.interpretation.gradcam import GradCAMInterpreter
 from audiointerp.interpretation.lime import LIMEInterpreter, Quickshift
-from audiointerp.interpretation.saliency import SaliencyInterpreter
 from audiointerp.interpretation.shap import (
     AdditivityWarning,
     SHAPInterpreter,

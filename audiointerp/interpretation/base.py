@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
-from audiointerp.speed.inference import fast_copy
+from audiointerp.speed.inference import evaluating, fast_copy
 from audiointerp.speed.memory import batch_size_for
 
 METHODS: Registry[type[Interpreter]] = Registry("method")
@@ -291,28 +290,6 @@ def choose_target(logits: Tensor, target: Tensor | None, batch: int) -> Tensor:
 def pick(logits: Tensor, target: Tensor) -> Tensor:
     """Return each clip's logit of its target class, shape (batch,)."""
     return logits.gather(1, target[:, None])[:, 0]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a model in evaluation mode with frozen parameters and gradients on; put all back after.
-
-    Frozen parameters take no `.grad`, and convolutions keep no inputs for a weight gradient that
-    nobody wants. Works inside `torch.no_grad` and `torch.inference_mode`.
-    """
-    training = [(module, module.training) for module in model.modules()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        model.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 def check_whole(name: str, value: Any, least: int) -> int:

@@ -238,8 +238,8 @@ class SHAPInterpreter(Interpreter):
             left -= recording.nbytes
             recordings = [*recordings, (start, recording)] if left >= 0 else []
             yield start, recording
-        # A model that is no copy may have changed by the next call.
-        if left >= 0 and self.fold_batch_norm:
+        # A network that is no copy may have changed by the next call.
+        if left >= 0 and model.network is not self.classifier.network:
             self._recorded = (key, recordings)
 
     def _explain_by_library(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from audiointerp.model.classifier import as_classifier
 from audiointerp.processing import View
-from audiointerp.speed.inference import fast_copy
+from audiointerp.speed.inference import evaluating, fast_copy
 from audiointerp.speed.memory import batch_size_for
 
 
@@ -35,7 +35,6 @@ class Scorer:
         self.classifier = classifier.with_network(fast_copy(classifier.network))
         self.batch_size = batch_size
 
-    @torch.no_grad()
     def __call__(self, cells: Tensor, view: View | None = None) -> Tensor:
         """Return the probabilities in double precision, where 1 - p keeps its digits.
 
@@ -49,13 +48,15 @@ class Scorer:
         -------
         Tensor of float64, shape (batch, classes)
         """
-        rows = self.rows(cells)
-        logits = []
-        for start in range(0, len(cells), rows):
-            part = slice(start, start + rows)
-            sound = view[part] if view is not None and self.classifier.needs_view else None
-            logits.append(self.classifier.logits(cells[part], sound))
-        return self.classifier.probabilities(torch.cat(logits))
+        # A model that cannot be copied runs as it is, in whatever mode its owner has left it.
+        with evaluating(self.classifier.network), torch.no_grad():
+            rows = self.rows(cells)
+            logits = []
+            for start in range(0, len(cells), rows):
+                part = slice(start, start + rows)
+                sound = view[part] if view is not None and self.classifier.needs_view else None
+                logits.append(self.classifier.logits(cells[part], sound))
+            return self.classifier.probabilities(torch.cat(logits))
 
     def rows(self, cells: Tensor) -> int:
         """Return how many of such inputs go through the model at once."""

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.processing import build_processor
-from audiointerp.runs.store import CLIP_COLUMNS, TABLES, read_run, read_table
+from audiointerp.runs.store import CLIP_COLUMNS, EXPLAINED, TABLES, read_run, read_table
 
 RUN_COLUMNS = ("model", "method", "experiment", "mask")
-EXPLAINED = "explained"
 """Column of the explained class, where a clip may have a row for each of several."""
 
 
