@@ -10,7 +10,9 @@ from audiointerp.interpretation.base import METHODS, Explanation, Interpreter
 from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
 from audiointerp.interpretation.gradcam import GradCAMInterpreter
 from audiointerp.interpretation.lime import LIMEInterpreter, Quickshift
+from audiointerp.interpretation.rewrite import UnsupportedLayerError
 from audiointerp.interpretation.shap import (
+    AdditivityError,
     AdditivityWarning,
     SHAPInterpreter,
     select_background,
@@ -18,6 +20,7 @@ from audiointerp.interpretation.shap import (
 
 __all__ = [
     "METHODS",
+    "AdditivityError",
     "AdditivityWarning",
     "Explanation",
     "GradCAMInterpreter",
@@ -26,5 +29,6 @@ __all__ = [
     "Quickshift",
     "SHAPInterpreter",
     "SaliencyInterpreter",
+    "UnsupportedLayerError",
     "select_background",
 ]

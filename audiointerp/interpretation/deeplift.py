@@ -11,7 +11,7 @@ pooling) need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -21,8 +21,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiointerp.model.layers import MaxOverTime
+from audiointerp.model.outputs import Logit, LogProbability
+
+
+class Elementwise(nn.Module):
+    """A function of one variable as a layer.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(x, *arguments, **kwargs)``, applied to every value on its own.
+    arguments, kwargs
+        What it takes beside the input.
+    """
+
+    def __init__(
+        self, function: Callable[..., Tensor], arguments: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.arguments = tuple(arguments)
+        self.kwargs = dict(kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the function of every value."""
+        return self.function(x, *self.arguments, **self.kwargs)
+
 
 ELEMENTWISE: set[type[nn.Module]] = {
+    Elementwise,
+    Logit,
+    LogProbability,
     nn.CELU,
     nn.ELU,
     nn.GELU,
@@ -47,15 +76,20 @@ ELEMENTWISE: set[type[nn.Module]] = {
 }
 """Activations of one variable, beside nn.ReLU, which has a faster rule of its own."""
 
-_LINEAR = (
+LINEAR = (
     nn.AdaptiveAvgPool1d,
     nn.AdaptiveAvgPool2d,
+    nn.AlphaDropout,
     nn.AvgPool1d,
     nn.AvgPool2d,
     nn.BatchNorm1d,
     nn.BatchNorm2d,
+    nn.ConstantPad1d,
+    nn.ConstantPad2d,
     nn.Conv1d,
     nn.Conv2d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,
@@ -63,8 +97,17 @@ _LINEAR = (
     nn.Identity,
     nn.Linear,
     nn.Unflatten,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ReflectionPad1d,
+    nn.ReflectionPad2d,
+    nn.ReplicationPad1d,
+    nn.ReplicationPad2d,
     nn.Upsample,
+    nn.ZeroPad1d,
+    nn.ZeroPad2d,
 )
+"""Layers that are linear in evaluation mode, but for an offset."""
 
 
 def _pool(pool: Callable[..., Any], module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,13 +295,6 @@ def _rule_of(module: nn.Module) -> _Rule | None:
     if kind in ELEMENTWISE:
         return _elementwise
     return _maximum if kind in MAXIMA else None
-
-
-def unknown_layers(model: nn.Module) -> list[str]:
-    """Return the names of the layer types that neither have a rule nor are known to be linear."""
-    leaves = (type(module) for module in model.modules() if not any(module.children()))
-    known = {nn.ReLU, *ELEMENTWISE, *MAXIMA, *_LINEAR}
-    return sorted({kind.__name__ for kind in leaves if kind not in known})
 
 
 def _relu(

@@ -24,7 +24,8 @@ from audiointerp.interpretation.base import (
     evaluating,
     pick,
 )
-from audiointerp.interpretation.deeplift import Recording, RescaleRule, unknown_layers
+from audiointerp.interpretation.deeplift import Recording, RescaleRule
+from audiointerp.interpretation.rewrite import Rewritten, rewrite
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.layers import MaxOverTime
 from audiointerp.processing import View
@@ -32,10 +33,16 @@ from audiointerp.speed.memory import bytes_to_keep
 
 _BACKENDS = ("rescale", "shap")
 _TOLERANCE = 0.01
+_ROUNDING = 1e-3
+"""Share of the logits by which a sum may be off in single precision."""
 
 
 class AdditivityWarning(UserWarning):
-    """SHAP values that do not sum to what they explain."""
+    """SHAP values that do not sum to what they explain, by rounding."""
+
+
+class AdditivityError(ValueError):
+    """SHAP values that do not sum to what they explain, because a part has no rule."""
 
 
 @METHODS.register("shap")
@@ -48,10 +55,12 @@ class SHAPInterpreter(Interpreter):
     sample; it is spread over the cells by their complex STFTs, see `WaveformFrontEnd`, and the
     sum is the same.
     The diagnostic of `explain` is ``"residual"``, by how much that is missed (see `residual`);
-    above 1 % there is an `AdditivityWarning`.
+    above 1 % there is an `AdditivityWarning`, or an error if a part of the network is to blame.
 
-    Nonlinearities must be modules (nn.ReLU, nn.MaxPool2d, `MaxOverTime`, see `deeplift`): a call to
-    ``F.relu`` inside a forward is invisible and breaks the sum.
+    Nonlinearities may be layers (nn.ReLU, nn.MaxPool2d, `MaxOverTime`, see `deeplift`), used once
+    or several times, or functions such as ``F.relu`` where torch.fx can trace the network; see
+    `audiointerp.interpretation.rewrite`. Operations without a rule (products of two activations,
+    softmax, layer norm, recurrent layers) are refused by name.
 
     Parameters
     ----------
@@ -73,6 +82,8 @@ class SHAPInterpreter(Interpreter):
     ------
     ValueError
         If the background has another shape or is not finite, or a setting is unknown.
+    UnsupportedLayerError, AdditivityError
+        In `attribute`, if the network has an operation without a rule.
 
     References
     ----------
@@ -115,7 +126,8 @@ class SHAPInterpreter(Interpreter):
         with torch.inference_mode(False):  # whose tensors can take part in a backward pass
             self.background = self._detached(background)
         self.backend = backend
-        self._recorded: tuple[tuple, list[Recording]] | None = None
+        self._recorded: tuple[tuple, list[tuple[int, Recording]]] | None = None
+        self._rewritten: tuple[nn.Module, Rewritten] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON.
@@ -191,7 +203,7 @@ class SHAPInterpreter(Interpreter):
             explained = self._explain_by_rule(view, background, target)
         attribution, logits, reference, target = explained
         residual = _residual(attribution, logits, reference, target)
-        self._warn(residual)
+        self._check_sum(residual, attribution, logits, reference, target)
         return Explanation(attribution, target, {"residual": residual})
 
     def _explain_by_rule(
@@ -200,7 +212,8 @@ class SHAPInterpreter(Interpreter):
         model = self._fast_classifier()
         attribution = torch.zeros_like(view.cells)
         logits, reference = [], []
-        with RescaleRule(_Scores(model)) as rule:
+        rewritten = self._rewrite(model.network)
+        with RescaleRule(_Scores(model.with_network(rewritten.network))) as rule:
             for first, recording in self._recordings(rule, model, background):
                 reference.append(recording.logits)
                 logits.clear()
@@ -259,25 +272,48 @@ class SHAPInterpreter(Interpreter):
             attribution[rows] = torch.as_tensor(values[..., 0]).to(view.cells)
         return attribution, logits, reference, target
 
-    def _warn(self, residual: Tensor) -> None:
-        wrong = (residual > _TOLERANCE).nonzero()[:, 0].tolist()
-        if not wrong:
+    def _rewrite(self, network: nn.Module) -> Rewritten:
+        """Return the network with a layer for every nonlinearity; a copy never changes."""
+        if self._rewritten is not None and self._rewritten[0] is network:
+            return self._rewritten[1]
+        rewritten = rewrite(network)
+        if network is not self.classifier.network:
+            self._rewritten = (network, rewritten)
+        return rewritten
+
+    def _check_sum(
+        self,
+        residual: Tensor,
+        attribution: Tensor,
+        logits: Tensor,
+        reference: Tensor,
+        target: Tensor,
+    ) -> None:
+        """Refuse a sum that is off by more than rounding; warn of one that is off by rounding."""
+        wrong = residual > _TOLERANCE
+        if not wrong.any():
             return
-        unknown = unknown_layers(self.classifier.network)
-        if unknown:
-            cause = f"layers without a rule: {', '.join(unknown)}"
-        else:
-            cause = (
-                "a nonlinearity called as a function (F.relu, torch.max) inside a forward, where "
-                "it needs a module of its own (nn.ReLU, MaxOverTime)"
+        clips = f"SHAP values of clips {wrong.nonzero()[:, 0].tolist()} of this batch"
+        missed = f"miss f(x) - mean f(background) by up to {100 * residual.max().item():.1f} %"
+        here, there = pick(logits, target).double(), reference.double().index_select(1, target)
+        error = (attribution.double().sum((1, 2, 3)) - here + there.mean(0)).abs()
+        far = error > _ROUNDING * (here.abs() + there.abs().mean(0))
+        unseen = ()
+        if self.backend == "rescale" and not _is_coarse(attribution.device, self.classifier):
+            unseen = self._rewrite(self._fast_classifier().network).unseen
+        if unseen and (wrong & far).any():
+            raise AdditivityError(
+                f"{clips} {missed}, so they do not explain it. Parts of the network that could "
+                f"not be looked into: {'; '.join(unseen)}. Make each of their nonlinearities a "
+                "layer (nn.ReLU instead of F.relu), or take another method"
             )
-        warnings.warn(
-            f"SHAP values of clips {wrong} of this batch miss f(x) - mean f(background) by up to "
-            f"{100 * residual.max().item():.1f} %, so they do not explain it. Probable cause: "
-            f"{cause}.",
-            AdditivityWarning,
-            stacklevel=5,
+        cause = (
+            "shap.DeepExplainer has no rule for a part of the network"
+            if self.backend == "shap"
+            else "all operations have a rule, so the cause is rounding, in a reduced precision or "
+            "of two logits that are nearly equal"
         )
+        warnings.warn(f"{clips} {missed}: {cause}.", AdditivityWarning, stacklevel=5)
 
 
 def select_background(labels: Sequence[int], per_class: int = 2, *, seed: int = 0) -> list[int]:
@@ -362,6 +398,13 @@ def _arithmetic(device: torch.device) -> tuple:
         torch.backends.cudnn.allow_tf32,
         torch.backends.cuda.matmul.allow_tf32,
     )
+
+
+def _is_coarse(device: torch.device, model: Classifier) -> bool:
+    """Return whether a network computes with fewer bits than single precision."""
+    kind = model.weight_type
+    half = kind is not None and kind[1] in (torch.float16, torch.bfloat16)
+    return half or torch.is_autocast_enabled(device.type)
 
 
 def _residual(attribution: Tensor, logits: Tensor, reference: Tensor, target: Tensor) -> Tensor:
