@@ -195,14 +195,15 @@ def choose_windows(
     if most == "all":
         return sorted(set(window.tolist()))
     order = np.lexsort((window, -probability, silent[window]))
-    best = order[np.sort(np.unique(label[order], return_index=True)[1])]
+    heard = order[~silent[window[order]]]
+    best = heard[np.sort(np.unique(label[heard], return_index=True)[1])]
     chosen: list[int] = []
 
     def is_apart(place: int) -> bool:
         start, end = times[place]
         return all(end <= times[other][0] or times[other][1] <= start for other in chosen)
 
-    for candidates, wanted in ((best, None), (order, is_apart), (order, None)):
+    for candidates, wanted in ((best, None), (heard, is_apart), (order, None)):
         for place in window[candidates].tolist():
             if len(chosen) == most:
                 return sorted(chosen)

@@ -1,10 +1,8 @@
 /* ---------- a recording of several windows ---------- */
 
-const SVG = "http://www.w3.org/2000/svg";
-
 /** Make an SVG element with attributes. */
 function draw(tag, attributes) {
-  const element = document.createElementNS(SVG, tag);
+  const element = document.createElementNS(byId("curves").namespaceURI, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 }
@@ -55,7 +53,7 @@ function drawTimeline(recording) {
   const { silent: quiet } = recording;
   byId("about-timeline").textContent = recording.about +
     (quiet.length ? `. Grey: ${quiet.length} silent window${quiet.length === 1 ? "" : "s"}.` : ".");
-  byId("overview").src = recording.overview;
+  byId("overview").replaceChildren(make("img", { src: recording.overview, alt: "" }));
   drawAxis(byId("chance-axis"), [["0", 0], ["0.5", 0.5], ["1", 1]], "bottom");
   drawAxis(byId("timeline-axis"), recording.times, "left");
   const x = (time) => (1000 * shareOf(recording, time)).toFixed(2);
