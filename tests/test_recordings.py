@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -237,6 +238,7 @@ def test_start_end_window_and_hop_are_obeyed_and_the_rest_is_reported(predict, f
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"audio": scene(), "sample_rate": RATE, "start": 7}, AudioError, "given: has no part"),
         ({"start": 7}, AudioError, "no part from 7 s, it is 6 s long"),
         ({"start": 4, "end": 2}, ValueError, "end=2 s is not after start=4 s"),
         ({"window": 0}, ValueError, "window is 0: expected seconds above 0"),
@@ -248,7 +250,7 @@ def test_start_end_window_and_hop_are_obeyed_and_the_rest_is_reported(predict, f
 )
 def test_a_wrong_request_is_refused(predict, file, change, error, message):
     with pytest.raises(error, match=message):
-        predict.predict(file, **change)
+        predict.predict(**({"audio": file} | change))
 
 
 @pytest.mark.parametrize("front_end", [make_front_end(), ai.LogMelSTFTSpectrogram()])
@@ -577,6 +579,40 @@ def test_the_figure_of_a_recording_is_of_its_most_confident_window(weights, file
     part = compare_methods(file, weights, windowing=Windowing(start=2, end=3), **QUICK)
     assert next(iter(part.results.values())).section[1:] == (2, 3)
     assert part.coverage.not_analysed == [(0, 2), (3, 6)]
+
+
+@pytest.mark.usefixtures("quick_pictures")
+def test_a_background_has_the_length_of_the_windows(file, tmp_path):
+    weights = REPOSITORY / "weights" / "synthetic_logmel.safetensors"
+    request = {"methods": ["shap"], "masks": ["topK_5"], "progress": False}
+    windowing = Windowing(window=2.0, windows=1)
+    result = interpret_files([file], [weights], tmp_path / "o", windowing=windowing, **request)
+    assert not result.failures
+    comparison = compare_methods(file, weights, windowing=windowing, **request)
+    assert len(comparison.results) == 1
+
+
+def test_a_timeline_of_many_classes_shows_those_that_are_probable_or_explained(predict, file):
+    heard = predict.predict(file, windows=1).heard
+    count = 60
+    rng = np.random.default_rng(0)
+    chances = 0.5 * rng.uniform(size=(len(heard.probabilities), count))
+    chances[3, 7] = 0.9
+    many = replace(
+        heard,
+        classes=tuple(f"c{n}" for n in range(count)),
+        probabilities=chances,
+        decisions=chances > 0.5,
+        explained=((59,), *((),) * (len(chances) - 1)),
+    )
+    table = many.table()
+    shown = [name for name in table if name.startswith("p(")]
+    assert {"p(c7)", "p(c59)"} <= set(shown)
+    assert len(shown) in (20, 21)
+    highest = np.argsort(-chances.max(0))[:20]
+    assert {f"p(c{n})" for n in highest} <= set(shown)
+    assert table["labels"].tolist() == ["c7" if n == 3 else "" for n in range(len(chances))]
+    assert table["explained"][0] == "c59"
 
 
 def command(monkeypatch, *arguments):

@@ -85,6 +85,10 @@ class Windowing:
                 f"windows is {self.windows!r}: expected how many to interpret, 1 or more, or 'all'"
             )
 
+    def of_background(self) -> dict[str, float]:
+        """Return how long clips are that windows can be compared with, if not the model's own."""
+        return {} if self.window is None else {"duration": self.window}
+
 
 @dataclass(frozen=True)
 class Coverage:
