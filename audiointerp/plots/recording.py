@@ -69,7 +69,8 @@ def plot_recording(
     edges = (start, end, -0.5, len(overview) - 0.5)
     peak = float(np.nanmax(overview))
     level = _draw_map(middle, overview, edges, processor, level_look(peak))
-    middle.set_title("spectrogram", fontsize=10)
+    gaps = "; grey: not analysed" if np.isnan(overview).any() else ""
+    middle.set_title(f"spectrogram{gaps}", fontsize=10)
     known = attribution[np.isfinite(attribution)]
     look = signed_look(torch.from_numpy(known if known.size else np.zeros(1, np.float32)))
     effect = _draw_map(bottom, attribution, edges, processor, look)

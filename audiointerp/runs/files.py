@@ -141,7 +141,8 @@ def interpret_files(
     with tqdm(total=total, unit="clip", disable=not recipe.progress) as bar:
         for name, classifier in models.items():
             bar.set_description(name)
-            jobs = recipe.jobs(classifier, recipe.background(background, classifier))
+            drawn = recipe.background(background, classifier, **work.windowing.of_background())
+            jobs = recipe.jobs(classifier, drawn)
             _ModelWork(work, name, jobs, bar).run(names)
     columns = ["model", "method", "clip"]
     if any("start" in row for row in work.rows):
@@ -199,8 +200,10 @@ def compare_methods(
     """
     recipe = make_recipe(recipe, options)
     (classifier,) = load_models([weights], resolve_device(device)).values()
-    recording = open_recording(file, classifier, windowing or Windowing())
-    jobs = recipe.jobs(classifier, recipe.background(background, classifier, subset=subset))
+    windowing = windowing or Windowing()
+    recording = open_recording(file, classifier, windowing)
+    source = {"subset": subset} | windowing.of_background()
+    jobs = recipe.jobs(classifier, recipe.background(background, classifier, **source))
     scorer = Scorer(classifier, batch_size=recipe.batch_size)
     first = next(iter(jobs.values()))
     coverage = recording.coverage()

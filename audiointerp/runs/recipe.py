@@ -212,20 +212,20 @@ def open_set(
     model, processor
         A classifier; or a network and its front end. One that names no duration takes 5 s.
     **options
-        See `audiointerp.dataset.open_dataset`: subset, folds, clips, contamination, cache_dir.
+        See `audiointerp.dataset.open_dataset`: subset, folds, clips, contamination, cache_dir; and
+        duration, to cut clips to another length.
 
     Returns
     -------
     ClipDataset
     """
     classifier = as_classifier(model, processor)
-    return open_dataset(
-        data,
-        sample_rate=classifier.front_end.sample_rate,
-        duration=classifier.duration or 5.0,
-        normalize=classifier.normalize,
-        **options,
-    )
+    own = {
+        "sample_rate": classifier.front_end.sample_rate,
+        "duration": classifier.duration or 5.0,
+        "normalize": classifier.normalize,
+    }
+    return open_dataset(data, **(own | options))
 
 
 def background_view(

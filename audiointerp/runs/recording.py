@@ -385,7 +385,8 @@ def _plot(
         columns, values = reduce_frames(*known, heard.frames, heard.overview.shape[1], np.add)
         attribution[:, columns] = values
         label = heard.classes[heard.explained_labels[0]]
-        title = f"{method} attribution for {label}; grey: not interpreted for it"
+        gaps = "; grey: not interpreted for it" if np.isnan(attribution).any() else ""
+        title = f"{method} attribution for {label}{gaps}"
     coverage = heard.coverage
     shown: Mapping[str, NDArray[np.float64]] = {
         heard.classes[label]: heard.probabilities[:, label] for label in heard.shown_classes(6)

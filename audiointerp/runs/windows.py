@@ -85,6 +85,10 @@ class Windowing:
                 f"windows is {self.windows!r}: expected how many to interpret, 1 or more, or 'all'"
             )
 
+    def of_background(self) -> dict[str, float]:
+        """Return how long clips are that windows can be compared with, if not the model's own."""
+        return {} if self.window is None else {"duration": self.window}
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -195,14 +199,15 @@ def choose_windows(
     if most == "all":
         return sorted(set(window.tolist()))
     order = np.lexsort((window, -probability, silent[window]))
-    best = order[np.sort(np.unique(label[order], return_index=True)[1])]
+    heard = order[~silent[window[order]]]
+    best = heard[np.sort(np.unique(label[heard], return_index=True)[1])]
     chosen: list[int] = []
 
     def is_apart(place: int) -> bool:
         start, end = times[place]
         return all(end <= times[other][0] or times[other][1] <= start for other in chosen)
 
-    for candidates, wanted in ((best, None), (order, is_apart), (order, None)):
+    for candidates, wanted in ((best, None), (heard, is_apart), (order, None)):
         for place in window[candidates].tolist():
             if len(chosen) == most:
                 return sorted(chosen)

@@ -53,7 +53,7 @@ function drawTimeline(recording) {
   const { silent: quiet } = recording;
   byId("about-timeline").textContent = recording.about +
     (quiet.length ? `. Grey: ${quiet.length} silent window${quiet.length === 1 ? "" : "s"}.` : ".");
-  byId("overview").src = recording.overview;
+  byId("overview").replaceChildren(make("img", { src: recording.overview, alt: "" }));
   drawAxis(byId("chance-axis"), [["0", 0], ["0.5", 0.5], ["1", 1]], "bottom");
   drawAxis(byId("timeline-axis"), recording.times, "left");
   const x = (time) => (1000 * shareOf(recording, time)).toFixed(2);
