@@ -120,7 +120,7 @@ def _layer_maps(
     with _watching(layers) as seen:
         logits = model.logits(view.cells, view)
         target = choose_target(logits, target, len(view))
-        activations = [_only(name, seen[name], len(view)) for name in layers]
+        activations = [_only(name, seen[name]) for name in layers]
         gradients = torch.autograd.grad(
             pick(logits, target).sum(), activations, materialize_grads=True
         )
@@ -128,7 +128,8 @@ def _layer_maps(
     for name, gradient, activation in zip(layers, gradients, activations, strict=True):
         # In the cells' precision, whichever the network computes in.
         weights, planes = (
-            model.to_plane(name, each.detach().to(view.cells)) for each in (gradient, activation)
+            _plane(model, name, each.detach().to(view.cells), len(view))
+            for each in (gradient, activation)
         )
         maps.append((weights.mean((2, 3), keepdim=True) * planes).sum(1, keepdim=True))
     return maps, target
@@ -236,21 +237,38 @@ def _watching(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
             handle.remove()
 
 
-def _only(name: str, outputs: list[Any], batch: int) -> Tensor:
-    """Return the one activation of a layer, checked."""
+def _only(name: str, outputs: list[Any]) -> Tensor:
+    """Return the one activation of a layer."""
     if len(outputs) != 1:
         raise ValueError(
             f"the layer {name!r} ran {len(outputs)} times in one forward pass, Grad-CAM needs "
             "exactly one: choose another layer"
+            + ("" if outputs else "; layers inside a TorchScript module cannot be watched")
         )
-    output = outputs[0]
-    if not isinstance(output, Tensor) or output.ndim < 3 or len(output) != batch:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(outputs[0], Tensor):
+        raise ValueError(
+            f"the layer {name!r} must give activations over time or frequency, got "
+            f"{type(outputs[0]).__name__}: choose a convolution block or its activation"
+        )
+    return outputs[0]
+
+
+def _plane(model: Classifier, name: str, activation: Tensor, batch: int) -> Tensor:
+    """Return a layer's activation as planes, one for each clip."""
+    if activation.ndim < 3:
         raise ValueError(
             f"the layer {name!r} must give activations over time or frequency for {batch} clips, "
-            f"got {got}: choose a convolution block or its activation"
+            f"got {tuple(activation.shape)}: choose a convolution block or its activation"
         )
-    return output
+    planes = model.to_plane(name, activation)
+    if len(planes) != batch:
+        raise ValueError(
+            f"the layer {name!r} gives activations {tuple(activation.shape)}, planes for "
+            f"{len(planes)} clips instead of {batch}: does the model put frames of a clip into "
+            "the batch axis? Then declare activation_axes, see "
+            "audiointerp.model.planes.frames_to_plane"
+        )
+    return planes
 
 
 def _largest(maps: Tensor) -> Tensor:
