@@ -185,24 +185,36 @@ def _find_layers(
         layers = model.target_layer
     if isinstance(layers, str | nn.Module):
         layers = [layers]
+    by_name = dict(model.named_modules(remove_duplicate=False))
     names = {module: name for name, module in model.named_modules()}
     found: dict[str, nn.Module] = {}
     for layer in layers:
         if isinstance(layer, str):
-            try:
-                layer = model.get_submodule(layer)
-            except AttributeError as error:
-                raise ValueError(
-                    f"the model has no layer {layer!r} ({error}); it has {_some(names.values())}"
-                ) from None
+            if layer not in by_name:
+                there = _some(names.values())
+                raise ValueError(f"the model has no layer {layer!r}; it has {there}")
+            layer = by_name[layer]
         if layer not in names:
             raise ValueError(
                 f"the layer {layer!r} is not part of the model: is it from a copy or another model?"
             )
-        found[names[layer]] = layer
+        name = names[layer]
+        if any(isinstance(by_name[outer], torch.jit.ScriptModule) for outer in _around(name)):
+            raise ValueError(
+                f"the layer {name!r} lies inside a TorchScript module, whose layers cannot be "
+                "watched: choose one outside it, or take the model that it was made of"
+            )
+        found[name] = layer
     if not found:
         raise ValueError("target_layers is empty: give at least one layer, or None for the default")
     return found
+
+
+def _around(name: str) -> Iterator[str]:
+    """Yield the names of the modules that a layer lies in, the model itself, "", included."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def _some(names: Any, most: int = 30) -> str:
@@ -243,7 +255,6 @@ def _only(name: str, outputs: list[Any]) -> Tensor:
         raise ValueError(
             f"the layer {name!r} ran {len(outputs)} times in one forward pass, Grad-CAM needs "
             "exactly one: choose another layer"
-            + ("" if outputs else "; layers inside a TorchScript module cannot be watched")
         )
     if not isinstance(outputs[0], Tensor):
         raise ValueError(
