@@ -275,5 +275,5 @@ def test_layers_that_cannot_be_used_are_named(layers, message):
 def test_unknown_axes_are_named():
     model = TimeFirst()
     model.activation_axes = ("time", "frequency")
-    with pytest.raises(ValueError, match=r"activation_axes=.*'frequency'.* do not describe"):
+    with pytest.raises(ValueError, match=r"activation_axes is .*'frequency'.*expected a tuple"):
         GradCAMInterpreter(model).attribute(torch.randn(1, 1, 8, 8))

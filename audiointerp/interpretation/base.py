@@ -137,9 +137,15 @@ class Interpreter(ABC):
             explanation = self._explain(self._detached(view), wanted)
         finite = explanation.attribution.isfinite().flatten(1).all(1)
         if not finite.all():
+            hint = ""
+            if self.classifier.needs_view and (view.waveform == 0).any():
+                hint = (
+                    ". The sound is exactly zero in places, as padding is, where networks that "
+                    "take the magnitude of a spectrum have no derivative: add faint noise to it"
+                )
             raise ValueError(
                 f"the {self.name} attribution of clips {_positions(~finite)} of this batch is not "
-                "finite: the model's gradients or activations overflow there"
+                f"finite: the model's gradients or activations overflow there{hint}"
             )
         return explanation
 

@@ -120,7 +120,7 @@ def _layer_maps(
     with _watching(layers) as seen:
         logits = model.logits(view.cells, view)
         target = choose_target(logits, target, len(view))
-        activations = [_only(name, seen[name], len(view)) for name in layers]
+        activations = [_only(name, seen[name]) for name in layers]
         gradients = torch.autograd.grad(
             pick(logits, target).sum(), activations, materialize_grads=True
         )
@@ -128,7 +128,8 @@ def _layer_maps(
     for name, gradient, activation in zip(layers, gradients, activations, strict=True):
         # In the cells' precision, whichever the network computes in.
         weights, planes = (
-            model.to_plane(name, each.detach().to(view.cells)) for each in (gradient, activation)
+            _plane(model, name, each.detach().to(view.cells), len(view))
+            for each in (gradient, activation)
         )
         maps.append((weights.mean((2, 3), keepdim=True) * planes).sum(1, keepdim=True))
     return maps, target
@@ -184,24 +185,36 @@ def _find_layers(
         layers = model.target_layer
     if isinstance(layers, str | nn.Module):
         layers = [layers]
+    by_name = dict(model.named_modules(remove_duplicate=False))
     names = {module: name for name, module in model.named_modules()}
     found: dict[str, nn.Module] = {}
     for layer in layers:
         if isinstance(layer, str):
-            try:
-                layer = model.get_submodule(layer)
-            except AttributeError as error:
-                raise ValueError(
-                    f"the model has no layer {layer!r} ({error}); it has {_some(names.values())}"
-                ) from None
+            if layer not in by_name:
+                there = _some(names.values())
+                raise ValueError(f"the model has no layer {layer!r}; it has {there}")
+            layer = by_name[layer]
         if layer not in names:
             raise ValueError(
                 f"the layer {layer!r} is not part of the model: is it from a copy or another model?"
             )
-        found[names[layer]] = layer
+        name = names[layer]
+        if any(isinstance(by_name[outer], torch.jit.ScriptModule) for outer in _around(name)):
+            raise ValueError(
+                f"the layer {name!r} lies inside a TorchScript module, whose layers cannot be "
+                "watched: choose one outside it, or take the model that it was made of"
+            )
+        found[name] = layer
     if not found:
         raise ValueError("target_layers is empty: give at least one layer, or None for the default")
     return found
+
+
+def _around(name: str) -> Iterator[str]:
+    """Yield the names of the modules that a layer lies in, the model itself, "", included."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def _some(names: Any, most: int = 30) -> str:
@@ -236,21 +249,37 @@ def _watching(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
             handle.remove()
 
 
-def _only(name: str, outputs: list[Any], batch: int) -> Tensor:
-    """Return the one activation of a layer, checked."""
+def _only(name: str, outputs: list[Any]) -> Tensor:
+    """Return the one activation of a layer."""
     if len(outputs) != 1:
         raise ValueError(
             f"the layer {name!r} ran {len(outputs)} times in one forward pass, Grad-CAM needs "
             "exactly one: choose another layer"
         )
-    output = outputs[0]
-    if not isinstance(output, Tensor) or output.ndim < 3 or len(output) != batch:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(outputs[0], Tensor):
+        raise ValueError(
+            f"the layer {name!r} must give activations over time or frequency, got "
+            f"{type(outputs[0]).__name__}: choose a convolution block or its activation"
+        )
+    return outputs[0]
+
+
+def _plane(model: Classifier, name: str, activation: Tensor, batch: int) -> Tensor:
+    """Return a layer's activation as planes, one for each clip."""
+    if activation.ndim < 3:
         raise ValueError(
             f"the layer {name!r} must give activations over time or frequency for {batch} clips, "
-            f"got {got}: choose a convolution block or its activation"
+            f"got {tuple(activation.shape)}: choose a convolution block or its activation"
         )
-    return output
+    planes = model.to_plane(name, activation)
+    if len(planes) != batch:
+        raise ValueError(
+            f"the layer {name!r} gives activations {tuple(activation.shape)}, planes for "
+            f"{len(planes)} clips instead of {batch}: does the model put frames of a clip into "
+            "the batch axis? Then declare activation_axes, see "
+            "audiointerp.model.planes.frames_to_plane"
+        )
+    return planes
 
 
 def _largest(maps: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import operator
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ def read_classes(classes: ClassNames) -> tuple[str, ...]:
 
     Raises
     ------
+    TypeError
+        If they are neither a sequence, a mapping nor a path.
     ValueError
         If there are none, two are equal, indices are not 0 to n - 1, or a file cannot be read.
     """
@@ -40,8 +44,13 @@ def read_classes(classes: ClassNames) -> tuple[str, ...]:
         names = _from_mapping(classes, "the class names")
     elif isinstance(classes, str | os.PathLike):
         names = _from_file(Path(classes))
-    else:
+    elif isinstance(classes, Iterable):
         names = list(classes)
+    else:
+        raise TypeError(
+            f"classes is {classes!r}: expected a list of names, a mapping of index to name, or "
+            "the path of a file with them"
+        )
     return check_class_names(names)
 
 
@@ -51,9 +60,9 @@ def check_class_names(names: Sequence[Any]) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        If there are none, one is no text or two are equal.
+        If there are none, one is no text or blank, or two are equal.
     """
-    wrong = [name for name in names if not isinstance(name, str)]
+    wrong = [name for name in names if not isinstance(name, str) or not name.strip()]
     if wrong:
         raise ValueError(f"class names must be text, got {wrong[0]!r}")
     if not names:
@@ -66,7 +75,7 @@ def check_class_names(names: Sequence[Any]) -> tuple[str, ...]:
 
 def _from_mapping(mapping: Mapping[Any, Any], source: str) -> list[Any]:
     try:
-        by_index = {int(index): name for index, name in mapping.items()}
+        by_index = {_index(key): name for key, name in mapping.items()}
     except (TypeError, ValueError):
         raise ValueError(
             f"{source} map {next(iter(mapping))!r} to {next(iter(mapping.values()))!r}: expected "
@@ -79,21 +88,38 @@ def _from_mapping(mapping: Mapping[Any, Any], source: str) -> list[Any]:
     return [by_index[index] for index in range(len(mapping))]
 
 
+def _index(key: Any) -> int:
+    return int(key) if isinstance(key, str) else operator.index(key)
+
+
 def _from_file(path: Path) -> list[Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file of class names; to give names write them as a list")
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() == ".json":
-        content = json.loads(text)
-        return _from_mapping(content, str(path)) if isinstance(content, Mapping) else list(content)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            return _from_json(path, json.loads(text))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a file of class names ({error})") from error
     if path.suffix.lower() in (".csv", ".tsv"):
         return _from_table(path, text)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def _from_json(path: Path, content: Any) -> list[Any]:
+    if isinstance(content, Mapping):
+        return _from_mapping(content, str(path))
+    if isinstance(content, list):
+        return content
+    raise ValueError(
+        f"{path}: holds {type(content).__name__}, expected a list of class names or a mapping of "
+        "index to name"
+    )
+
+
 def _from_table(path: Path, text: str) -> list[str]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns = reader.fieldnames or []
     column = next((name for name in NAME_COLUMNS if name in columns), None)
     if column is None:
@@ -102,6 +128,9 @@ def _from_table(path: Path, text: str) -> list[str]:
             f"{', '.join(NAME_COLUMNS)} for the class names"
         )
     rows = list(reader)
-    if "index" in columns:
-        return _from_mapping({row["index"]: row[column] for row in rows}, str(path))
-    return [row[column] for row in rows]
+    if "index" not in columns:
+        return [row[column] for row in rows]
+    by_index = {row["index"]: row[column] for row in rows}
+    if len(by_index) < len(rows):
+        raise ValueError(f"{path}: an index is there twice; expected one row for every class")
+    return _from_mapping(by_index, str(path))

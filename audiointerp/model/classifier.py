@@ -6,18 +6,18 @@ a bare network, and returns a classifier.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from audiointerp.dataset.audio import check_duration
 from audiointerp.device import device_of
-from audiointerp.model.classes import read_classes
+from audiointerp.model.classes import ClassNames, read_classes
 from audiointerp.model.heads import Head, Softmax, build_head
-from audiointerp.model.outputs import Logit, LogProbability, looks_like_probabilities, pick_output
-from audiointerp.model.planes import to_plane
+from audiointerp.model.outputs import describe_probabilities, looks_like_probabilities, pick_output
+from audiointerp.model.planes import check_axes, to_plane
 from audiointerp.processing import FrontEnd, View
 
 Outputs = Literal["logits", "probabilities"]
@@ -37,10 +37,10 @@ class Classifier(nn.Module):
         Cells (batch, 1, bins, frames), or a waveform if the front end says so, to outputs.
     front_end : FrontEnd, optional
         Waveform to cells. None for a network that is explained on cells only.
-    head : Head
-        What the outputs mean.
-    classes : sequence of str, optional
-        Name of every class.
+    head : Head, optional
+        What the outputs mean; softmax by default.
+    classes : sequence of str, mapping of index to str, or path, optional
+        Name of every class; see `classifier`.
     duration : float, optional
         Seconds of sound that the network takes; None for any.
     licence : str, optional
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         front_end: FrontEnd | None = None,
         *,
         head: Head | None = None,
-        classes: Sequence[str] | None = None,
+        classes: ClassNames | None = None,
         duration: float | None = None,
         licence: str | None = None,
         normalize: bool = True,
@@ -76,28 +76,45 @@ class Classifier(nn.Module):
         activation_axes: tuple[str, ...] | ToPlane | None = None,
     ) -> None:
         super().__init__()
+        check_axes(activation_axes)
         self.network = network
         self.front_end = front_end
         self.head = Softmax() if head is None else head
-        self.classes = None if classes is None else tuple(classes)
+        self.classes = None if classes is None else read_classes(classes)
         self.duration = duration
         self.licence = licence
         self.normalize = bool(normalize)
         self.outputs = outputs
         self.output = output
         self.activation_axes = activation_axes
-        # Modules, so that methods with a rule for every nonlinearity see them.
-        self.inverse = LogProbability() if self.head.name == "softmax" else Logit()
+        # A module, so that methods with a rule for every nonlinearity see it.
+        self.inverse = self.head.inverse()
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the model and the front end.
 
-        The model is the network itself where it knows its own head and classes, as the networks
-        of this package do, and the classifier elsewhere: both go into methods and `Predict`.
+        The model is the network itself where that says all that this classifier does, as the
+        networks that `audiointerp.load` returns do, and the classifier elsewhere: both go into
+        methods and `Predict`.
         """
-        knows = getattr(self.network, "is_described", False)
-        yield self.network if knows else self
+        yield self.network if self._is_described_by_network else self
         yield self.front_end
+
+    @property
+    def _is_described_by_network(self) -> bool:
+        if not getattr(self.network, "is_described", False):
+            return False
+        read = as_classifier(self.network, self.front_end)
+        return (self.outputs or "logits") == "logits" and all(
+            (
+                read.head.settings() == self.head.settings(),
+                read.classes == self.classes,
+                read.duration == self.duration,
+                read.normalize == self.normalize,
+                self.output is None,
+                self.activation_axes is None,
+            )
+        )
 
     @property
     def target_layer(self) -> nn.Module | None:
@@ -155,23 +172,35 @@ class Classifier(nn.Module):
 
     def read_logits(self, returned: Any, batch: int) -> Tensor:
         """Return the logits (batch, classes) in what the network returned for a batch."""
-        scores = pick_output(returned, batch, self.output, self._expected_outputs)
+        scores = self.pick_scores(returned, batch)
         if self.outputs == "probabilities":
             return self.head.logits(self.inverse(scores))
         if self.outputs is None and looks_like_probabilities(scores):
-            raise ValueError(_describe_probabilities(scores))
+            raise ValueError(describe_probabilities(scores))
         # Sums and softmax in half precision would lose what the network has.
         return self.head.logits(scores.to(torch.promote_types(scores.dtype, torch.float32)))
 
-    @property
-    def _expected_outputs(self) -> int | None:
+    def pick_scores(self, returned: Any, batch: int) -> Tensor:
+        """Return the scores (batch, outputs), as they are, in what the network returned."""
+        return pick_output(returned, batch, self.output, self._suits)
+
+    def _suits(self, outputs: int) -> bool:
+        """Say whether so many outputs can be those of the classes."""
         if self.classes is None:
-            return None
-        return 1 if self.head.name == "binary" else len(self.classes)
+            return True
+        try:
+            return self.head.num_classes(outputs) == len(self.classes)
+        except ValueError:
+            return False
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the probabilities of logits, in double precision where 1 - p keeps its digits."""
-        return self.head.probabilities(logits.double())
+        """Return the probabilities of logits, in double precision where the device has it.
+
+        In it 1 - p keeps its digits.
+        """
+        # Apple's GPUs have no double precision.
+        precise = torch.float32 if logits.device.type == "mps" else torch.float64
+        return self.head.probabilities(logits.to(precise))
 
     def contributions(self, multipliers: Tensor, view: View, reference: View) -> Tensor:
         """Spread multipliers of the network's input over the cells; see `FrontEnd`."""
@@ -198,7 +227,7 @@ class Classifier(nn.Module):
         Raises
         ------
         ValueError
-            If the axes are not known: declare ``activation_axes``.
+            If the axes are not known: declare ``activation_axes``; or they do not fit.
         """
         axes = self.activation_axes
         if axes is None:
@@ -226,18 +255,23 @@ class Classifier(nn.Module):
 
     def with_network(self, network: nn.Module) -> Classifier:
         """Return this classifier around another network of the same outputs, such as a copy."""
-        return Classifier(
-            network,
-            self.front_end,
-            head=self.head,
-            classes=self.classes,
-            duration=self.duration,
-            licence=self.licence,
-            normalize=self.normalize,
-            outputs=self.outputs,
-            output=self.output,
-            activation_axes=self.activation_axes,
-        )
+        return self._changed(network=network)
+
+    def _changed(self, **parts: Any) -> Classifier:
+        """Return this classifier with some of its parts replaced."""
+        own = {
+            "network": self.network,
+            "front_end": self.front_end,
+            "head": self.head,
+            "classes": self.classes,
+            "duration": self.duration,
+            "licence": self.licence,
+            "normalize": self.normalize,
+            "outputs": self.outputs,
+            "output": self.output,
+            "activation_axes": self.activation_axes,
+        }
+        return Classifier(**(own | parts))
 
     def settings(self) -> dict[str, Any]:
         """Return what a result depends on beside the weights and the front end, for JSON."""
@@ -247,6 +281,9 @@ class Classifier(nn.Module):
             described |= {"head": self.head.settings()}
         if self.outputs == "probabilities":
             described |= {"outputs": self.outputs}
+        for name in ("output", "activation_axes"):
+            if getattr(self, name) is not None:
+                described |= {name: _describe(getattr(self, name))}
         return described
 
 
@@ -254,7 +291,7 @@ def classifier(
     module: nn.Module,
     *,
     front_end: FrontEnd,
-    classes: Sequence[str] | Mapping[Any, str] | str | os.PathLike[str],
+    classes: ClassNames,
     head: str | Head | None = None,
     duration: float | None = None,
     licence: str | None = None,
@@ -277,8 +314,8 @@ def classifier(
         own. `WaveformFrontEnd` for a module that takes the waveform itself.
     classes : sequence of str, mapping of index to str, or path
         Name of every class, in the order of the outputs; a mapping such as the ``id2label`` of a
-        transformers configuration; or a file with one name a line or a CSV with the column
-        ``display_name`` or ``name``.
+        transformers configuration; or a file: one name a line, a CSV or JSON, see
+        `audiointerp.model.classes.read_classes`.
     head : {"softmax", "sigmoid", "binary"} or Head, optional
         Softmax for one class of several, sigmoid for labels that are independent of each other,
         binary for two classes from one output. By default softmax, for outputs that do not look
@@ -292,16 +329,20 @@ def classifier(
         Scale sounds to a peak of 1 first. Set it for a module that was trained on such sounds.
     outputs : {"logits", "probabilities"}, optional
         Whether the module ends before or after its softmax or sigmoid. It must be said where the
-        outputs look like probabilities.
+        outputs look like probabilities. Of probabilities p, what is explained is log p for
+        softmax and the log-odds for sigmoid; where p rounds to 1, both have lost their gradient.
+        If the module can return its logits, prefer these.
     output : str, int or callable, optional
         Where the scores are in what the module returns: a key of a dict, a position in a tuple,
         an attribute's name, or a function of the returned object. By default the tensor itself,
-        its ``.logits``, the dict's ``"logits"``, or the only tensor of shape (batch, classes).
+        its ``.logits``, the dict's ``"logits"``, or the only tensor in it of shape (batch,
+        classes).
     activation_axes : tuple of str or callable, optional
         What the axes of activations after the batch axis are, for Grad-CAM: ("channel", "freq",
         "time"), ("channel", "time", "freq"), ("channel", "time"), ("time", "channel"), or a
-        function of a layer's name and its activation that returns (batch, channels, freq, time);
-        see `audiointerp.model.planes.tokens_to_plane` for patches.
+        function of a layer's name and its activation that returns (batch, channels, freq, time):
+        `audiointerp.model.planes.tokens_to_plane` makes one for patches, ``frames_to_plane`` for
+        frames that the module puts into the batch axis.
 
     Returns
     -------
@@ -309,9 +350,11 @@ def classifier(
 
     Raises
     ------
+    TypeError
+        If the module or the front end is none.
     ValueError
-        If the module does not run, returns something else than scores, returns probabilities
-        without saying so, or the number of classes is another.
+        If the module does not run, returns something else than finite scores, returns
+        probabilities without saying so, or the number of classes is another.
 
     Examples
     --------
@@ -334,14 +377,12 @@ def classifier(
         )
     if outputs not in (None, "logits", "probabilities"):
         raise ValueError(f"outputs is {outputs!r}: choose 'logits' or 'probabilities'")
-    if duration is not None and not duration > 0:
-        raise ValueError(f"duration is {duration!r}: expected seconds above 0, or None for any")
     made = Classifier(
         module,
         front_end.to(device_of(module)),
         head=None if head is None else build_head(head),
         classes=read_classes(classes),
-        duration=duration,
+        duration=None if duration is None else check_duration(duration),
         licence=licence,
         normalize=normalize,
         outputs=outputs,
@@ -353,7 +394,7 @@ def classifier(
 
 
 def as_classifier(
-    model: nn.Module, front_end: FrontEnd | None = None, *, classes: Sequence[str] | None = None
+    model: nn.Module, front_end: FrontEnd | None = None, *, classes: ClassNames | None = None
 ) -> Classifier:
     """Return a classifier: the one given, or one around a network.
 
@@ -365,9 +406,9 @@ def as_classifier(
     ----------
     model : Classifier or Module
     front_end : FrontEnd, optional
-        Of a bare network. A classifier has its own, which must be of the same settings.
-    classes : sequence of str, optional
-        Of a bare network.
+        Of a bare network. One that a classifier has must be of the same settings.
+    classes : sequence of str, mapping or path, optional
+        Instead of the model's own.
 
     Raises
     ------
@@ -380,7 +421,11 @@ def as_classifier(
             raise ValueError(
                 f"the front end {front_end.settings()} is not the classifier's, {own.settings()}"
             )
-        return model
+        parts = {
+            **({"front_end": front_end} if own is None and front_end is not None else {}),
+            **({} if classes is None else {"classes": classes}),
+        }
+        return model._changed(**parts) if parts else model
     described = getattr(model, "is_described", False)
     return Classifier(
         model,
@@ -414,28 +459,36 @@ def _check_outputs(made: Classifier) -> None:
                     f"sounds of {seconds:g} s: {error}. Is this its front end, and does it take "
                     "clips of this length (duration=…)?"
                 ) from error
-            scores = pick_output(returned, 2, output=made.output)
+            scores = made.pick_scores(returned, 2)
+            if not scores.isfinite().all():
+                raise ValueError(
+                    f"the module returns NaN or infinite scores for made-up sounds of {seconds:g} "
+                    "s: is this its front end, and are its weights loaded?"
+                )
             if made.outputs is None and looks_like_probabilities(scores, fewest=1):
-                raise ValueError(_describe_probabilities(scores))
+                raise ValueError(describe_probabilities(scores))
             made.outputs = made.outputs or "logits"
             logits = made.read_logits(returned, 2)
     finally:
         for layer, mode in training:
             layer.training = mode
-    if made.head.name == "softmax" and logits.shape[1] == 1:
+    if made.head.exclusive and logits.shape[1] == 1:
         raise ValueError(
-            "the module has one output, of which softmax makes 1 whatever it is: declare "
-            "head='binary' for two classes, or head='sigmoid' for one label"
+            f"the module has one output, of which {made.head.name} makes the same whatever it is: "
+            "declare head='binary' for two classes, or head='sigmoid' for one label"
         )
-    made.class_names(logits.shape[1])
+    if made.classes is not None and len(made.classes) != logits.shape[1]:
+        counts = f"{scores.shape[1]} outputs"
+        if scores.shape[1] != logits.shape[1]:
+            counts += f", with head={made.head.name!r} {logits.shape[1]} classes"
+        raise ValueError(
+            f"there are {len(made.classes)} class names for a module of {counts}: name every "
+            "class, in the order of the outputs"
+        )
 
 
-def _describe_probabilities(scores: Tensor) -> str:
-    summed = scores.shape[1] > 1 and bool((scores.sum(1) - 1).abs().max() < 1e-2)
-    head = "softmax" if summed else "sigmoid"
-    return (
-        f"the outputs look like probabilities ({scores.min():.3g} to {scores.max():.3g}"
-        f"{', each row sums to 1' if summed else ''}): {head} would be applied a second time. "
-        f"Declare what they are: classifier(…, head={head!r}, outputs='probabilities'), or "
-        "outputs='logits' if they are logits all the same"
-    )
+def _describe(choice: Any) -> Any:
+    """Return a choice of the user, ready for JSON: a function by its name."""
+    if callable(choice):
+        return getattr(choice, "__qualname__", type(choice).__qualname__)
+    return list(choice) if isinstance(choice, tuple) else choice

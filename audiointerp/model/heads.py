@@ -9,9 +9,10 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from audiointerp.model.outputs import Logit, LogProbability
 from audiointerp.registry import Registry
 
 HEADS: Registry[type[Head]] = Registry("head")
@@ -46,6 +47,14 @@ class Head(ABC):
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities (batch, classes) in [0, 1]."""
+
+    def inverse(self) -> nn.Module:
+        """Return a module that turns a network's probabilities into the outputs they are of.
+
+        For networks that end with their softmax or sigmoid:
+        ``head.probabilities(head.logits(head.inverse()(p)))`` is p. By default the log-odds.
+        """
+        return Logit()
 
     @abstractmethod
     def decisions(self, probabilities: Tensor) -> Tensor:
@@ -87,6 +96,10 @@ class Softmax(Head):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return softmax(logits)."""
         return logits.softmax(1)
+
+    def inverse(self) -> nn.Module:
+        """Return the logarithm, of which softmax makes the same probabilities again."""
+        return LogProbability()
 
     def decisions(self, probabilities: Tensor) -> Tensor:
         """Return True for the class of the largest probability, the first of equal ones."""

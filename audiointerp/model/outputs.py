@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_SUM_TOLERANCE = 1e-3
-_HALF_SUM_TOLERANCE = 1e-2
+_SUM_TOLERANCE = 1e-2  # bfloat16, in which networks may have computed, has 3 digits
 FEWEST_VALUES = 20
 """How many values in (0, 1) make logits implausible, where nothing was declared."""
 
@@ -18,7 +17,7 @@ def pick_output(
     returned: Any,
     batch: int,
     output: str | int | Callable[[Any], Tensor] | None = None,
-    expected: int | None = None,
+    suits: Callable[[int], bool] | None = None,
 ) -> Tensor:
     """Return the scores (batch, outputs) in what a network returned.
 
@@ -29,8 +28,8 @@ def pick_output(
         Number of clips.
     output : str, int or callable, optional
         Where the scores are; see `audiointerp.model.classifier.classifier`.
-    expected : int, optional
-        Number of outputs, where it is known.
+    suits : callable, optional
+        ``suits(count)`` says whether the scores can be so many outputs; by default any.
 
     Raises
     ------
@@ -42,7 +41,9 @@ def pick_output(
     elif isinstance(returned, Tensor):
         scores = returned
     else:
-        scores = _found(returned, batch, expected)
+        scores = _found(returned, batch, suits or (lambda count: True))
+    if isinstance(scores, Tensor) and scores.ndim == 0 and batch == 1:
+        scores = scores[None]
     if not isinstance(scores, Tensor) or scores.ndim not in (1, 2) or len(scores) != batch:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         hint = ""
@@ -76,7 +77,7 @@ def _declared(returned: Any, output: str | int | Callable[[Any], Tensor]) -> Any
         ) from error
 
 
-def _found(returned: Any, batch: int, expected: int | None) -> Any:
+def _found(returned: Any, batch: int, suits: Callable[[int], bool]) -> Any:
     logits = getattr(returned, "logits", None)
     if isinstance(logits, Tensor):
         return logits
@@ -97,31 +98,35 @@ def _found(returned: Any, batch: int, expected: int | None) -> Any:
         if isinstance(each, Tensor)
         and each.ndim == 2
         and len(each) == batch
-        and expected in (None, each.shape[1])
+        and suits(each.shape[1])
     }
     if len(fitting) != 1:
-        wanted = f"({batch}, {'classes' if expected is None else expected})"
         raise ValueError(
-            f"the model returned {_contents(returned)}, of which {len(fitting)} have the shape "
-            f"{wanted}: say which are the scores, by output=… ({', '.join(map(repr, candidates))})"
+            f"the model returned {_contents(candidates)}, of which {len(fitting)} can be scores "
+            f"({batch}, classes): say which are, by output=…"
         )
     return next(iter(fitting.values()))
 
 
 def _contents(returned: Any) -> str:
     if isinstance(returned, Mapping):
-        return f"a dict of {', '.join(map(repr, returned))}"
-    if isinstance(returned, Sequence):
-        return f"{len(returned)} values"
-    return type(returned).__name__
+        named = returned.items()
+    elif isinstance(returned, Sequence):
+        named = enumerate(returned)
+    else:
+        return type(returned).__name__
+    return ", ".join(
+        f"{name!r}: {tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__}"
+        for name, each in named
+    )
 
 
 @torch.no_grad()
 def looks_like_probabilities(scores: Tensor, *, fewest: int = FEWEST_VALUES) -> bool:
     """Return whether scores are too much like probabilities to be taken for logits.
 
-    They are if all lie in [0, 1] and each row of several sums to 1, or if all lie strictly within
-    (0, 1) and there are enough of them.
+    They are if all lie in [0, 1] and each row of several sums to 1, or if all lie in [0, 1], one
+    at least above 0, and there are enough of them.
 
     Parameters
     ----------
@@ -132,13 +137,31 @@ def looks_like_probabilities(scores: Tensor, *, fewest: int = FEWEST_VALUES) -> 
     values = scores.detach()
     if not values.numel() or not values.isfinite().all():
         return False
-    if not (values.min() >= 0 and values.max() <= 1):
+    # Last layers that start at zero return nothing but zeros.
+    if not (values.min() >= 0 and 0 < values.max() <= 1):
         return False
-    single = values.dtype in (torch.float32, torch.float64)
-    tolerance = _SUM_TOLERANCE if single else _HALF_SUM_TOLERANCE
-    if values.shape[1] > 1 and ((values.double().sum(1) - 1).abs() <= tolerance).all():
-        return True
-    return values.numel() >= fewest and bool(((values > 0) & (values < 1)).all())
+    return _sum_to_one(values) or values.numel() >= fewest
+
+
+def describe_probabilities(scores: Tensor) -> str:
+    """Return what is wrong with outputs that look like probabilities, and what to declare."""
+    summed = _sum_to_one(scores.detach())
+    head = "'softmax'" if summed else "'sigmoid'"
+    if scores.shape[1] == 1:
+        head += " (or 'binary', for two classes of one output)"
+    return (
+        f"the outputs look like probabilities ({scores.min():.3g} to {scores.max():.3g}"
+        f"{', each row sums to 1' if summed else ''}): another softmax or sigmoid would be "
+        f"applied to them. Declare what they are by audiointerp.classifier(module, front_end=…, "
+        f"classes=…): outputs='probabilities' with head={head}, or outputs='logits' if they are "
+        "logits all the same"
+    )
+
+
+def _sum_to_one(values: Tensor) -> bool:
+    """Say whether each row has several entries and sums to 1."""
+    sums = values.to(torch.promote_types(values.dtype, torch.float32)).sum(1)
+    return values.shape[1] > 1 and bool(((sums - 1).abs() <= _SUM_TOLERANCE).all())
 
 
 class LogProbability(nn.Module):
@@ -153,9 +176,16 @@ class LogProbability(nn.Module):
         Raises
         ------
         ValueError
-            If a value lies outside [0, 1].
+            If a value lies outside [0, 1], or a row does not sum to 1.
         """
         values = _checked(probabilities)
+        if not _sum_to_one(probabilities.detach()):
+            sums = values.detach().sum(1)
+            raise ValueError(
+                f"the outputs were declared as probabilities of one class of several, whose rows "
+                f"sum to 1, and sum to {sums.min():.4g} to {sums.max():.4g}: declare "
+                "head='sigmoid' for labels that are independent of each other"
+            )
         return values.clamp(min=torch.finfo(values.dtype).tiny).log()
 
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 Axes = tuple[str, ...]
 
+_AXES = ("channel", "freq", "time")
+
 CHANNELS_FIRST = (
     nn.Conv1d,
     nn.ConvTranspose1d,
@@ -57,17 +59,34 @@ def to_plane(
     """
     if callable(axes):
         plane = axes(layer, activation)
-        if plane.ndim != 4 or len(plane) != len(activation):
+        if not isinstance(plane, Tensor) or plane.ndim != 4:
+            got = tuple(plane.shape) if isinstance(plane, Tensor) else type(plane).__name__
             raise ValueError(
-                f"activation_axes returned {tuple(plane.shape)} for the layer {layer!r}: expected "
-                f"({len(activation)}, channels, freq, time)"
+                f"activation_axes returned {got} for the layer {layer!r}: expected a tensor "
+                "(batch, channels, freq, time)"
             )
         return plane
-    names = _names(activation, axes, layer, module)
-    # A missing axis has size 1.
-    order = [names.index(axis) + 1 for axis in ("channel", "freq", "time") if axis in names]
+    check_axes(axes)
+    return _arrange(activation, _names(activation, axes, layer, module))
+
+
+def check_axes(axes: Axes | Callable[[str, Tensor], Tensor] | None) -> None:
+    """Raise a ValueError unless axes are as `to_plane` takes them."""
+    if axes is None or callable(axes):
+        return
+    named = () if isinstance(axes, str) else tuple(axes)
+    if not named or len(set(named)) < len(named) or not set(named) <= set(_AXES):
+        raise ValueError(
+            f"activation_axes is {axes!r}: expected a tuple of 'channel', 'freq' and 'time', each "
+            "at most once, in the order of the axes after the batch; or a function"
+        )
+
+
+def _arrange(activation: Tensor, names: Axes) -> Tensor:
+    """Return (batch, channels, freq, time) of an activation whose axes have these names."""
+    order = [names.index(axis) + 1 for axis in _AXES if axis in names]
     plane = activation.permute(0, *order)
-    for place, axis in enumerate(("channel", "freq", "time"), start=1):
+    for place, axis in enumerate(_AXES, start=1):
         if axis not in names:
             plane = plane.unsqueeze(place)
     return plane
@@ -81,8 +100,7 @@ def _names(activation: Tensor, axes: Axes | None, layer: str, module: nn.Module)
         axes = ("channel", "freq", "time")
     if axes is None and count == 2 and isinstance(module, CHANNELS_FIRST):
         axes = ("channel", "time")
-    known = {"channel", "freq", "time"}
-    if axes is not None and len(axes) == count and len(set(axes)) == count and set(axes) <= known:
+    if axes is not None and len(axes) == count and "channel" in axes:
         return tuple(axes)
     shape = tuple(activation.shape)
     if axes is None and count == 2:
@@ -138,3 +156,52 @@ def tokens_to_plane(
         return patches.unflatten(2, (freq, time))
 
     return lay_out
+
+
+def frames_to_plane(
+    frames: int, *, axes: Axes = ("channel", "time")
+) -> Callable[[str, Tensor], Tensor]:
+    """Return a function that joins the activations of a clip's frames along time.
+
+    For networks that cut each clip into frames and put these into the batch axis, clip by clip:
+    (batch·frames, …). The frames must be adjacent: those that overlap would each be given more
+    time than they add.
+
+    Parameters
+    ----------
+    frames : int
+        Frames of each clip.
+    axes : tuple of str
+        Names of the axes of one frame's activation, such as ("channel", "freq", "time").
+
+    Returns
+    -------
+    callable
+        For ``activation_axes`` of `audiointerp.model.classifier.classifier`.
+
+    Raises
+    ------
+    ValueError
+        If the axes are not as `to_plane` takes them, or have no channel.
+
+    Examples
+    --------
+    >>> join = frames_to_plane(3)
+    >>> join("conv", torch.zeros(6, 5, 4)).shape
+    torch.Size([2, 5, 1, 12])
+    """
+    check_axes(axes)
+    if "channel" not in axes:
+        raise ValueError(f"axes is {axes!r}: 'channel' must be one of them")
+
+    def join(layer: str, activation: Tensor) -> Tensor:
+        shape = tuple(activation.shape)
+        if len(shape) != len(axes) + 1 or shape[0] % frames:
+            raise ValueError(
+                f"the layer {layer!r} gives activations {shape}: expected a multiple of {frames} "
+                f"frames, each with the axes {axes}"
+            )
+        planes = _arrange(activation, axes).unflatten(0, (-1, frames))
+        return planes.permute(0, 2, 3, 1, 4).flatten(3)
+
+    return join

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from audiointerp.registry import Registry
+from audiointerp.registry import UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def choose_targets(
     ------
     ValueError
         If a label is no class, is named twice, or more are asked for than there are.
+    TypeError
+        If a label is neither a name nor a whole number.
     """
     batch, count = probabilities.shape
     if isinstance(target, Above):
@@ -75,7 +79,7 @@ def choose_targets(
     elif target is None:
         labels = probabilities.argmax(1, keepdim=True)
     else:
-        named = [target] if isinstance(target, str | int) else list(target)
+        named = _listed(target)
         chosen = [class_index(each, classes) for each in named]
         if not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(f"the labels to explain are {named}: expected some, each once")
@@ -89,17 +93,39 @@ def class_index(label: Label, classes: Sequence[str]) -> int:
 
     Raises
     ------
-    ValueError
+    UnknownNameError, ValueError
         If there is none; the message names those there are.
+    TypeError
+        If it is neither a name nor a whole number.
     """
     if isinstance(label, str):
-        choices: Registry[int] = Registry("class")
-        choices.update({name: index for index, name in enumerate(classes)})
-        return choices[label]
-    if not 0 <= label < len(classes):
-        names = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-        raise ValueError(f"target {label}: expected 0 … {len(classes) - 1}, or one of {names}")
-    return int(label)
+        if label in classes:
+            return list(classes).index(label)
+        close = difflib.get_close_matches(label, classes, n=1)
+        hint = f". Did you mean {close[0]!r}?" if close else ""
+        raise UnknownNameError(f"unknown class {label!r}: choose from {_some(classes)}{hint}")
+    if isinstance(label, bool) or not hasattr(label, "__index__"):
+        raise TypeError(f"target {label!r}: expected the name or the index of a class")
+    index = operator.index(label)
+    if not 0 <= index < len(classes):
+        raise ValueError(
+            f"target {label}: expected 0 … {len(classes) - 1}, or one of {_some(classes)}"
+        )
+    return index
+
+
+def _listed(target: Label | Sequence[Label]) -> list[Label]:
+    """Return one label or several as a list."""
+    return list(target) if _is_several(target) else [target]
+
+
+def _is_several(target: Any) -> bool:
+    single = isinstance(target, str) or getattr(target, "ndim", 1) == 0
+    return isinstance(target, Iterable) and not single
+
+
+def _some(classes: Sequence[str], most: int = 20) -> str:
+    return ", ".join(classes[:most]) + (f", … ({len(classes)})" if len(classes) > most else "")
 
 
 def describe_target(target: Target) -> Any:
@@ -108,6 +134,7 @@ def describe_target(target: Target) -> Any:
         return {"top": target.count}
     if isinstance(target, Above):
         return {"above": target.probability}
-    if target is None or isinstance(target, str | int):
+    if target is None or isinstance(target, str):
         return target
-    return list(target)
+    labels = [each if isinstance(each, str) else operator.index(each) for each in _listed(target)]
+    return labels if _is_several(target) else labels[0]
