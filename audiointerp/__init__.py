@@ -24,7 +24,7 @@ from audiointerp.interpretation import (
 )
 from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
-from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier
+from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier, load_panns
 from audiointerp.model.weights import load, save_weights
 from audiointerp.predict import Predict
 from audiointerp.processing import (
@@ -72,6 +72,7 @@ __all__ = [
     "classifier",
     "load",
     "load_audio",
+    "load_panns",
     "make_masks",
     "save_weights",
 ]

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from audiointerp.cli.options import Background, Base, Device, Methods, Seed, Target
+from audiointerp.cli.options import (
+    AboveProbability,
+    Background,
+    Base,
+    Device,
+    Methods,
+    Seed,
+    Targets,
+    TopLabels,
+    build_recipe,
+)
 
 
 def figure(
@@ -21,27 +31,23 @@ def figure(
     part: Annotated[
         str, typer.Option(help="in: what masks keep; out: what is left without that.")
     ] = "in",
-    target: Target = None,
+    target: Targets = None,
+    top: TopLabels = None,
+    above: AboveProbability = None,
     background: Background = "synthetic",
     base: Base = "floor",
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Draw the paper's figure of one sound, methods by masks, as PDF and PNG for print."""
+    """Draw the paper's figure of one sound, methods by masks, as PDF and PNG for print.
+
+    It explains one label: --top and --above are for sounds that just one label fits.
+    """
     from audiointerp.runs.files import compare_methods
     from audiointerp.runs.recipe import SHOWN_MASKS
 
     shown = mask or SHOWN_MASKS
-    comparison = compare_methods(
-        file,
-        weights,
-        methods=method,
-        masks=shown,
-        target=target,
-        background=background,
-        base=base,
-        seed=seed,
-        device=device,
-    )
+    recipe = build_recipe(method, target, top, above, masks=shown, base=base, seed=seed)
+    comparison = compare_methods(file, weights, background=background, device=device, recipe=recipe)
     for path in comparison.plot(shown, part).save_print(out):
         typer.echo(path)

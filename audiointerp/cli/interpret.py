@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from audiointerp.cli.options import Background, Base, Device, Methods, Places, Seed, Target, Weights
+from audiointerp.cli.options import (
+    AboveProbability,
+    Background,
+    Base,
+    Device,
+    Methods,
+    Places,
+    Seed,
+    Targets,
+    TopLabels,
+    Weights,
+    build_recipe,
+)
 from audiointerp.cli.skipped import report_skipped
 
 
@@ -25,7 +37,9 @@ def interpret(
     sound: Annotated[
         str, typer.Option(help="wav, exact; flac, half as large; mp3, a tenth, but not exact.")
     ] = "wav",
-    target: Target = None,
+    target: Targets = None,
+    top: TopLabels = None,
+    above: AboveProbability = None,
     background: Background = "synthetic",
     base: Base = "floor",
     on: Places = ["features"],  # noqa: B006 (typer reads the default, nobody changes it)
@@ -39,20 +53,17 @@ def interpret(
     from audiointerp.runs.recipe import SHOWN_MASKS
 
     shown = list(MASKS) if all_masks else mask or SHOWN_MASKS
+    recipe = build_recipe(method, target, top, above, base=base, on=on, seed=seed)
     result = interpret_files(
         files,
         weights,
         out,
-        methods=method,
         masks=shown,
         sound=sound,
-        target=target,
         background=background,
-        base=base,
-        on=on,
-        seed=seed,
         device=device,
         report=report,
+        recipe=recipe,
     )
     if len(result.table):
         from audiointerp.tables import summarise_files

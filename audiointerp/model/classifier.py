@@ -167,7 +167,7 @@ class Classifier(nn.Module):
     def _expected_outputs(self) -> int | None:
         if self.classes is None:
             return None
-        return 1 if self.head.name == "binary" else len(self.classes)
+        return self.head.num_outputs(len(self.classes))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities of logits, in double precision where 1 - p keeps its digits."""
@@ -388,6 +388,7 @@ def as_classifier(
         head=build_head(model.head) if described else None,
         classes=classes if classes is not None else getattr(model, "classes", None),
         duration=getattr(model, "duration", None),
+        normalize=getattr(model, "normalize", True) if described else True,
         outputs="logits" if described else None,
     )
 

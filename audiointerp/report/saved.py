@@ -231,6 +231,7 @@ def _scene(group: list[_Saved], form: Literal["wav", "mp3"]) -> dict[str, Any]:
         "clip": first.clip,
         "sound": first.embedded("original", form),
         "label": summary["label"],
+        "labels": summary.get("labels", [summary["label"]]),
         "classes": list(summary["probabilities"]),
         "probabilities": list(summary["probabilities"].values()),
         "methods": {one.method: _method(one, form) for one in group},

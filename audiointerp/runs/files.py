@@ -23,6 +23,7 @@ from audiointerp.model.classifier import Classifier
 from audiointerp.report import write_report
 from audiointerp.runs.clip import interpret_clips
 from audiointerp.runs.comparison import Comparison
+from audiointerp.runs.names import result_name
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
     Recipe,
@@ -32,6 +33,8 @@ from audiointerp.runs.recipe import (
     make_recipe,
 )
 from audiointerp.runs.result import Interpretation
+from audiointerp.runs.store import EXPLAINED
+from audiointerp.runs.targets import Target
 from audiointerp.sound import SOUND_FORMATS
 
 CLIPS_PER_BATCH = 8
@@ -47,7 +50,8 @@ class FilesResult:
     folder : Path
         Holds ``<model>/<method>/<clip>/`` folders and ``summary.csv``.
     table : DataFrame
-        One row per model, method, clip and mask, with the seven metrics.
+        One row per model, method, clip and mask, with the metrics. Where labels to explain were
+        asked for, ``explained`` names them: one row for each.
     failures : dict of str to str
         Files that could not be interpreted, and why.
     report : Path or None
@@ -82,7 +86,8 @@ def interpret_files(
     weights : sequence of path
         Weight files; see `audiointerp.model.weights`.
     out : path
-        Folder for the results, ``<out>/<model>/<method>/<clip>/``.
+        Folder for the results, ``<out>/<model>/<method>/<clip>/``; where several labels of a clip
+        may be explained, ``<clip>@<label>``.
     masks : sequence of str, optional
         Masks to draw and to make audible, None for all; the tables have all of the recipe's.
     sound : {"wav", "flac", "mp3"}
@@ -127,15 +132,18 @@ def interpret_files(
                 bar.set_description(f"{model_name} {method}")
                 for batch in _batches(clips):
                     waveforms = torch.stack(list(batch.values()))
-                    for result in interpret_clips(
-                        job, waveforms, list(batch), target=recipe.target
-                    ):
-                        folder = Path(out) / model_name / method / result.clip
+                    results = interpret_clips(job, waveforms, list(batch), target=recipe.target)
+                    for result in results:
+                        folder = Path(out, model_name, method, _folder_name(result, recipe.target))
                         result.save(folder, masks, sound=sound)
                         written.append(folder)
-                        rows += _rows(model_name, result)
-                        bar.update()
-    columns = ["model", "method", "clip", "label", "probability", "mask", *METRICS]
+                        rows += _rows(model_name, result, recipe.target)
+                    for clip in batch.keys() - {result.clip for result in results}:
+                        failures[f"{model_name}/{clip}"] = f"no label reaches {recipe.target}"
+                    bar.update(len(batch))
+    columns = ["model", "method", "clip", "label", "probability"]
+    columns += [] if recipe.target is None else [EXPLAINED]
+    columns += ["mask", *METRICS]
     table = pd.DataFrame(rows, columns=columns)
     if rows:
         table.to_csv(Path(out) / "summary.csv", index=False)
@@ -226,9 +234,16 @@ def _batches(clips: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
             yield {name: clips[name] for name in names[start : start + CLIPS_PER_BATCH]}
 
 
-def _rows(model: str, result: Interpretation) -> list[dict[str, Any]]:
+def _folder_name(result: Interpretation, target: Target) -> str:
+    """Return the name of a result's folder: ``<clip>``, or ``<clip>@<label>`` of several labels."""
+    return result_name(result.clip, target, result.target_label, result.target)
+
+
+def _rows(model: str, result: Interpretation, target: Target) -> list[dict[str, Any]]:
     about = {"model": model, "method": result.method, "clip": result.clip}
     about |= {"label": result.label, "probability": result.probability}
+    if target is not None:
+        about[EXPLAINED] = result.target_label
     return [
         about | {"mask": mask} | values for mask, values in result.metrics.to_dict("index").items()
     ]
