@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from audiointerp.cli.options import (
+    TRAIN_FOLDS,
     AboveProbability,
     Alpha,
     Base,
@@ -37,7 +38,7 @@ def experiment(
     ] = None,
     train_folds: Annotated[
         list[str], typer.Option(help="Folds that SHAP's background is drawn from.")
-    ] = ["1", "2", "3"],  # noqa: B006
+    ] = TRAIN_FOLDS,
     method: Methods = None,
     target: Targets = None,
     top: TopLabels = None,

@@ -49,6 +49,8 @@ Background = Annotated[
 Data = Annotated[
     str, typer.Option("--data", "-d", help="A folder laid out like ESC-50, or 'synthetic'.")
 ]
+TRAIN_FOLDS = ["1", "2", "3"]
+"""The folds that models are trained on unless told otherwise."""
 
 
 def build_target(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audiointerp.cli.options import Data, Device, Seed, Subset, read_fold
+from audiointerp.cli.options import TRAIN_FOLDS, Data, Device, Seed, Subset, read_fold
 
 
 def train(
@@ -30,11 +30,9 @@ def train(
         str | None, typer.Option(help="Weights to start from: a file, or 'audioset' to fetch them.")
     ] = None,
     subset: Subset = None,
-    train_folds: Annotated[list[str], typer.Option(help="Folds to train on: numbers or names.")] = [
-        "1",
-        "2",
-        "3",
-    ],  # noqa: B006
+    train_folds: Annotated[
+        list[str], typer.Option(help="Folds to train on: numbers or names.")
+    ] = TRAIN_FOLDS,
     validation_fold: Annotated[str, typer.Option(help="Fold that chooses the epoch.")] = "4",
     test_fold: Annotated[str, typer.Option(help="Fold to test on, once.")] = "5",
     clips: Annotated[

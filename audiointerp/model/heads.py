@@ -107,7 +107,7 @@ class Softmax(Head):
         return after.argmax(1) == target
 
     def loss(self, logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Return the cross-entropy."""
+        """Return the cross-entropy; targets may be the indices of the classes, (batch,), too."""
         return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 

@@ -24,7 +24,8 @@ from audiointerp.model.classifier import as_classifier
 from audiointerp.model.heads import Head
 from audiointerp.model.weights import check_fit
 from audiointerp.processing import FrontEnd
-from audiointerp.tables.statistics import bootstrap_means, interval
+from audiointerp.tables import interval
+from audiointerp.tables.statistics import bootstrap_means
 
 BETWEEN_LABELS = "|"
 """What stands between the labels of a clip that has several, in a column of a table."""
