@@ -32,7 +32,7 @@ from audiointerp.interpretation import (
 )
 from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
-from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier
+from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier, load_panns
 from audiointerp.model.weights import load, save_weights
 from audiointerp.predict import Predict
 from audiointerp.processing import (
@@ -86,6 +86,7 @@ __all__ = [
     "classifier",
     "load",
     "load_audio",
+    "load_panns",
     "make_masks",
     "open_dataset",
     "save_weights",

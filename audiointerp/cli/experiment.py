@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from audiointerp.cli.options import (
+    TRAIN_FOLDS,
+    AboveProbability,
     Alpha,
     Base,
     Data,
@@ -17,7 +19,11 @@ from audiointerp.cli.options import (
     Seed,
     SnrDb,
     Subset,
+    Targets,
+    TopLabels,
     Weights,
+    build_recipe,
+    read_fold,
 )
 from audiointerp.cli.skipped import report_skipped
 
@@ -26,14 +32,17 @@ def experiment(
     weights: Weights,
     data: Data,
     subset: Subset = None,
-    fold: Annotated[int, typer.Option(help="The fold to interpret.")] = 5,
+    fold: Annotated[str, typer.Option(help="The fold to interpret: its number or name.")] = "5",
     clips: Annotated[
         int | None, typer.Option(help="At most so many of its clips, class by class; or all.")
     ] = None,
     train_folds: Annotated[
-        list[int], typer.Option(help="Folds that SHAP's background is drawn from.")
-    ] = [1, 2, 3],  # noqa: B006
+        list[str], typer.Option(help="Folds that SHAP's background is drawn from.")
+    ] = TRAIN_FOLDS,
     method: Methods = None,
+    target: Targets = None,
+    top: TopLabels = None,
+    above: AboveProbability = None,
     noise: Annotated[
         list[str] | None, typer.Option(help="Noise file of a condition: FILE or NAME=FILE.")
     ] = None,
@@ -52,30 +61,39 @@ def experiment(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Interpret a test fold with every model and method, clean and under noise."""
+    """Interpret a test fold with every model and method, clean and under noise.
+
+    With labels to explain asked for, the tables name them in the column "explained".
+    """
     from audiointerp.runs.experiment import parse_noise, run_experiment
 
-    done = run_experiment(
-        weights,
-        data,
-        subset=subset,
-        fold=fold,
-        clips=clips,
-        train_folds=train_folds,
-        methods=method,
-        noises=dict(map(parse_noise, noise or [])),
-        clean=clean,
-        alpha=alpha,
-        snr_db=snr_db,
+    recipe = build_recipe(
+        method,
+        target,
+        top,
+        above,
         masks=mask,
         base=base,
         on=on,
         precision=precision,
+        seed=seed,
+    )
+    done = run_experiment(
+        weights,
+        data,
+        subset=subset,
+        fold=read_fold(fold),
+        clips=clips,
+        train_folds=[read_fold(each) for each in train_folds],
+        noises=dict(map(parse_noise, noise or [])),
+        clean=clean,
+        alpha=alpha,
+        snr_db=snr_db,
         results=results,
         cache_dir=cache,
-        seed=seed,
         device=device,
         overwrite=overwrite,
+        recipe=recipe,
     )
     failures = {}
     for folder, result in done.items():

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from audiointerp.cli.options import (
+    AboveProbability,
     Background,
     Base,
     Device,
@@ -16,8 +17,10 @@ from audiointerp.cli.options import (
     Methods,
     Seed,
     Start,
-    Target,
+    Targets,
+    TopLabels,
     WindowSeconds,
+    build_recipe,
 )
 
 
@@ -32,7 +35,9 @@ def figure(
     part: Annotated[
         str, typer.Option(help="in: what masks keep; out: what is left without that.")
     ] = "in",
-    target: Target = None,
+    target: Targets = None,
+    top: TopLabels = None,
+    above: AboveProbability = None,
     start: Start = None,
     end: End = None,
     window: WindowSeconds = None,
@@ -45,22 +50,21 @@ def figure(
     """Draw the paper's figure of one sound, methods by masks, as PDF and PNG for print.
 
     Of a file that is longer than what the model takes, it is of the most confident window.
+
+    It explains one label: --top and --above are for sounds that just one label fits.
     """
     from audiointerp.runs.files import compare_methods
     from audiointerp.runs.recipe import SHOWN_MASKS
     from audiointerp.runs.windows import Windowing
 
     shown = mask or SHOWN_MASKS
+    recipe = build_recipe(method, target, top, above, masks=shown, base=base, seed=seed)
     comparison = compare_methods(
         file,
         weights,
-        methods=method,
-        masks=shown,
-        target=target,
         background=background,
-        base=base,
-        seed=seed,
         device=device,
+        recipe=recipe,
         windowing=Windowing(start, end, window, hop),
     )
     if comparison.coverage.is_partial:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from audiointerp.cli.options import (
+    AboveProbability,
     Background,
     Base,
     Device,
@@ -17,9 +18,11 @@ from audiointerp.cli.options import (
     Places,
     Seed,
     Start,
-    Target,
+    Targets,
+    TopLabels,
     Weights,
     WindowSeconds,
+    build_recipe,
 )
 from audiointerp.cli.skipped import report_skipped
 from audiointerp.cli.windows import report_windows
@@ -41,7 +44,9 @@ def interpret(
     sound: Annotated[
         str, typer.Option(help="wav, exact; flac, half as large; mp3, a tenth, but not exact.")
     ] = "wav",
-    target: Target = None,
+    target: Targets = None,
+    top: TopLabels = None,
+    above: AboveProbability = None,
     start: Start = None,
     end: End = None,
     window: WindowSeconds = None,
@@ -68,21 +73,18 @@ def interpret(
 
     most = int(windows) if windows.isdecimal() else windows
     shown = list(MASKS) if all_masks else mask or SHOWN_MASKS
+    recipe = build_recipe(method, target, top, above, base=base, on=on, seed=seed)
     result = interpret_files(
         files,
         weights,
         out,
-        methods=method,
         masks=shown,
         sound=sound,
-        target=target,
         background=background,
-        base=base,
-        on=on,
-        seed=seed,
         device=device,
         report=report,
         windowing=Windowing(start, end, window, hop, most),
+        recipe=recipe,
     )
     report_windows(result.recordings)
     if len(result.table):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from audiointerp.runs.recipe import Recipe
+    from audiointerp.runs.targets import Target
 
 Weights = Annotated[
     list[Path], typer.Option("--weights", "-w", help="Weight file; may be given several times.")
@@ -25,7 +30,19 @@ Alpha = Annotated[
     float | None, typer.Option(help="Share of the clip in α·clip + (1-α)·noise; 0.6 by default.")
 ]
 SnrDb = Annotated[float | None, typer.Option(help="The clip's level over the noise, dB, instead.")]
-Target = Annotated[str | None, typer.Option(help="Class to explain; the predicted one by default.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        help="Label to explain, may be given several times; the predicted one by default.",
+    ),
+]
+TopLabels = Annotated[
+    int | None, typer.Option("--top", help="Explain this many labels, the most probable ones.")
+]
+AboveProbability = Annotated[
+    float | None, typer.Option("--above", help="Explain every label of at least this probability.")
+]
 Background = Annotated[
     str, typer.Option(help="Set that SHAP compares with: 'synthetic' or a folder.")
 ]
@@ -47,3 +64,48 @@ WindowSeconds = Annotated[
 Hop = Annotated[
     float | None, typer.Option(help="Seconds from one window to the next; half a window.")
 ]
+TRAIN_FOLDS = ["1", "2", "3"]
+"""The folds that models are trained on unless told otherwise."""
+
+
+def build_target(
+    names: Sequence[str] | None, top: int | None = None, above: float | None = None
+) -> Target:
+    """Return what ``--target``, ``--top`` and ``--above`` ask for.
+
+    Raises
+    ------
+    ValueError
+        If more than one of the three is given.
+    """
+    from audiointerp.runs.targets import Above, Top
+
+    given = {"--target": names or None, "--top": top, "--above": above}
+    used = [option for option, value in given.items() if value is not None]
+    if len(used) > 1:
+        raise ValueError(f"{' and '.join(used)} both say which labels to explain: give one of them")
+    if top is not None:
+        return Top(top)
+    if above is not None:
+        return Above(above)
+    if not names:
+        return None
+    return names[0] if len(names) == 1 else list(names)
+
+
+def build_recipe(
+    methods: Sequence[str] | None,
+    target: Sequence[str] | None,
+    top: int | None,
+    above: float | None,
+    **options: Any,
+) -> Recipe:
+    """Return the recipe of a command: its methods, the labels to explain and what it has else."""
+    from audiointerp.runs.recipe import Recipe
+
+    return Recipe(methods=methods, target=build_target(target, top, above), **options)
+
+
+def read_fold(text: str) -> int | str:
+    """Return a fold as sets name it: the number that a text is, or the name of a split."""
+    return int(text) if text.isdecimal() else text

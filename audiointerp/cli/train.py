@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audiointerp.cli.options import Data, Device, Seed, Subset
+from audiointerp.cli.options import TRAIN_FOLDS, Data, Device, Seed, Subset, read_fold
 
 
 def train(
@@ -17,6 +17,12 @@ def train(
         str, typer.Option(help="LogMelSTFTSpectrogram, LogSTFTSpectrogram, …")
     ] = "LogMelSTFTSpectrogram",
     model: Annotated[str, typer.Option(help="Cnn14, Cnn10, Cnn6, ResNet22, …")] = "Cnn14",
+    head: Annotated[
+        str,
+        typer.Option(
+            help="softmax: one of the classes; sigmoid: any number of labels; binary: one of two."
+        ),
+    ] = "softmax",
     width: Annotated[
         float | None, typer.Option(help="Channels of Cnn14 as a share of the published ones.")
     ] = None,
@@ -24,9 +30,11 @@ def train(
         str | None, typer.Option(help="Weights to start from: a file, or 'audioset' to fetch them.")
     ] = None,
     subset: Subset = None,
-    train_folds: Annotated[list[int], typer.Option(help="Folds to train on.")] = [1, 2, 3],  # noqa: B006
-    validation_fold: Annotated[int, typer.Option(help="Fold that chooses the epoch.")] = 4,
-    test_fold: Annotated[int, typer.Option(help="Fold to test on, once.")] = 5,
+    train_folds: Annotated[
+        list[str], typer.Option(help="Folds to train on: numbers or names.")
+    ] = TRAIN_FOLDS,
+    validation_fold: Annotated[str, typer.Option(help="Fold that chooses the epoch.")] = "4",
+    test_fold: Annotated[str, typer.Option(help="Fold to test on, once.")] = "5",
     clips: Annotated[
         int | None, typer.Option(help="At most this many clips of each; all by default.")
     ] = None,
@@ -57,12 +65,13 @@ def train(
         out,
         front_end=front_end,
         model=model,
+        head=head,
         width=width,
         pretrained=pretrained,
         subset=subset,
-        train_folds=train_folds,
-        validation_fold=validation_fold,
-        test_fold=test_fold,
+        train_folds=[read_fold(fold) for fold in train_folds],
+        validation_fold=read_fold(validation_fold),
+        test_fold=read_fold(test_fold),
         clips=clips,
         epochs=epochs,
         batch_size=batch_size,
@@ -81,8 +90,12 @@ def train(
         device=device,
         precision=precision,
     )
+    if trained.test.head.exclusive:
+        score, scores = "accuracy", (trained.validation_accuracy, trained.test_accuracy)
+    else:
+        score, scores = "mAP", (trained.validation_map, trained.test_map)
+    validation, test = (f"{100 * each:.2f} %" for each in scores)
     typer.echo(
-        f"{trained.weights}: best epoch {trained.training.best_epoch}, accuracy "
-        f"{100 * trained.validation_accuracy:.2f} % on the validation fold, "
-        f"{100 * trained.test_accuracy:.2f} % on the test fold"
+        f"{trained.weights}: best epoch {trained.training.best_epoch}, {score} {validation} on "
+        f"the validation fold, {test} on the test fold"
     )

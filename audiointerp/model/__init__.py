@@ -8,6 +8,7 @@ from audiointerp.model.checkpoint import (
     download_panns,
     find_panns,
     load_panns,
+    transfer_panns,
 )
 from audiointerp.model.classifier import Classifier, as_classifier, classifier
 from audiointerp.model.cnn6 import TransferCnn6
@@ -49,4 +50,5 @@ __all__ = [
     "download_panns",
     "find_panns",
     "load_panns",
+    "transfer_panns",
 ]

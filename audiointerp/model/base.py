@@ -87,7 +87,7 @@ class TransferModel(nn.Module):
     ----------
     base : PannsBase
     num_classes : int
-        Number of classes C.
+        Number of outputs C: one per class, or 1 for a binary head's two classes.
     num_bins : int
         Frequency bins F of the features, e.g. 64 (mel) or 257 (STFT): the processor's `num_bins`.
 
@@ -99,6 +99,8 @@ class TransferModel(nn.Module):
         Clip length in seconds that the model was trained on, where known.
     head : Head
         What the outputs mean; softmax unless changed.
+    normalize : bool
+        Whether sounds are scaled to a peak of 1 before they are analysed; they are unless changed.
     activation_axes : tuple of str
         What the last two axes of convolution activations (B, channels, ., .) are.
 
@@ -131,6 +133,7 @@ class TransferModel(nn.Module):
         self.classes: tuple[str, ...] | None = None
         self.duration: float | None = None
         self.head: Head = Softmax()
+        self.normalize = True
         self.base = base
         self.classifier = nn.Linear(base.fc1.out_features, num_classes)
         self.apply(initialise)

@@ -1,4 +1,8 @@
-"""The published PANNs weights: fetched with their checksum, loaded without running code."""
+"""The published PANNs weights: fetched with their checksum, loaded without running code.
+
+`load_panns` returns a published network as it is, an AudioSet tagger; `transfer_panns` loads what
+lies below its last layer into a network for other classes.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,24 @@ import requests
 import torch
 from torch import Tensor
 
-from audiointerp.model.base import MODELS, TransferModel
+from audiointerp.dataset.audioset import audioset_classes
+from audiointerp.model.base import MODELS, TransferModel, build_model
+from audiointerp.model.classifier import Classifier
+from audiointerp.model.heads import Sigmoid
+from audiointerp.processing import LogMelSTFTSpectrogram
 
 ZENODO = "https://zenodo.org/record/3987831"
 FRONT_END_KEYS = ("spectrogram_extractor.", "logmel_extractor.")
 AUDIOSET_KEYS = ("fc_audioset.",)
+AUDIOSET_SECONDS = 10.0
+"""Length of the clips that the published networks were trained on."""
+
+_CARD = {
+    "data": "AudioSet (J. F. Gemmeke et al., 2017)",
+    "licence": f"CC BY 4.0, Q. Kong et al., {ZENODO}",
+}
+_SAME_FRONT_END = 1e-4
+"""Largest difference of two front ends' numbers that is rounding, as a share of the largest."""
 
 
 class CheckpointError(ValueError):
@@ -92,7 +109,7 @@ def download_panns(
     if file.md5 is None:
         raise CheckpointError(
             f"no checksum is known for {file.filename}, so it is not fetched automatically: "
-            f"download {url} yourself and pass its path to load_panns"
+            f"download {url} yourself and pass its path"
         )
     try:
         path = pooch.retrieve(
@@ -118,7 +135,7 @@ def download_panns(
 def find_panns(name: str, folder: str | Path = "pretrained") -> Path | None:
     """Return where the published AudioSet weights of a model lie, None if they do not.
 
-    Nothing is fetched, and nothing read: `load_panns` checks the file.
+    Nothing is fetched, and nothing read: `load_panns` and `transfer_panns` check the file.
 
     Parameters
     ----------
@@ -137,7 +154,92 @@ def find_panns(name: str, folder: str | Path = "pretrained") -> Path | None:
     return path if path.is_file() else None
 
 
-def load_panns(model: TransferModel, path: str | Path, *, skip: Iterable[str] = ()) -> None:
+def published_model(path: str | Path) -> str | None:
+    """Return which model's published AudioSet weights a file is, by its name; None if of none."""
+    names = {file.filename: name for name, file in PANNS_FILES.items()}
+    return names.get(Path(path).name)
+
+
+def load_panns(
+    name: str = "Cnn14",
+    *,
+    path: str | Path | None = None,
+    folder: str | Path = "pretrained",
+    device: str | torch.device = "cpu",
+) -> Classifier:
+    """Return a network published with PANNs as it is: a tagger of AudioSet's 527 classes.
+
+    Its last layer (``fc_audioset``) is the model's `classifier`, its head sigmoid, its front end
+    `LogMelSTFTSpectrogram` with its defaults. The front end that the file carries must be the
+    same. Sounds are not normalised, as PANNs' were not. Files are checked and read as by
+    `transfer_panns`.
+
+    Parameters
+    ----------
+    name : str
+        A name in `MODELS`.
+    path : path, optional
+        A PANNs checkpoint; by default the published file in `folder`, fetched if it is not there.
+    folder : path, default "pretrained"
+        Where `download_panns` puts it.
+    device : str or torch.device
+        Where to put model and front end.
+
+    Returns
+    -------
+    Classifier
+        In evaluation mode; unpacks as ``model, processor``. It takes clips of 10 s.
+
+    Raises
+    ------
+    ValueError
+        If the model is unknown.
+    CheckpointError
+        If the file cannot be fetched, is missing, damaged, refused, of another architecture, or
+        was made for other features.
+
+    References
+    ----------
+    Q. Kong et al., "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern
+    Recognition", IEEE/ACM TASLP 28, 2020.
+
+    Examples
+    --------
+    >>> import audiointerp as ai
+    >>> model, processor = ai.load_panns("Cnn14")  # doctest: +SKIP
+    >>> predict = ai.Predict(model, processor, ai.GradCAMInterpreter(model))  # doctest: +SKIP
+    >>> predict.predict("samples/dog.wav").labels  # doctest: +SKIP
+    ('Animal', 'Domestic animals, pets', 'Dog', 'Bark')
+    """
+    MODELS[name]
+    if path is None:
+        path = find_panns(name, folder) or download_panns(name, folder)
+    state = _read_published(Path(path))
+    front_end = LogMelSTFTSpectrogram()
+    classes = audioset_classes()
+    settings = {"name": name, "num_classes": len(classes), "num_bins": front_end.num_bins}
+    model = build_model(settings, seed=0)
+    base = _base_of(model, Path(path), state)
+    layer = _audioset_layer(model, Path(path), state)
+    _check_front_end(front_end, Path(path), state)
+    model.base.load_state_dict(base, strict=True)
+    model.classifier.load_state_dict(layer, strict=True)
+    model.head, model.classes, model.card = Sigmoid(), classes, dict(_CARD)
+    model.duration, model.normalize = AUDIOSET_SECONDS, False
+    model.eval().to(device)
+    return Classifier(
+        model,
+        front_end.to(device),
+        head=model.head,
+        classes=classes,
+        duration=model.duration,
+        licence=model.card["licence"],
+        normalize=model.normalize,
+        outputs="logits",
+    )
+
+
+def transfer_panns(model: TransferModel, path: str | Path, *, skip: Iterable[str] = ()) -> None:
     """Load AudioSet weights published with PANNs into ``model.base``; the classifier stays.
 
     Only tensors and NumPy numbers are read from the file (``weights_only=True``): a pickle that
@@ -165,21 +267,88 @@ def load_panns(model: TransferModel, path: str | Path, *, skip: Iterable[str] = 
     Examples
     --------
     >>> model = TransferCnn14(num_classes=50, num_bins=64)  # doctest: +SKIP
-    >>> load_panns(model, download_panns("Cnn14"))  # doctest: +SKIP
+    >>> transfer_panns(model, download_panns("Cnn14"))  # doctest: +SKIP
     """
     path = Path(path)
-    own = model.base.state_dict()
     skipped = _skipped_keys(model, skip)
+    found = _base_of(model, path, _read_published(path), skipped)
+    own = model.base.state_dict()
+    model.base.load_state_dict(found | {key: own[key] for key in skipped}, strict=True)
+
+
+def _read_published(path: Path) -> Mapping[str, Tensor]:
+    """Return the tensors of a checkpoint, which has its published MD5 if it has such a name."""
     _check_published_file(path)
+    return _state_dict(_read(path), path)
+
+
+def _base_of(
+    model: TransferModel, path: Path, state: Mapping[str, Tensor], skipped: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Return what of a checkpoint goes into a model's base, without the skipped keys."""
     dropped = FRONT_END_KEYS + AUDIOSET_KEYS
-    found = {
-        key: value
-        for key, value in _state_dict(_read(path), path).items()
-        if not key.startswith(dropped)
+    found = {key: value for key, value in state.items() if not key.startswith(dropped)}
+    _check_fit(model, path, found, set(skipped))
+    return found
+
+
+def _audioset_layer(
+    model: TransferModel, path: Path, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the last layer of a checkpoint, as the state of a model's classifier."""
+    layer = {}
+    for key, own in model.classifier.state_dict().items():
+        value = state.get(f"fc_audioset.{key}")
+        if value is None:
+            raise CheckpointError(
+                f"{path} has no fc_audioset.{key}, the last layer of an AudioSet tagger: "
+                "transfer_panns loads what lies below it"
+            )
+        if value.shape != own.shape:
+            raise CheckpointError(
+                f"{path} does not fit this {model.name}: fc_audioset.{key} is "
+                f"{tuple(value.shape)} in the file, expected {tuple(own.shape)} for AudioSet's "
+                f"{model.num_classes} classes"
+            )
+        layer[key] = value
+    return layer
+
+
+def _check_front_end(
+    front_end: LogMelSTFTSpectrogram, path: Path, state: Mapping[str, Tensor]
+) -> None:
+    """Raise a CheckpointError if a file carries another front end than the one given."""
+    for key, ours in _front_end_state(front_end).items():
+        theirs = state.get(key)
+        if theirs is None:
+            continue
+        if theirs.shape != ours.shape:
+            differ = f"its shape is {tuple(theirs.shape)} in the file, {tuple(ours.shape)} here"
+        else:
+            share = float((theirs.double() - ours).abs().max() / ours.abs().max())
+            if share <= _SAME_FRONT_END:  # NaN is not
+                continue
+            differ = f"they differ by up to {share:.1%} of the largest value"
+        settings = ", ".join(f"{name} {value}" for name, value in front_end.settings().items())
+        raise CheckpointError(
+            f"{path} was not trained on these features ({settings}): the front end in the file is "
+            f"another, {key}: {differ}. Is it one of PANNs' networks for 8 or 16 kHz? "
+            "audiointerp.classifier takes any module with the front end that fits it"
+        )
+
+
+def _front_end_state(front_end: LogMelSTFTSpectrogram) -> dict[str, Tensor]:
+    """Return a front end as PANNs' files carry it: windowed Fourier matrices, mel filters."""
+    size = front_end.n_fft
+    sample = torch.arange(size, dtype=torch.float64)
+    angle = 2 * torch.pi / size * torch.outer(sample[: size // 2 + 1], sample)
+    window = torch.hann_window(size, periodic=True, dtype=torch.float64)
+    stft = "spectrogram_extractor.stft.conv_{}.weight"
+    return {
+        stft.format("real"): (angle.cos() * window)[:, None],
+        stft.format("imag"): (-angle.sin() * window)[:, None],
+        "logmel_extractor.melW": front_end.filters.double(),
     }
-    _check_fit(model, path, found, skipped)
-    kept = {key: own[key] for key in skipped}
-    model.base.load_state_dict(found | kept, strict=True)
 
 
 def _skipped_keys(model: TransferModel, skip: Iterable[str]) -> set[str]:

@@ -40,6 +40,16 @@ class Head(ABC):
         """Return how many classes a network of so many outputs tells apart."""
         return outputs
 
+    def num_outputs(self, classes: int) -> int:
+        """Return how many outputs a network needs to tell so many classes apart.
+
+        Raises
+        ------
+        ValueError
+            If the head is not for so many classes.
+        """
+        return classes
+
     def logits(self, outputs: Tensor) -> Tensor:
         """Return one logit per class, (batch, classes), from outputs (batch, outputs)."""
         return outputs
@@ -110,7 +120,7 @@ class Softmax(Head):
         return after.argmax(1) == target
 
     def loss(self, logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Return the cross-entropy."""
+        """Return the cross-entropy; targets may be the indices of the classes, (batch,), too."""
         return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
@@ -174,6 +184,21 @@ class Binary(Head):
                 "declare 'softmax' or 'sigmoid'"
             )
         return 2
+
+    def num_outputs(self, classes: int) -> int:
+        """Return 1.
+
+        Raises
+        ------
+        ValueError
+            If there are not two classes.
+        """
+        if classes != 2:
+            raise ValueError(
+                f"head='binary' tells two classes apart, there are {classes}: take 'softmax' for "
+                "one class of several, 'sigmoid' for any number of labels"
+            )
+        return 1
 
     def logits(self, outputs: Tensor) -> Tensor:
         """Return (-z, z)."""

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from audiointerp.model import TransferModel, build_model
+from audiointerp.model.checkpoint import load_panns, published_model
 from audiointerp.model.classes import check_class_names
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.heads import build_head
@@ -25,9 +26,9 @@ from audiointerp.processing import FrontEnd, STFTSpectrogram, build_processor
 from audiointerp.storage import write_atomically
 
 FORMAT = "audiointerp-1"
-"""Of files with a softmax head, which say nothing of it."""
+"""Of files with a softmax head and normalised sounds, which say nothing of either."""
 FORMAT_WITH_HEAD = "audiointerp-2"
-"""Of files that name their head, so that earlier versions refuse instead of taking softmax."""
+"""Of files that name their head and level, so that earlier versions refuse instead of guessing."""
 
 
 class WeightsError(ValueError):
@@ -75,15 +76,20 @@ def save_weights(
         raise ValueError(f"{path}: weight files end in .safetensors")
     _check_classes(classes, model)
     check_fit(model, processor)
-    softmax = model.head.name == "softmax"
+    usual = model.head.name == "softmax" and model.normalize
     metadata = {
-        "format": FORMAT if softmax else FORMAT_WITH_HEAD,
+        "format": FORMAT if usual else FORMAT_WITH_HEAD,
         "model": json.dumps(model.settings()),
         "processor": json.dumps(processor.settings()),
         "classes": json.dumps(list(classes)),
         "duration": json.dumps(duration),
         "card": json.dumps(dict(card or {})),
-    } | ({} if softmax else {"head": json.dumps(model.head.settings())})
+    }
+    if not usual:
+        metadata |= {
+            "head": json.dumps(model.head.settings()),
+            "normalize": json.dumps(model.normalize),
+        }
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
@@ -101,7 +107,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     Parameters
     ----------
     path : path
-        A file written by `save_weights`, such as those in ``weights/``.
+        A file written by `save_weights`, such as those in ``weights/``; or a checkpoint published
+        with PANNs under its own name, which is read by `audiointerp.load_panns`.
     device : str or torch.device
         Where to put both.
 
@@ -122,14 +129,18 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     ('dog', 32000)
     """
     path = Path(path)
+    published = published_model(path)
+    if published is not None:
+        return load_panns(published, path=path, device=device)
     metadata, tensors = _read(path)
     try:
         settings = {name: json.loads(metadata[name]) for name in _FIELDS}
         head = build_head(json.loads(metadata.get("head", '"softmax"')))
+        normalize = bool(json.loads(metadata.get("normalize", "true")))
         model = build_model(settings["model"])
         processor = build_processor(settings["processor"])
         check_fit(model, processor)
-        model.head = head
+        model.head, model.normalize = head, normalize
         _check_classes(settings["classes"], model)
         model.load_state_dict(tensors, strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -147,6 +158,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
         classes=model.classes,
         duration=model.duration,
         licence=model.card.get("licence"),
+        normalize=model.normalize,
         outputs="logits",
     )
 
@@ -193,7 +205,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if path.suffix in {".pth", ".pt", ".ckpt"}:
         raise WeightsError(
             f"{path}: a PyTorch checkpoint, not a weight file of this package; "
-            "audiointerp.load_panns reads the published PANNs checkpoints"
+            "audiointerp.load_panns(model, path=…) reads those published with PANNs"
         )
     try:
         with safe_open(path, "pt") as file:

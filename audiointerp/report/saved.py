@@ -296,6 +296,7 @@ def _scene(group: list[_Saved], metrics: list[str], form: Literal["wav", "mp3"])
         "clip": first.clip,
         "sound": first.embedded("original", form),
         "label": summary["label"],
+        "labels": summary.get("labels", [summary["label"]]),
         "classes": list(summary["probabilities"]),
         "probabilities": list(summary["probabilities"].values()),
         "methods": {one.method: _method(one, metrics, form) for one in group},

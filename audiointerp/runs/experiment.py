@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from audiointerp.dataset import ClipDataset, Contamination
 from audiointerp.device import resolve_device
-from audiointerp.model import TransferModel
-from audiointerp.processing import STFTSpectrogram
-from audiointerp.runs.classification import predict_labels
+from audiointerp.processing import FrontEnd
+from audiointerp.runs.classification import SetPredictions, classify_set
 from audiointerp.runs.job import Place
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
@@ -192,14 +192,16 @@ def mean_metrics(
 
 
 def measure_accuracy(
-    model: TransferModel,
-    processor: STFTSpectrogram,
+    model: nn.Module,
+    processor: FrontEnd,
     sets: Mapping[str, ClipDataset],
     *,
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Return a model's accuracy on some sets, each with its 95 % bootstrap interval over clips.
+
+    Of a model whose labels are independent (sigmoid head), the mean average precision instead.
 
     Parameters
     ----------
@@ -216,21 +218,35 @@ def measure_accuracy(
     -------
     DataFrame
         Indexed by experiment: ``clips`` and, in percent, ``accuracy``, ``accuracy_low`` and
-        ``accuracy_high``.
+        ``accuracy_high``; with a sigmoid head ``mAP``, ``mAP_low`` and ``mAP_high``, over the
+        labels that some clip has.
 
     Raises
     ------
     ValueError
         If a set does not fit the model.
     """
-    labels = [
-        predict_labels(model, processor, dataset, progress=progress).assign(
-            model="", experiment=experiment
-        )
+    found = {
+        experiment: classify_set(model, processor, dataset, progress=progress)
         for experiment, dataset in sets.items()
+    }
+    if not all(each.head.exclusive for each in found.values()):
+        rows = {experiment: _map_row(each, seed) for experiment, each in found.items()}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("experiment")
+    labels = [
+        each.labels.assign(model="", experiment=experiment) for experiment, each in found.items()
     ]
     table = accuracy_intervals(pd.concat(labels), seed=seed)
     return table.drop(columns="model").set_index("experiment")
+
+
+def _map_row(predictions: SetPredictions, seed: int) -> dict[str, float]:
+    """Return the mAP of a set with its interval, in percent."""
+    low, high = predictions.map_interval(seed=seed)
+    value = predictions.mean_average_precision
+    shares = {"mAP": value, "mAP_low": low, "mAP_high": high}
+    clips = {"clips": len(predictions.clip_ids)}
+    return clips | {name: 100 * share for name, share in shares.items()}
 
 
 def parse_noise(text: str) -> tuple[str, str]:

@@ -56,7 +56,8 @@ class FilesResult:
         Holds ``<model>/<method>/<clip>/`` folders and ``summary.csv``.
     table : DataFrame
         One row per model, method, clip and mask, with the metrics. Windows of recordings have the
-        recording's name in ``clip``, and ``start`` and ``end`` in seconds.
+        recording's name in ``clip``, and ``start`` and ``end`` in seconds. Where labels to explain
+        were asked for, ``explained`` names them: one row for each.
     failures : dict of str to str
         Files that could not be interpreted, and why.
     recordings : dict of (str, str) to Coverage

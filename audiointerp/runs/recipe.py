@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -239,7 +240,8 @@ def background_view(
         Of the folds that the model was trained on.
     front_end : FrontEnd
     per_class : int
-        Clips of each class.
+        Clips of each class. A clip with several labels counts for the one of them that the fewest
+        clips have, one without a label for none.
     seed : int
         Chooses them.
 
@@ -248,8 +250,15 @@ def background_view(
     View
         Of per_class·classes clips, on the front end's device.
     """
-    chosen = select_background(dataset.labels, per_class=per_class, seed=seed)
-    waveforms = torch.stack([dataset[int(index)].waveform for index in chosen])
+    counts = Counter(label for labels in dataset.label_sets for label in labels)
+    rarest = {
+        place: min(labels, key=lambda label: (counts[label], label))
+        for place, labels in enumerate(dataset.label_sets)
+        if labels
+    }
+    places = list(rarest)
+    chosen = select_background(list(rarest.values()), per_class=per_class, seed=seed)
+    waveforms = torch.stack([dataset[places[index]].waveform for index in chosen])
     device = next((buffer.device for buffer in front_end.buffers()), torch.device("cpu"))
     with torch.no_grad():
         return front_end.analyse(waveforms.to(device))

@@ -27,6 +27,8 @@ SUMMARY, RECORDING = "summary.json", "recording.json"
 """What says what a folder is: an interpretation, or one of a recording."""
 
 _PLAYED = ("topK_5", "topK_30", "minmax_pos")
+_FEW_LABELS = 4
+"""Labels that a heading names, of those decided for."""
 
 
 @dataclass(frozen=True)
@@ -271,9 +273,21 @@ class Interpretation:
             f"{self.metrics.round(3).to_html()}"
         )
 
+    def verdict(self) -> str:
+        """Return what the model decides for, with probabilities: a class, or the first labels."""
+        top = f"{self.label}, p = {self.probability:.3f}"
+        if not self.labels:
+            return f"no label is decided for; the most probable is {top}"
+        if len(self.labels) == 1:
+            return top
+        chances = dict(zip(self.classes, self.probabilities, strict=True))
+        shown = ", ".join(f"{name} {chances[name]:.3f}" for name in self.labels[:_FEW_LABELS])
+        more = len(self.labels) - _FEW_LABELS
+        return f"{shown} and {more} more" if more > 0 else shown
+
     def heading(self) -> str:
-        """Return clip, class and probability, and the explained class if it is another."""
-        text = f"{self.clip}: {self.label}, p = {self.probability:.3f}"
+        """Return clip and verdict, and the explained class if it is not the most probable one."""
+        text = f"{self.clip}: {self.verdict()}"
         if self.target_label == self.label:
             return text
         return f"{text}; explained: {self._score(self.probabilities[self.target])}"

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,21 +22,22 @@ import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.device import resolve_device
+from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
 from audiointerp.processing import STFTSpectrogram
-from audiointerp.runs.classification import check_set
+from audiointerp.runs.classification import check_set, shares_of
 from audiointerp.storage import write_atomically
 from audiointerp.training import augment
 from audiointerp.training.augment import SpecAugment
 
 BEST, LAST, HISTORY = "best.ckpt", "last.ckpt", "history.csv"
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+TRAINING_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Lightning's names of the precisions that a model can be trained in."""
 
 
 class TrainingError(ValueError):
@@ -53,10 +54,14 @@ class Training:
         With the best epoch's weights, in evaluation mode, on the device it came from.
     history : DataFrame
         One row per epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy`` (of the
-        augmented clips), ``val_loss``, ``val_accuracy``, ``learning_rate`` (at its last step).
-        Accuracies are shares of 1.
+        augmented clips), ``val_loss``, ``val_accuracy``, ``learning_rate`` (at its last step);
+        with a sigmoid head also ``val_map``, the macro mean of the average precisions of the
+        labels that a validation clip has. Accuracies are shares of 1: of the clips, or with a
+        sigmoid head of the decisions, one for every clip and label; see
+        `audiointerp.runs.classification.SetPredictions.accuracy`.
     best_epoch : int
-        The epoch of the highest validation accuracy; of several, the one of the lowest loss.
+        The epoch of the highest validation accuracy, or mAP with a sigmoid head; of several, the
+        one of the lowest loss.
     checkpoint : Path
         That epoch's Lightning checkpoint.
     """
@@ -99,17 +104,22 @@ def fit(
 ) -> Training:
     """Train a classifier in place and leave it with the weights of its best epoch.
 
-    AdamW; the learning rate rises over the first tenth of the steps and falls to 0 along a cosine.
-    Best is the highest validation accuracy, of several the lowest validation loss.
+    AdamW on the loss of the model's head: cross-entropy for one class of several, binary
+    cross-entropy for independent labels and for two classes from one output. The learning rate
+    rises over the first tenth of the steps and falls to 0 along a cosine. Best is the highest
+    validation accuracy, or mean average precision (mAP) with a sigmoid head, of several the lowest
+    validation loss.
 
     Parameters
     ----------
     model : TransferModel
-        Trained from the weights it has. Its `classes` and `duration` are set from `train`.
+        Trained from the weights it has. What its outputs mean is its `head`; its `classes` and
+        `duration` are set from `train`.
     processor : STFTSpectrogram
         The front end; its features are computed batch by batch on the training device.
     train, validation : ClipDataset
-        Of the same classes, at the processor's sample rate, with no clip in common.
+        Of the same classes, at the processor's sample rate, with no clip in common. Clips may
+        have any number of labels where the head is sigmoid, and have one elsewhere.
     out : path
         Folder for ``best.ckpt``, ``last.ckpt`` (both with optimiser and progress) and
         ``history.csv``.
@@ -178,6 +188,8 @@ def fit(
         "precision": precision,
         "spec_augment": repr(spec_augment),
         "model": model.settings(),
+        # Trainings before there were heads had none of it.
+        "head": None if model.head.name == "softmax" else model.head.settings(),
         "processor": processor.settings(),
         "clips": [len(train), len(validation)],
         "clip_ids": [_fingerprint(train.clip_ids), _fingerprint(validation.clip_ids)],
@@ -201,9 +213,20 @@ def fit(
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:
-    """Return the epoch of the highest validation accuracy, of several that of the lowest loss."""
-    best = max(history, key=lambda row: (row["val_accuracy"], -row["val_loss"], -row["epoch"]))
+    """Return the epoch of the highest validation score, of several that of the lowest loss.
+
+    Parameters
+    ----------
+    history : sequence of dict
+        As `Training.history`. The score is ``val_map`` where it is there, else ``val_accuracy``.
+    """
+    best = max(history, key=lambda row: (row[score_name(row)], -row["val_loss"], -row["epoch"]))
     return int(best["epoch"])
+
+
+def score_name(columns: Container[str]) -> str:
+    """Return which column of a history the best epoch is chosen by."""
+    return "val_map" if "val_map" in columns else "val_accuracy"
 
 
 class _Task(LightningModule):
@@ -224,7 +247,10 @@ class _Task(LightningModule):
         self.settings = settings
         self.out = out
         self.history: list[dict[str, float]] = []
+        self.head = model.head
+        self.num_labels = model.head.num_classes(model.num_classes)
         self._sums: dict[str, float] = {}
+        self._validated: list[tuple[Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimiser = torch.optim.AdamW(
@@ -242,6 +268,7 @@ class _Task(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._sums = {}
+        self._validated = []
 
     def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
         del batch_idx
@@ -249,24 +276,28 @@ class _Task(LightningModule):
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # dropout's; `fit` gives the caller's state back
         features, targets = self._augmented(batch, generator)
-        logits = self.model(features)
-        loss = functional.cross_entropy(
-            logits, targets, label_smoothing=self.settings["label_smoothing"]
-        )
+        logits = self.head.logits(self.model(features))
+        loss = self.head.loss(logits, targets, label_smoothing=self.settings["label_smoothing"])
         if not torch.isfinite(loss):
             rate, precision = (self.settings[name] for name in ("learning_rate", "precision"))
             raise TrainingError(
                 f"the loss is {float(loss.detach())} in epoch {self.current_epoch + 1}: lower the "
                 f"learning rate, now {rate}, or use the precision 32-true, now {precision}"
             )
-        self._count("train", loss, logits, targets.argmax(1))
+        self._count("train", loss, logits.detach(), targets)
         return loss
 
     def validation_step(self, batch: Clip, batch_idx: int) -> None:
         del batch_idx
         with self._full_precision():
-            logits = self.model(self.processor(batch.waveform))
-        self._count("val", functional.cross_entropy(logits, batch.label), logits, batch.label)
+            logits = self.head.logits(self.model(self.processor(batch.waveform)))
+        targets = self._targets(batch).to(logits)
+        # Softmax takes indices too, and sums them as it always did: shares differ in a last digit.
+        is_index = self.head.name == "softmax" and batch.label.ndim == 1
+        loss = self.head.loss(logits, batch.label if is_index else targets)
+        self._count("val", loss, logits, targets)
+        if not self.head.exclusive:
+            self._validated.append((self.head.probabilities(logits).cpu(), targets.cpu() > 0))
 
     def on_train_epoch_end(self) -> None:
         """Enter the epoch, then keep it: as the last one, and as the best one if it is."""
@@ -276,6 +307,9 @@ class _Task(LightningModule):
             for measure in ("loss", "accuracy"):
                 total, clips = self._sums[f"{phase}_{measure}"], self._sums[f"{phase}_clips"]
                 row[f"{phase}_{measure}"] = total / clips
+        if self._validated:
+            scores, truth = (torch.cat(each).numpy() for each in zip(*self._validated, strict=True))
+            row["val_map"] = float(mean_average_precision(scores, truth))
         row["learning_rate"] = self._last_rate
         self.history = [*self.history, row]
         self.out.mkdir(parents=True, exist_ok=True)
@@ -299,24 +333,36 @@ class _Task(LightningModule):
             features = self.processor(waveform)
             if isinstance(self.spec_augment, SpecAugment):
                 features = self.spec_augment(features, generator)
-            targets = functional.one_hot(batch.label, self.model.num_classes).to(features)
+            targets = self._targets(batch).to(features)
             return augment.mixup(features, targets, self.settings["mixup_alpha"], generator)
+
+    def _targets(self, batch: Clip) -> Tensor:
+        return shares_of(batch.label, self.num_labels)
 
     def _full_precision(self) -> torch.autocast:
         """Features and validation in float32, whatever the training: what inference will see."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _count(self, phase: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        clips = len(labels)
-        correct = int((logits.argmax(1) == labels).sum())
+    def _count(self, phase: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        clips = len(targets)
         self._last_rate = self.optimizers().param_groups[0]["lr"]
         for name, value in (
             ("loss", float(loss.detach()) * clips),
-            ("accuracy", correct),
+            ("accuracy", self._count_right(logits, targets)),
             ("clips", clips),
         ):
             key = f"{phase}_{name}"
             self._sums[key] = self._sums.get(key, 0) + value
+
+    def _count_right(self, logits: Tensor, targets: Tensor) -> float:
+        """Return how many clips are right, each by the share of its labels where these are free.
+
+        A label of a blended clip counts if half of the clip or more has it.
+        """
+        if self.head.exclusive:
+            return int((logits.argmax(1) == targets.argmax(1)).sum())
+        decided = self.head.decisions(self.head.probabilities(logits))
+        return float((decided == (targets >= 0.5)).double().mean(1).sum())
 
 
 def _train(
@@ -377,7 +423,7 @@ class _EpochOrder(Sampler[int]):
 
 
 class _Progress(Callback):
-    """One bar over all epochs, with the last validation accuracy."""
+    """One bar over all epochs, with the last validation score."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del pl_module
@@ -388,12 +434,10 @@ class _Progress(Callback):
         del trainer
         if pl_module.history:
             row = pl_module.history[-1]
-            best = max(row["val_accuracy"] for row in pl_module.history)
-            self._bar.set_postfix(
-                loss=f"{row['train_loss']:.3f}",
-                val_accuracy=f"{row['val_accuracy']:.1%}",
-                best=f"{best:.1%}",
-            )
+            score = score_name(row)
+            best = max(row[score] for row in pl_module.history)
+            shown = {"loss": f"{row['train_loss']:.3f}", score: f"{row[score]:.1%}"}
+            self._bar.set_postfix(shown | {"best": f"{best:.1%}"})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del trainer, pl_module
@@ -450,12 +494,30 @@ def _check_sets(
             f"{len(common)} clips are in both sets, the first {common[0]!r}: the validation "
             "accuracy would be of clips trained on; did you give both the same folds?"
         )
+    for name, dataset in (("training", train), ("validation", validation)):
+        _check_labels(model, dataset, f"{name} set")
+
+
+def _check_labels(model: TransferModel, dataset: ClipDataset, name: str) -> None:
+    """Raise a ValueError if the model's head cannot learn or be measured on a set's labels."""
+    if not model.head.exclusive:
+        if not any(dataset.label_sets):
+            raise ValueError(f"no clip of the {name} has a label: there is nothing to learn of it")
+        return
+    for clip, labels in zip(dataset.clip_ids, dataset.label_sets, strict=True):
+        if len(labels) != 1:
+            raise ValueError(
+                f"clip {clip!r} of the {name} has {len(labels)} labels, a {model.head.name} head "
+                "decides for one of the classes: train a sigmoid head, head='sigmoid', or "
+                "model.head = build_head('sigmoid')"
+            )
 
 
 def _check_numbers(settings: dict[str, Any]) -> None:
-    if settings["precision"] not in PRECISIONS:
+    if settings["precision"] not in TRAINING_PRECISIONS:
         raise ValueError(
-            f"unknown precision {settings['precision']!r}: choose from {', '.join(PRECISIONS)}"
+            f"unknown precision {settings['precision']!r}: choose from "
+            f"{', '.join(TRAINING_PRECISIONS)}"
         )
     for name in ("epochs", "batch_size", "patience"):
         value = settings[name]

@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -14,21 +14,23 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from scipy.stats import binomtest
 
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.choose import SYNTHETIC, open_dataset
+from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.fit import Training, fit
 from audiointerp.model import (
     TransferModel,
+    build_head,
     build_model,
     download_panns,
     find_panns,
-    load_panns,
+    transfer_panns,
 )
 from audiointerp.model.weights import load, save_weights
 from audiointerp.processing import STFTSpectrogram, build_processor
-from audiointerp.runs.classification import predict_labels
+from audiointerp.runs.classification import SetPredictions, classify_set
+from audiointerp.storage import write_atomically
 from audiointerp.training.augment import SpecAugment
 from audiointerp.version import __version__
 
@@ -51,6 +53,8 @@ _LICENCES = {
     ),
 }
 
+Fold = int | str
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -62,32 +66,47 @@ class Trained:
         The weight file, and the text beside it that says where it comes from.
     training : Training
         Model, history, best epoch, checkpoint.
-    labels : DataFrame
-        The test clips and how each was classified; see
-        `audiointerp.runs.classification.predict_labels`.
+    test : SetPredictions
+        What the model says of the test clips, which were used for nothing else.
     """
 
     weights: Path
     card: Path
     training: Training
-    labels: pd.DataFrame
+    test: SetPredictions = field(repr=False)
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """The test clips and how each was classified.
+
+        See `audiointerp.runs.classification.predict_labels`.
+        """
+        return self.test.labels
 
     @property
     def validation_accuracy(self) -> float:
-        """Share of the validation clips that the best epoch classifies right."""
+        """The best epoch's accuracy on the validation fold; see `SetPredictions.accuracy`."""
         return float(self.training.best["val_accuracy"])
 
     @property
     def test_accuracy(self) -> float:
-        """Share of the test clips, used for nothing else, that are classified right."""
-        return float(self.labels["is_correct"].mean())
+        """The accuracy on the test fold; see `SetPredictions.accuracy`."""
+        return self.test.accuracy
 
     @property
     def test_interval(self) -> tuple[float, float]:
-        """95 % confidence interval of `test_accuracy`, by Wilson's score, of clips like these."""
-        right = int(self.labels["is_correct"].sum())
-        interval = binomtest(right, len(self.labels)).proportion_ci(0.95, method="wilson")
-        return float(interval.low), float(interval.high)
+        """95 % confidence interval of `test_accuracy`; see `SetPredictions.accuracy_interval`."""
+        return self.test.accuracy_interval
+
+    @property
+    def validation_map(self) -> float:
+        """The best epoch's mAP on the validation fold; NaN but with a sigmoid head."""
+        return float(self.training.best.get("val_map", float("nan")))
+
+    @property
+    def test_map(self) -> float:
+        """The mAP on the test fold; see `SetPredictions.mean_average_precision`."""
+        return self.test.mean_average_precision
 
 
 def train_classifier(
@@ -96,12 +115,13 @@ def train_classifier(
     *,
     front_end: str = "LogMelSTFTSpectrogram",
     model: str = "Cnn14",
+    head: str = "softmax",
     width: float | None = None,
     pretrained: str | os.PathLike[str] | None = None,
     subset: str | None = None,
-    train_folds: Iterable[int] = (1, 2, 3),
-    validation_fold: int = 4,
-    test_fold: int = 5,
+    train_folds: Iterable[Fold] = (1, 2, 3),
+    validation_fold: Fold = 4,
+    test_fold: Fold = 5,
     clips: int | None = None,
     epochs: int = 100,
     batch_size: int = 16,
@@ -128,11 +148,14 @@ def train_classifier(
     Parameters
     ----------
     data : "synthetic" or path
-        The bundled synthetic set, or a folder laid out like ESC-50.
+        The set; see `audiointerp.dataset.open_dataset`.
     out : path
         The weight file to write, ending in ``.safetensors``. A card goes beside it, ``.md``.
     front_end, model : str
         Names in `audiointerp.processing.FRONT_ENDS` and `audiointerp.model.MODELS`.
+    head : {"softmax", "sigmoid", "binary"}
+        What the network decides: one of the classes, any number of labels, or one of two classes
+        by a single output. A set of clips with several labels each needs "sigmoid".
     width : float, optional
         Channel multiplier of Cnn14.
     pretrained : "audioset" or path, optional
@@ -182,7 +205,7 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     rate = processor.sample_rate
     options = {"subset": subset, "sample_rate": rate, "cache_dir": cache_dir, "clips": clips}
     train, validation, test = (open_dataset(data, folds=fold, **options) for fold in folds)
-    network = _build(model, width, len(train.classes), processor, seed)
+    network = _build(model, head, width, len(train.classes), processor, seed)
     if pretrained is not None:
         _initialise(network, pretrained)
     training = fit(
@@ -209,13 +232,14 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
         num_workers=num_workers,
         progress=progress,
     )
-    labels = predict_labels(network, processor, test, progress=progress)
-    card = _describe(data, subset, training, labels, folds, command_line(data, out, given))
+    predictions = classify_set(network, processor, test, progress=progress)
+    source = _source(data, subset, train)
+    card = _describe(source, training, predictions, folds, command_line(data, out, given))
     duration = train.duration
     save_weights(out, network, processor, classes=train.classes, duration=duration, card=card)
     page = out.with_suffix(".md")
-    page.write_text(_page(out.stem, network, processor, train, card, labels), encoding="utf-8")
-    return Trained(out, page, training, labels)
+    write_atomically(page, _page(out.stem, network, processor, train, card, predictions))
+    return Trained(out, page, training, predictions)
 
 
 class Start(NamedTuple):
@@ -341,6 +365,7 @@ def command_line(
 _OPTIONS: dict[str, Any] = {
     "front_end": "LogMelSTFTSpectrogram",
     "model": "Cnn14",
+    "head": "softmax",
     "width": None,
     "pretrained": None,
     "subset": None,
@@ -368,7 +393,9 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _check_folds(train: Iterable[int], validation: int, test: int) -> tuple[tuple[int, ...], ...]:
+def _check_folds(
+    train: Iterable[Fold], validation: Fold, test: Fold
+) -> tuple[tuple[Fold, ...], ...]:
     folds = (tuple(train), (validation,), (test,))
     numbers = [number for part in folds for number in part]
     if len(set(numbers)) != len(numbers):
@@ -380,12 +407,21 @@ def _check_folds(train: Iterable[int], validation: int, test: int) -> tuple[tupl
 
 
 def _build(
-    name: str, width: float | None, classes: int, processor: STFTSpectrogram, seed: int
+    name: str,
+    head: str,
+    width: float | None,
+    classes: int,
+    processor: STFTSpectrogram,
+    seed: int,
 ) -> TransferModel:
-    settings = {"name": name, "num_classes": classes, "num_bins": processor.num_bins}
+    made = build_head(head)
+    outputs = made.num_outputs(classes)
+    settings = {"name": name, "num_classes": outputs, "num_bins": processor.num_bins}
     if width is not None:
         settings["width"] = width
-    return build_model(settings, seed=seed)
+    model = build_model(settings, seed=seed)
+    model.head = made
+    return model
 
 
 def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> None:
@@ -393,7 +429,7 @@ def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> Non
     if str(pretrained) == AUDIOSET:
         pretrained = download_panns(model.name)
     if Path(pretrained).suffix != ".safetensors":
-        load_panns(model, pretrained, skip=() if model.num_bins == _PANNS_BINS else ("bn0",))
+        transfer_panns(model, pretrained, skip=() if model.num_bins == _PANNS_BINS else ("bn0",))
         return
     other, _ = load(pretrained)
     mine, theirs = (
@@ -412,25 +448,46 @@ def _run_dir(out: Path) -> Path:
     return Path("results", "training", out.stem)
 
 
+def _source(
+    data: str | os.PathLike[str], subset: str | None, train: ClipDataset
+) -> tuple[str, str]:
+    """Return what the card says of the data and of the licence."""
+    if str(data) == SYNTHETIC:
+        return _LICENCES[SYNTHETIC]
+    if isinstance(train, ESC50Dataset):
+        return _LICENCES[subset]
+    return (
+        f"a set of the user's, read as {type(train).__name__}",
+        "weights: yours to choose, as far as the data's licence lets you; data: not included",
+    )
+
+
 def _describe(
-    data: str | os.PathLike[str],
-    subset: str | None,
+    source: tuple[str, str],
     training: Training,
-    labels: pd.DataFrame,
-    folds: tuple[tuple[int, ...], ...],
+    test: SetPredictions,
+    folds: tuple[tuple[Fold, ...], ...],
     command: str,
 ) -> dict[str, str | int | float]:
     """Return what travels in the weight file and is written on the card."""
-    source, licence = _LICENCES[SYNTHETIC if str(data) == SYNTHETIC else subset]
+    data, licence = source
+    scores = {
+        "validation_accuracy": float(training.best["val_accuracy"]),
+        "test_accuracy": test.accuracy,
+    }
+    if not test.head.exclusive:
+        scores |= {
+            "validation_map": float(training.best["val_map"]),
+            "test_map": test.mean_average_precision,
+        }
     return {
-        "data": source,
+        "data": data,
         "folds": "; ".join(
             f"{use} {', '.join(map(str, fold))}"
             for use, fold in zip(("training", "validation", "test"), folds, strict=True)
         ),
         "licence": licence,
-        "validation_accuracy": round(float(training.best["val_accuracy"]), 4),
-        "test_accuracy": round(float(labels["is_correct"].mean()), 4),
+        **{name: round(score, 4) for name, score in scores.items()},
         "best_epoch": training.best_epoch,
         "command": command,
         "versions": ", ".join(
@@ -450,37 +507,81 @@ def _page(
     processor: STFTSpectrogram,
     train: ClipDataset,
     card: dict[str, str | int | float],
-    labels: pd.DataFrame,
+    test: SetPredictions,
 ) -> str:
     parameters = sum(value.numel() for value in model.parameters())
-    wrong = labels[~labels["is_correct"]]
-    mistakes = wrong.groupby(["target", "predicted"]).size().sort_values(ascending=False)
+    head = ", ".join(filter(None, (test.head.name, _listed(test.head.settings()))))
     lines = [
         f"# {name}",
         "",
         f"{len(train.classes)} classes: {', '.join(train.classes)}.",
         "",
         f"- Model: {model.name}, {_listed(model.settings())}; {parameters:,} parameters",
+        *([] if head == "softmax" else [f"- Head: {head}"]),
         f"- Front end: {type(processor).__name__}, {_listed(processor.settings())}",
         f"- Clips: {train.duration:g} s at {train.sample_rate} Hz, peak-normalised",
         f"- Data: {card['data']}; folds: {card['folds']}",
         f"- Licence: {card['licence']}",
-        f"- Accuracy: {card['validation_accuracy']:.2%} on the validation fold, which chose the "
-        f"epoch ({card['best_epoch']}); {card['test_accuracy']:.2%} on the test fold "
-        f"({len(labels)} clips)",
+        *_scores(card, test),
         f"- Versions: {card['versions']}",
         "",
         "Made by",
         "",
         f"    {card['command']}",
         "",
+        *(_mistakes(test.labels) if test.head.exclusive else _label_table(test)),
     ]
-    if len(mistakes):
-        lines += ["Mistakes on the test fold:", "", "| clip is | taken for | clips |"]
-        lines += ["| --- | --- | ---: |"]
-        lines += [f"| {is_} | {taken} | {count} |" for (is_, taken), count in mistakes.items()]
-        lines += [""]
     return "\n".join(lines)
+
+
+def _scores(card: dict[str, str | int | float], test: SetPredictions) -> list[str]:
+    """Return the lines of the scores: first the one that chose the epoch."""
+    chosen = f"on the validation fold, which chose the epoch ({card['best_epoch']})"
+    on_test = f"on the test fold ({len(test.clip_ids)} clips)"
+    validation, tested = card["validation_accuracy"], card["test_accuracy"]
+    if test.head.exclusive:
+        return [f"- Accuracy: {validation:.2%} {chosen}; {tested:.2%} {on_test}"]
+    there = int(test.average_precisions.notna().sum())
+    left_out = len(test.classes) - there
+    without = f", over the {there} labels that a clip has" if left_out else ""
+    return [
+        f"- Mean average precision: {card['validation_map']:.4f} {chosen}; "
+        f"{card['test_map']:.4f} {on_test}{without}",
+        f"- Accuracy of the decisions, one for every clip and label: {validation:.2%} on the "
+        f"validation fold; {tested:.2%} on the test fold",
+    ]
+
+
+def _mistakes(labels: pd.DataFrame) -> list[str]:
+    """Return the table of what was taken for what, nothing where all is right."""
+    wrong = labels[~labels["is_correct"]]
+    if wrong.empty:
+        return []
+    mistakes = wrong.groupby(["target", "predicted"]).size().sort_values(ascending=False)
+    return [
+        "Mistakes on the test fold:",
+        "",
+        "| clip is | taken for | clips |",
+        "| --- | --- | ---: |",
+        *(f"| {is_} | {taken} | {count} |" for (is_, taken), count in mistakes.items()),
+        "",
+    ]
+
+
+def _label_table(test: SetPredictions) -> list[str]:
+    """Return the table of every label's clips and average precision."""
+    return [
+        "Labels of the test fold: clips that have it, clips it was decided for, both, and its "
+        "average precision (none for labels that no clip has):",
+        "",
+        "| label | clips | decided | right | AP |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {label} | {clips} | {decided} | {right} | {f'{ap:.3f}' if clips else '–'} |"
+            for label, clips, decided, right, ap in test.label_counts().itertuples()
+        ),
+        "",
+    ]
 
 
 def _listed(settings: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ const PARTS = {
 const STYLES = { hide: "hide the rest", tint: "colour what is kept" };
 const TINT = [64, 255, 226];
 const FEW_CLASSES = 8;
+const FEW_LABELS = 4;
 
 /** What the page shows. A page's own script sets it and defines `show`, which calls showViewer,
  *  and `showClip`, given the name of a clip that is offered. */
@@ -53,12 +54,21 @@ function offerClips(scenes) {
   byId("next").disabled = clips[clips.length - 1] === clip;
 }
 
+/** Say what the model decides for: a class, the first of several labels, or none. */
+function verdictOf({ label, labels = [label], classes, probabilities }) {
+  const chance = (name, between) =>
+    (probabilities ? `${between}${percent(probabilities[classes.indexOf(name)])}` : "");
+  if (!labels.length) return `no label is decided for; the most probable is ${label}${chance(label, ", ")}`;
+  if (labels.length === 1) return `heard as ${labels[0]}${chance(labels[0], ", ")}`;
+  const named = labels.slice(0, FEW_LABELS).map((name) => name + chance(name, " ")).join(", ");
+  const more = labels.length - FEW_LABELS;
+  return `heard as ${named}${more > 0 ? ` and ${more} more` : ""}`;
+}
+
 function showVerdict() {
   const { scene } = shown;
-  const chance = scene.probabilities
-    ? `, ${percent(scene.probabilities[scene.classes.indexOf(scene.label)])}` : "";
   const truth = scene.truth && scene.truth !== scene.label ? `; it is ${scene.truth}` : "";
-  byId("verdict").textContent = `${scene.clip}: heard as ${scene.label}${chance}${truth}`;
+  byId("verdict").textContent = `${scene.clip}: ${verdictOf(scene)}${truth}`;
   const other = method().explained === scene.label ? "" : ` for the class ${method().explained}`;
   byId("about-verdict").textContent =
     `${shown.method}${other}; the mask ${shown.mask} keeps ${percent(method().kept[shown.mask])}` +
