@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from audiointerp.tables.statistics import bootstrap_means, holm, pareto_front, signed_rank_test
+from audiointerp.evaluation.statistics import bootstrap_means, holm, pareto_front, signed_rank_test
 
 RNG = np.random.default_rng(7)
 

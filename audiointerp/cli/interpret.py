@@ -82,7 +82,6 @@ def interpret(
         sound=sound,
         background=background,
         device=device,
-        report=report,
         windowing=Windowing(start, end, window, hop, most),
         recipe=recipe,
     )
@@ -93,6 +92,9 @@ def interpret(
         typer.echo(summarise_files(result.table, shown).to_string())
         typer.echo(f"\nPictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
         typer.echo(f"Every metric of every mask:  {result.folder}/summary.csv")
-    if result.report is not None:
-        typer.echo(f"To look at and listen to:    {result.report}")
+    if report and result.written:
+        from audiointerp.report import write_report
+
+        page = write_report(result.folder, results=result.written)
+        typer.echo(f"To look at and listen to:    {page}")
     report_skipped(result.failures)

@@ -20,12 +20,11 @@ from tqdm.auto import tqdm
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.device import device_of, resolve_device
 from audiointerp.evaluation.ranking import average_precision, mean_average_precision
+from audiointerp.evaluation.statistics import bootstrap_means, interval
 from audiointerp.model.classifier import as_classifier
 from audiointerp.model.heads import Head
 from audiointerp.model.weights import check_fit
 from audiointerp.processing import FrontEnd
-from audiointerp.tables import interval
-from audiointerp.tables.statistics import bootstrap_means
 
 BETWEEN_LABELS = "|"
 """What stands between the labels of a clip that has several, in a column of a table."""

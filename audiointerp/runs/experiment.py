@@ -16,6 +16,7 @@ from torch import nn
 
 from audiointerp.dataset import ClipDataset, Contamination
 from audiointerp.device import resolve_device
+from audiointerp.evaluation.statistics import share_interval
 from audiointerp.processing import FrontEnd
 from audiointerp.runs.classification import SetPredictions, classify_set
 from audiointerp.runs.job import Place
@@ -29,7 +30,6 @@ from audiointerp.runs.recipe import (
 )
 from audiointerp.runs.sets import SetResult, interpret_set
 from audiointerp.runs.store import run_path
-from audiointerp.tables.paper import accuracy_intervals
 
 CLEAN = "clean"
 TEST_FOLD = 5
@@ -233,11 +233,13 @@ def measure_accuracy(
     if not all(each.head.exclusive for each in found.values()):
         rows = {experiment: _map_row(each, seed) for experiment, each in found.items()}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("experiment")
-    labels = [
-        each.labels.assign(model="", experiment=experiment) for experiment, each in found.items()
-    ]
-    table = accuracy_intervals(pd.concat(labels), seed=seed)
-    return table.drop(columns="model").set_index("experiment")
+    rows = {
+        experiment: (len(each.clip_ids), *share_interval(each.labels["is_correct"], seed=seed))
+        for experiment, each in found.items()
+    }
+    names = ["clips", "accuracy", "accuracy_low", "accuracy_high"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=names)
+    return table.rename_axis("experiment")
 
 
 def _map_row(predictions: SetPredictions, seed: int) -> dict[str, float]:

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 from audiointerp.dataset import AudioError
 from audiointerp.device import resolve_device
 from audiointerp.metrics import METRICS
-from audiointerp.report import write_report
 from audiointerp.runs.clip import Batch
 from audiointerp.runs.comparison import Comparison
 from audiointerp.runs.job import Job
@@ -63,15 +62,15 @@ class FilesResult:
     recordings : dict of (str, str) to Coverage
         What was analysed and interpreted, and what was not, of the files that are more than one
         clip or of which a part was asked for, by model and clip.
-    report : Path or None
-        The page to look at and listen to, where one was asked for.
+    written : list of Path
+        Folders of the saved interpretations, to make a page of; see `audiointerp.report`.
     """
 
     folder: Path
     table: pd.DataFrame
     failures: dict[str, str] = field(default_factory=dict)
     recordings: dict[tuple[str, str], Coverage] = field(default_factory=dict)
-    report: Path | None = None
+    written: list[Path] = field(default_factory=list)
 
 
 def interpret_files(
@@ -83,7 +82,6 @@ def interpret_files(
     sound: str = "wav",
     background: str | os.PathLike[str] = "synthetic",
     device: str = "auto",
-    report: bool = False,
     windowing: Windowing | None = None,
     recipe: Recipe | None = None,
     **options: Any,
@@ -112,8 +110,6 @@ def interpret_files(
         Set whose training folds SHAP compares with.
     device : str
         "auto", "cpu", "cuda", "cuda:1", …
-    report : bool
-        Also write ``<out>/report.html``, a page of these results; see `audiointerp.report`.
     windowing : Windowing, optional
         The part of each file to analyse, the windows, and how many of them to interpret.
     recipe : Recipe, optional
@@ -152,8 +148,7 @@ def interpret_files(
     table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
     if work.rows:
         table.to_csv(work.out / "summary.csv", index=False)
-    page = write_report(out, results=work.written) if report and work.written else None
-    return FilesResult(work.out, table, work.failures, work.recordings, page)
+    return FilesResult(work.out, table, work.failures, work.recordings, work.written)
 
 
 def compare_methods(

@@ -12,7 +12,6 @@ from audiointerp.tables.order import in_order, rank_names
 from audiointerp.tables.score import SCORE, SCORE_FLOOR, normalise, score, scored_metrics
 from audiointerp.tables.summary import (
     ALPHA,
-    CONFIDENCE,
     SAME,
     Kind,
     Mark,
@@ -21,7 +20,6 @@ from audiointerp.tables.summary import (
     compare,
     estimate,
     fidelity_simplicity,
-    interval,
     mark,
     summarise,
     summarise_files,
@@ -29,7 +27,6 @@ from audiointerp.tables.summary import (
 
 __all__ = [
     "ALPHA",
-    "CONFIDENCE",
     "EXPLAINED",
     "RUN_COLUMNS",
     "SAME",
@@ -43,7 +40,6 @@ __all__ = [
     "estimate",
     "fidelity_simplicity",
     "in_order",
-    "interval",
     "load_results",
     "mark",
     "normalise",

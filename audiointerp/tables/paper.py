@@ -16,17 +16,16 @@ import numpy as np
 import pandas as pd
 
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
+from audiointerp.evaluation.statistics import share_interval
 from audiointerp.tables.cells import COUNT, Cell, Column, Row
 from audiointerp.tables.load import RUN_COLUMNS
 from audiointerp.tables.order import in_order, rank_names
 from audiointerp.tables.score import SCORE, SCORE_DECIMALS, scored_metrics
-from audiointerp.tables.statistics import bootstrap_means
 from audiointerp.tables.summary import (
     best_masks,
     compare,
     estimate,
     fidelity_simplicity,
-    interval,
     mark,
 )
 from audiointerp.tables.table import NAMES, Table, Tables
@@ -137,12 +136,8 @@ def accuracy_intervals(
     once = results.drop_duplicates(["model", "experiment", "clip"])
     rows = []
     for (model, experiment), group in once.groupby(["model", "experiment"], sort=False):
-        correct = 100 * group["is_correct"].to_numpy(float)[:, None]
-        low, high = np.nan, np.nan
-        if len(correct) > 1:
-            drawn = bootstrap_means(correct, resamples=resamples, seed=seed)
-            low, high = interval(drawn)[:, 0]
-        rows.append((model, experiment, len(correct), correct.mean(), low, high))
+        share = share_interval(group["is_correct"], resamples=resamples, seed=seed)
+        rows.append((model, experiment, len(group), *share))
     names = ("model", "experiment", "clips", _ACCURACY, "accuracy_low", "accuracy_high")
     return in_order(pd.DataFrame(rows, columns=list(names)))
 

@@ -10,6 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
+from audiointerp.evaluation.statistics import (
+    bootstrap_means,
+    holm,
+    interval,
+    pareto_front,
+    signed_rank_test,
+)
 from audiointerp.tables.load import EXPLAINED, RUN_COLUMNS, row_key
 from audiointerp.tables.order import in_order, sorting_key
 from audiointerp.tables.score import (
@@ -20,9 +27,7 @@ from audiointerp.tables.score import (
     score,
     scored_metrics,
 )
-from audiointerp.tables.statistics import bootstrap_means, holm, pareto_front, signed_rank_test
 
-CONFIDENCE = 0.95
 ALPHA = 0.05
 """Level below which a corrected probability counts as a difference."""
 SAME = 1e-6
@@ -163,20 +168,6 @@ def _limits(
         several = [len(np.unique(clips[~np.isnan(column)])) > 1 for column in values.T]
         several.append(all(several[place] for place in chosen))
         limits[:, ~np.array(several)] = np.nan
-    return limits
-
-
-def interval(drawn: NDArray) -> NDArray:
-    """Return the ends of the 95 % percentile interval of each column, (2, columns).
-
-    NaN is left out; a column that has nothing else has no interval.
-    """
-    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    limits = np.quantile(drawn, ends, axis=0)
-    for column in np.flatnonzero(np.isnan(limits[0])):
-        known = drawn[~np.isnan(drawn[:, column]), column]
-        if len(known):
-            limits[:, column] = np.quantile(known, ends)
     return limits
 
 

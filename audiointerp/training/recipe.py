@@ -18,7 +18,6 @@ import torch
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.choose import SYNTHETIC, open_dataset
 from audiointerp.dataset.esc50 import ESC50Dataset
-from audiointerp.fit import Training, fit
 from audiointerp.model import (
     TransferModel,
     build_head,
@@ -32,6 +31,7 @@ from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.runs.classification import SetPredictions, classify_set
 from audiointerp.storage import write_atomically
 from audiointerp.training.augment import SpecAugment
+from audiointerp.training.loop import Training, fit
 from audiointerp.version import __version__
 
 AUDIOSET = "audioset"

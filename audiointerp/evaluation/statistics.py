@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
+CONFIDENCE = 0.95
 EXACT_UP_TO = 50
 """Differences up to which a signed-rank test is exact; more of them are near enough to normal."""
 
@@ -211,3 +212,42 @@ def pareto_front(points: ArrayLike) -> NDArray:
     as_good = (points[:, None] >= points[None]).all(axis=-1)
     better = (points[:, None] > points[None]).any(axis=-1)
     return ~(as_good & better).any(axis=0)
+
+
+def interval(drawn: NDArray) -> NDArray:
+    """Return the ends of the 95 % percentile interval of each column, (2, columns).
+
+    NaN is left out; a column that has nothing else has no interval.
+    """
+    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    limits = np.quantile(drawn, ends, axis=0)
+    for column in np.flatnonzero(np.isnan(limits[0])):
+        known = drawn[~np.isnan(drawn[:, column]), column]
+        if len(known):
+            limits[:, column] = np.quantile(known, ends)
+    return limits
+
+
+def share_interval(
+    right: ArrayLike, *, resamples: int = 5_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return a share in percent with the ends of its 95 % percentile bootstrap interval.
+
+    Parameters
+    ----------
+    right : array of bool, shape (clips,)
+    resamples : int
+        How often the clips are drawn anew.
+    seed : int
+        For the draws.
+
+    Returns
+    -------
+    share, low, high : float
+        The interval of one clip is NaN.
+    """
+    values = 100 * np.asarray(right, float)[:, None]
+    low, high = np.nan, np.nan
+    if len(values) > 1:
+        low, high = interval(bootstrap_means(values, resamples=resamples, seed=seed))[:, 0]
+    return float(values.mean()), float(low), float(high)
