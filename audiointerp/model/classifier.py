@@ -165,14 +165,16 @@ class Classifier(nn.Module):
         Raises
         ------
         ValueError
-            If the network returns something else than one row of scores per clip, or what looks
-            like probabilities although nothing says that it does.
+            If the network returns something else than one row of scores per clip, a number of
+            them that does not suit the head, or what looks like probabilities although nothing
+            says that it does.
         """
         return self.read_logits(self.network(self.network_input(cells, view)), len(cells))
 
     def read_logits(self, returned: Any, batch: int) -> Tensor:
         """Return the logits (batch, classes) in what the network returned for a batch."""
         scores = self.pick_scores(returned, batch)
+        self.head.num_classes(scores.shape[1])  # not every number suits every head
         if self.outputs == "probabilities":
             return self.head.logits(self.inverse(scores))
         if self.outputs is None and looks_like_probabilities(scores):

@@ -85,7 +85,7 @@ def _found(returned: Any, batch: int, suits: Callable[[int], bool]) -> Any:
         if isinstance(returned.get("logits"), Tensor):
             return returned["logits"]
         candidates = dict(returned)
-    elif isinstance(returned, Sequence):
+    elif isinstance(returned, Sequence) and not isinstance(returned, str):
         candidates = dict(enumerate(returned))
     else:
         raise ValueError(
