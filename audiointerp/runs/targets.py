@@ -64,14 +64,14 @@ def choose_targets(
     """
     batch, count = probabilities.shape
     if isinstance(target, Above):
-        order = probabilities.argsort(1, descending=True, stable=True)
+        order = probabilities.argsort(dim=1, descending=True, stable=True)
         reached = probabilities.gather(1, order) >= target.probability
         clip, place = reached.nonzero(as_tuple=True)
         return clip, order[clip, place]
     if isinstance(target, Top):
         if target.count > count:
             raise ValueError(f"the top {target.count} labels of {count} classes were asked for")
-        labels = probabilities.argsort(1, descending=True, stable=True)[:, : target.count]
+        labels = probabilities.argsort(dim=1, descending=True, stable=True)[:, : target.count]
     elif target is None:
         labels = probabilities.argmax(1, keepdim=True)
     else:
