@@ -6,11 +6,11 @@ import hashlib
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from panns_files import panns_state
 
 from audiointerp.model import (
     MODELS,
@@ -18,114 +18,8 @@ from audiointerp.model import (
     checkpoint,
     download_panns,
     find_panns,
-    load_panns,
+    transfer_panns,
 )
-
-# ---- the names and shapes of the published files, written down apart from our models
-
-
-def norm_shapes(name, channels):
-    shapes = {
-        f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")
-    }
-    return shapes | {f"{name}.num_batches_tracked": ()}
-
-
-def block_shapes(name, before, after, kernel=3, convolutions=2):
-    shapes = {}
-    for n in range(1, convolutions + 1):
-        shapes[f"{name}.conv{n}.weight"] = (after, before if n == 1 else after, kernel, kernel)
-        shapes |= norm_shapes(f"{name}.bn{n}", after)
-    return shapes
-
-
-def cnn_shapes(channels, **kwargs):
-    shapes = {}
-    for n, (before, after) in enumerate(pairwise([1, *channels]), start=1):
-        shapes |= block_shapes(f"conv_block{n}", before, after, **kwargs)
-    return shapes
-
-
-def resnet_shapes(depths):
-    shapes = block_shapes("conv_block1", 1, 64)
-    before = 64
-    for layer, (depth, after) in enumerate(zip(depths, (64, 128, 256, 512), strict=True), start=1):
-        for place in range(depth):
-            name = f"resnet.layer{layer}.{place}"
-            shapes |= block_shapes(name, before, after)
-            if before != after:
-                shapes[f"{name}.downsample.1.weight"] = (after, before, 1, 1)
-                shapes |= norm_shapes(f"{name}.downsample.2", after)
-            before = after
-    return shapes | block_shapes("conv_block_after1", 512, 2048)
-
-
-def mobilenet1_shapes():
-    shapes = {"features.0.0.weight": (32, 1, 3, 3)} | norm_shapes("features.0.2", 32)
-    channels = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
-    for place, (before, after) in enumerate(pairwise(channels), start=1):
-        name = f"features.{place}"
-        shapes |= {f"{name}.0.weight": (before, 1, 3, 3), f"{name}.4.weight": (after, before, 1, 1)}
-        shapes |= norm_shapes(f"{name}.2", before) | norm_shapes(f"{name}.5", after)
-    return shapes
-
-
-def mobilenet2_shapes():
-    shapes = {"features.0.0.weight": (32, 1, 3, 3)} | norm_shapes("features.0.2", 32)
-    shapes |= {
-        "features.1.conv.0.weight": (32, 1, 3, 3),
-        "features.1.conv.4.weight": (16, 32, 1, 1),
-    }
-    shapes |= norm_shapes("features.1.conv.2", 32) | norm_shapes("features.1.conv.5", 16)
-    channels = [16, 24, 24, *[32] * 3, *[64] * 4, *[96] * 3, *[160] * 3, 320]
-    for place, (before, after) in enumerate(pairwise(channels), start=2):
-        name, hidden = f"features.{place}.conv", 6 * before
-        shapes |= {
-            f"{name}.0.weight": (hidden, before, 1, 1),
-            f"{name}.3.weight": (hidden, 1, 3, 3),
-            f"{name}.7.weight": (after, hidden, 1, 1),
-        }
-        shapes |= norm_shapes(f"{name}.1", hidden) | norm_shapes(f"{name}.5", hidden)
-        shapes |= norm_shapes(f"{name}.8", after)
-    shapes |= {"features.18.0.weight": (1280, 320, 1, 1)} | norm_shapes("features.18.1", 1280)
-    return shapes
-
-
-SHAPES = {
-    "Cnn14": (cnn_shapes([64, 128, 256, 512, 1024, 2048]), 2048, 2048),
-    "Cnn10": (cnn_shapes([64, 128, 256, 512]), 512, 512),
-    "Cnn6": (cnn_shapes([64, 128, 256, 512], kernel=5, convolutions=1), 512, 512),
-    "ResNet22": (resnet_shapes((2, 2, 2, 2)), 2048, 2048),
-    "ResNet38": (resnet_shapes((3, 4, 6, 3)), 2048, 2048),
-    "MobileNetV1": (mobilenet1_shapes(), 1024, 1024),
-    "MobileNetV2": (mobilenet2_shapes(), 1280, 1024),
-}
-
-
-def panns_state(name, seed=0):
-    """A state dict with the published names and shapes; each entry holds one random number.
-
-    Expanded tensors keep even Cnn14's file small.
-    """
-    blocks, before_fc, embedding = SHAPES[name]
-    shapes = {
-        "spectrogram_extractor.stft.conv_real.weight": (513, 1, 1024),
-        "spectrogram_extractor.stft.conv_imag.weight": (513, 1, 1024),
-        "logmel_extractor.melW": (513, 64),
-        **norm_shapes("bn0", 64),
-        **blocks,
-        "fc1.weight": (embedding, before_fc),
-        "fc1.bias": (embedding,),
-        "fc_audioset.weight": (527, embedding),
-        "fc_audioset.bias": (527,),
-    }
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        key: torch.tensor(600_000)
-        if key.endswith("num_batches_tracked")
-        else torch.rand(1, generator=generator).expand(shape)
-        for key, shape in shapes.items()
-    }
 
 
 def sampler():
@@ -162,7 +56,7 @@ def untouched(model):
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_key_of_a_published_file_arrives_in_the_model(name, tmp_path):
     model = empty_model(name)
-    load_panns(model, panns_file(tmp_path / "random.pth", name))
+    transfer_panns(model, panns_file(tmp_path / "random.pth", name))
     dropped = ("spectrogram_extractor.", "logmel_extractor.", "fc_audioset.")
     expected = {k: v for k, v in panns_state(name).items() if not k.startswith(dropped)}
     loaded = model.base.state_dict()
@@ -173,7 +67,7 @@ def test_every_key_of_a_published_file_arrives_in_the_model(name, tmp_path):
 
 def test_files_in_the_format_before_torch_1_6_load(tmp_path):
     model = empty_model("Cnn6")
-    load_panns(model, panns_file(tmp_path / "old.pth", "Cnn6", zipped=False))
+    transfer_panns(model, panns_file(tmp_path / "old.pth", "Cnn6", zipped=False))
     assert torch.equal(model.base.fc1.bias, panns_state("Cnn6")["fc1.bias"])
 
 
@@ -183,20 +77,20 @@ def test_arrays_pickled_by_numpy_1_load(tmp_path):
     assert b"numpy._core.multiarray\n" in content
     path.write_bytes(content.replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"))
     model = empty_model("Cnn6")
-    load_panns(model, path)
+    transfer_panns(model, path)
     assert torch.equal(model.base.fc1.bias, panns_state("Cnn6")["fc1.bias"])
 
 
 def test_a_bare_state_dict_loads(tmp_path):
     torch.save(panns_state("Cnn6"), tmp_path / "bare.pth")
     model = empty_model("Cnn6")
-    load_panns(model, tmp_path / "bare.pth")
+    transfer_panns(model, tmp_path / "bare.pth")
     assert torch.equal(model.base.fc1.bias, panns_state("Cnn6")["fc1.bias"])
 
 
 def test_loading_opens_nothing_to_later_loads(tmp_path):
     before = set(torch.serialization.get_safe_globals())
-    load_panns(empty_model("Cnn6"), panns_file(tmp_path / "random.pth", "Cnn6"))
+    transfer_panns(empty_model("Cnn6"), panns_file(tmp_path / "random.pth", "Cnn6"))
     assert set(torch.serialization.get_safe_globals()) == before
 
 
@@ -205,7 +99,7 @@ def test_another_architecture_is_named_and_nothing_is_loaded(tmp_path):
     model = empty_model("Cnn10")
     is_untouched = untouched(model)
     with pytest.raises(CheckpointError, match=r"not hold a Cnn10 but a Cnn6.*conv_block1\.bn2"):
-        load_panns(model, path)
+        transfer_panns(model, path)
     assert is_untouched()
 
 
@@ -213,7 +107,7 @@ def test_one_unexpected_key_is_refused(tmp_path):
     state = panns_state("Cnn6") | {"fc_extra.weight": torch.zeros(2)}
     path = panns_file(tmp_path / "random.pth", "Cnn6", model=state)
     with pytest.raises(CheckpointError, match=r"unexpected 1: fc_extra\.weight"):
-        load_panns(empty_model("Cnn6"), path)
+        transfer_panns(empty_model("Cnn6"), path)
 
 
 def test_one_missing_key_is_refused(tmp_path):
@@ -221,7 +115,7 @@ def test_one_missing_key_is_refused(tmp_path):
     del state["fc1.bias"]
     path = panns_file(tmp_path / "random.pth", "Cnn6", model=state)
     with pytest.raises(CheckpointError, match=r"missing 1: fc1\.bias"):
-        load_panns(empty_model("Cnn6"), path)
+        transfer_panns(empty_model("Cnn6"), path)
 
 
 def test_another_number_of_bins_is_refused_with_the_way_out(tmp_path):
@@ -230,7 +124,7 @@ def test_another_number_of_bins_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"64 frequency bins, the model for 257.*skip=\(\"bn0"
     ):
-        load_panns(model, panns_file(tmp_path / "random.pth", "Cnn6"))
+        transfer_panns(model, panns_file(tmp_path / "random.pth", "Cnn6"))
     assert is_untouched()
 
 
@@ -238,7 +132,7 @@ def test_another_number_of_bins_is_refused_with_the_way_out(tmp_path):
 def test_skipping_bn0_keeps_the_models_own_and_loads_the_rest(skip, tmp_path):
     model = empty_model("Cnn6", num_bins=257)
     untouched(model)
-    load_panns(model, panns_file(tmp_path / "random.pth", "Cnn6"), skip=skip)
+    transfer_panns(model, panns_file(tmp_path / "random.pth", "Cnn6"), skip=skip)
     loaded, file = model.base.state_dict(), panns_state("Cnn6")
     for key, value in loaded.items():
         if key.startswith("bn0."):
@@ -250,13 +144,13 @@ def test_skipping_bn0_keeps_the_models_own_and_loads_the_rest(skip, tmp_path):
 def test_skipping_a_layer_that_is_not_there_lists_the_layers(tmp_path):
     path = panns_file(tmp_path / "random.pth", "Cnn6")
     with pytest.raises(CheckpointError, match=r"'bn', which is no layer of Cnn6.*conv_block4"):
-        load_panns(empty_model("Cnn6"), path, skip=("bn",))
+        transfer_panns(empty_model("Cnn6"), path, skip=("bn",))
 
 
 def test_another_width_is_refused(tmp_path):
     model = MODELS["Cnn14"](3, 64, width=1 / 8)
     with pytest.raises(CheckpointError, match="another width"):
-        load_panns(model, panns_file(tmp_path / "random.pth", "Cnn14"))
+        transfer_panns(model, panns_file(tmp_path / "random.pth", "Cnn14"))
 
 
 class RunsCode:
@@ -275,7 +169,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(zipped, tmp_path):
     path = tmp_path / "hostile.pth"
     panns_file(path, "Cnn6", zipped=zipped, sampler=RunsCode(trap))
     with pytest.raises(CheckpointError, match=r"mkdir.*was refused"):
-        load_panns(empty_model("Cnn6"), path)
+        transfer_panns(empty_model("Cnn6"), path)
     assert not trap.exists()
     torch.load(path, weights_only=False)
     assert trap.exists(), "the trap itself must work, or the test shows nothing"
@@ -288,34 +182,34 @@ def test_truncated_files_are_refused(fraction, zipped, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(CheckpointError, match=r"cut\.pth.*(cut short|damaged)"):
-        load_panns(empty_model("Cnn6"), path)
+        transfer_panns(empty_model("Cnn6"), path)
 
 
 def test_a_web_page_in_place_of_the_file_is_refused(tmp_path):
     path = tmp_path / "page.pth"
     path.write_text("<html>please log in</html>")
     with pytest.raises(CheckpointError, match="not a PyTorch checkpoint"):
-        load_panns(empty_model("Cnn6"), path)
+        transfer_panns(empty_model("Cnn6"), path)
 
 
 @pytest.mark.parametrize("content", [{"model": 3}, {}, [1, 2], {"iteration": 1}])
 def test_a_file_without_weights_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="holds no weights"):
-        load_panns(empty_model("Cnn6"), tmp_path / "none.pth")
+        transfer_panns(empty_model("Cnn6"), tmp_path / "none.pth")
 
 
 def test_a_missing_file_is_named_with_the_command_that_fetches_it(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint file .*none\.pth$"):
-        load_panns(empty_model("Cnn6"), tmp_path / "none.pth")
+        transfer_panns(empty_model("Cnn6"), tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match=r"download_panns\('Cnn6'\)"):
-        load_panns(empty_model("Cnn6"), tmp_path / "Cnn6_mAP=0.343.pth")
+        transfer_panns(empty_model("Cnn6"), tmp_path / "Cnn6_mAP=0.343.pth")
 
 
 def test_a_file_with_a_published_name_must_have_its_checksum(tmp_path):
     path = panns_file(tmp_path / "Cnn6_mAP=0.343.pth", "Cnn6")
     with pytest.raises(CheckpointError, match="published file e25e26b84585b14c7754c91e48efc9be"):
-        load_panns(empty_model("Cnn6"), path)
+        transfer_panns(empty_model("Cnn6"), path)
 
 
 # ---- downloads, from a server on this machine

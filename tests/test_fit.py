@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tones import Tones, front_end, small_model
+from sklearn.metrics import average_precision_score
+from tones import Chords, Tones, front_end, small_model
 
 from audiointerp.fit import TrainingError, best_epoch, fit
-from audiointerp.runs.classification import accuracy
+from audiointerp.runs.classification import accuracy, classify_set
 from audiointerp.training.augment import SpecAugment, mixup, time_shift
 
 
@@ -377,3 +379,172 @@ def test_time_shift_rolls_each_clip_within_the_limit():
     wrapped = time_shift(waveform, 0.5, torch.Generator().manual_seed(0))
     assert int((wrapped != 0).sum()) == 300
     assert time_shift(waveform, 0.0) is waveform
+
+
+# ---- heads
+
+
+def chords(first=0, clips=32):
+    return Chords(clips, first)
+
+
+LEARNING = {"epochs": 20, "mixup_alpha": 0.0, "learning_rate": 5e-3}
+
+
+def test_a_sigmoid_head_learns_several_labels_per_clip(tmp_path, processor):
+    training = run(
+        tmp_path,
+        processor,
+        model=small_model(classes=3, head="sigmoid"),
+        train=chords(),
+        validation=chords(100, 16),
+        dropout_scale=0.25,
+        **LEARNING,
+    )
+    assert training.best["val_map"] > 0.95
+    found = classify_set(training.model, processor, chords(200, 24))
+    assert found.mean_average_precision > 0.95
+    assert found.accuracy > 0.85
+    assert training.model.classes == ("low", "middle", "high")
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "binary"])
+def test_every_head_learns_a_set_of_single_labels(tmp_path, processor, head):
+    options = {"train": Tones(24), **LEARNING}
+    training = run(tmp_path, processor, model=small_model(head=head), **options)
+    assert accuracy(training.model, processor, Tones(20, 200)) > 0.9
+    assert ("val_map" in training.history) == (head == "sigmoid")
+
+
+def smoothed_loss(head, outputs, labels, smoothing):
+    """The mean binary cross-entropy by its formula, on (clips, 2) or a single output."""
+    targets = torch.nn.functional.one_hot(labels, 2).double()
+    if head == "binary":
+        targets = targets[:, 1:]
+    targets = targets * (1 - smoothing) + smoothing / 2
+    p = torch.sigmoid(outputs.double())
+    return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "binary"])
+def test_a_step_of_another_head_is_adamw_on_the_binary_cross_entropy(tmp_path, processor, head):
+    clips = Tones(10)
+    plain = {"mixup_alpha": 0.0, "time_shift": 0.0, "dropout_scale": 0.0, "weight_decay": 0.0}
+    trained = run(
+        tmp_path,
+        processor,
+        model=small_model(head=head),
+        epochs=1,
+        batch_size=10,
+        train=clips,
+        label_smoothing=0.2,
+        **plain,
+    ).model
+    model = small_model(head=head).train()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    waveforms = torch.stack([clip.waveform for clip in clips])
+    smoothed_loss(head, model(processor(waveforms)), torch.tensor(clips.labels), 0.2).backward()
+    for (name, weight), new in zip(model.named_parameters(), trained.parameters(), strict=True):
+        clear = weight.grad.abs() > 1e-3 * weight.grad.abs().max()
+        expected = weight - 2e-3 * weight.grad.sign()
+        torch.testing.assert_close(new[clear], expected[clear], atol=1e-5, rtol=0, msg=name)
+
+
+def test_validation_numbers_of_a_sigmoid_head_are_those_of_the_set(tmp_path, processor):
+    validation = chords(100, 10)
+    training = run(
+        tmp_path,
+        processor,
+        model=small_model(classes=3, head="sigmoid"),
+        train=chords(),
+        validation=validation,
+    )
+    assert list(training.history.columns) == [
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "val_map",
+        "learning_rate",
+    ]
+    found = classify_set(training.model, processor, validation, batch_size=3)
+    p, truth = found.probabilities.astype(float), found.truth
+    loss = -np.where(truth, np.log(p), np.log(1 - p)).mean()
+    assert training.best["val_loss"] == pytest.approx(loss, rel=1e-5)
+    assert training.best["val_accuracy"] == pytest.approx(found.accuracy)
+    expected = average_precision_score(truth, p)
+    assert training.best["val_map"] == pytest.approx(expected)
+    highest = training.history.sort_values(["val_map", "val_loss"], ascending=[False, True])
+    assert training.best_epoch == highest["epoch"].iloc[0]
+
+
+def test_the_best_epoch_has_the_highest_map_whatever_the_accuracy():
+    maps, accuracies = (0.5, 0.8, 0.8, 0.7), (0.9, 0.1, 0.2, 0.95)
+    rows = [
+        {"epoch": place, "val_map": one, "val_accuracy": other, "val_loss": 4.0 - place}
+        for place, (one, other) in enumerate(zip(maps, accuracies, strict=True), start=1)
+    ]
+    assert best_epoch(rows) == 3
+
+
+def test_a_sigmoid_training_that_broke_down_resumes_to_the_same_weights(tmp_path, processor):
+    options = {"validation": chords(100, 6), "mixup_alpha": 0.5}
+
+    def model(seed=0):
+        return small_model(seed, classes=3, head="sigmoid")
+
+    whole = run(tmp_path / "whole", processor, model=model(), train=chords(clips=10), **options)
+    broken = chords(clips=10)
+    broken.breaks_after = 25
+    with pytest.raises(OSError, match="disk is gone"):
+        run(tmp_path / "cut", processor, model=model(), train=broken, **options)
+    resumed = run(
+        tmp_path / "cut", processor, model=model(9), train=chords(clips=10), resume=True, **options
+    )
+    pd.testing.assert_frame_equal(whole.history, resumed.history)
+    assert same_weights(whole.model, resumed.model)
+
+
+def test_a_training_does_not_go_on_with_another_head(tmp_path, processor):
+    run(tmp_path, processor, epochs=1)
+    with pytest.raises(ValueError, match=r"other settings \(head None then, \{'name': 'sigmoid'"):
+        run(tmp_path, processor, epochs=1, resume=True, model=small_model(head="sigmoid"))
+
+
+def test_a_training_from_before_there_were_heads_goes_on(tmp_path, processor):
+    first = run(tmp_path, processor, epochs=1)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del checkpoint["training"]["settings"]["head"]
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    again = run(tmp_path, processor, epochs=1, resume=True, model=small_model(seed=5))
+    assert same_weights(first.model, again.model)
+
+
+class Silent(Chords):
+    """Chords of which none is labelled."""
+
+    def __init__(self, clips, first=0):
+        super().__init__(clips, first)
+        self.label_sets = [()] * clips
+
+    def _decode(self, index):
+        return torch.from_numpy(
+            np.random.default_rng(index).standard_normal((1, self.num_samples)).astype(np.float32)
+        )
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("silent", ["train", "validation"])
+def test_labels_that_a_head_cannot_learn_are_refused(tmp_path, processor, head, silent):
+    sets = {"train": Chords(8), "validation": Chords(8, 100)}
+    message = r"'tone0' of the training set has 0 labels.*head='sigmoid'"
+    if head == "sigmoid":
+        sets[silent] = Silent(4, 50)
+        name = {"train": "training"}.get(silent, silent)
+        message = f"no clip of the {name} set has a label"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", processor, model=small_model(classes=3, head=head), **sets)
+    assert not (tmp_path / "run").exists()

@@ -473,6 +473,18 @@ def test_learning_curves():
     assert all(tick == int(tick) for tick in loss.get_xticks())
 
 
+def test_learning_curves_show_the_scores_there_are():
+    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [2.0, 1.0], "val_map": [0.3, 0.4]})
+    loss, score = plot_learning_curves(history).axes
+    assert (loss.get_ylabel(), score.get_ylabel()) == ("loss", "mAP")
+    assert score.lines[0].get_xydata().tolist() == [[1, 0.3], [2, 0.4]]
+    every = history.assign(train_accuracy=0.5)
+    quantities = [axes.get_ylabel() for axes in plot_learning_curves(every).axes]
+    assert quantities == ["loss", "accuracy", "mAP"]
+    with pytest.raises(ValueError, match="has the columns epoch: expected some that end in _loss"):
+        plot_learning_curves(history[["epoch"]])
+
+
 def test_a_picture_is_a_png_and_leaves_no_global_state():
     import matplotlib.pyplot as plt
 

@@ -8,12 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tones import Chords
 
+from audiointerp.cli import main
 from audiointerp.dataset import save_audio
 from audiointerp.dataset.esc50 import ESC50Dataset
+from audiointerp.model.heads import Softmax
 from audiointerp.model.weights import load
 from audiointerp.processing import FRONT_ENDS
-from audiointerp.runs.classification import accuracy
+from audiointerp.runs.classification import SetPredictions, accuracy, classify_set
+from audiointerp.training import recipe
 from audiointerp.training.recipe import (
     _OPTIONS,
     Start,
@@ -144,9 +148,91 @@ def test_some_clips_are_taken_of_every_set(folder, tmp_path):
     [(79, 80, 0.93254, 0.99779), (5, 10, 0.23659, 0.76341), (0, 4, 0.0, 0.48989)],
 )
 def test_the_interval_of_the_accuracy_is_wilsons(trained, right, clips, low, high):
-    labels = pd.DataFrame({"is_correct": [place < right for place in range(clips)]})
-    many = Trained(trained.weights, trained.card, trained.training, labels)
+    chances = np.tile([0.75, 0.25], (clips, 1))
+    truth = np.arange(2) == (np.arange(clips) >= right)[:, None]
+    test = SetPredictions(
+        Softmax(), ("cow", "rooster"), [str(n) for n in range(clips)], chances, truth
+    )
+    many = Trained(trained.weights, trained.card, trained.training, test)
+    assert many.test_accuracy == right / clips
     assert many.test_interval == pytest.approx((low, high), abs=1e-5)
+
+
+@pytest.fixture
+def of_chords(monkeypatch):
+    """Open a set of several labels per clip, whatever is asked for."""
+
+    def open_chords(data, *, folds, sample_rate, **options):
+        return Chords(16, 16 * folds[0], rate=sample_rate)
+
+    monkeypatch.setattr(recipe, "open_dataset", open_chords)
+
+
+def test_a_set_of_several_labels_per_clip_makes_a_sigmoid_weight_file(of_chords, tmp_path):
+    out = tmp_path / "chords.safetensors"
+    trained = train_classifier(
+        "chords.csv", out, head="sigmoid", train_folds=[1], run_dir=tmp_path / "run", **SMALL
+    )
+    model, processor = load(out)
+    assert model.head.settings() == {"name": "sigmoid", "threshold": 0.5}
+    found = classify_set(model, processor, Chords(16, 16 * 5, rate=32000))
+    assert (
+        round(trained.test_map, 4)
+        == model.card["test_map"]
+        == round(found.mean_average_precision, 4)
+    )
+    assert trained.test_accuracy == found.accuracy
+    validated = classify_set(model, processor, Chords(16, 16 * 4, rate=32000))
+    assert trained.validation_map == pytest.approx(validated.mean_average_precision)
+    assert trained.validation_accuracy == pytest.approx(validated.accuracy)
+    low, high = trained.test_interval
+    assert low <= trained.test_accuracy <= high
+    page = trained.card.read_text()
+    for words in (
+        "- Head: sigmoid, threshold 0.5",
+        f"- Mean average precision: {trained.validation_map:.4f} on the validation fold",
+        f"{trained.test_map:.4f} on the test fold (16 clips)",
+        "| label | clips | decided | right | AP |",
+        "a set of the user's, read as Chords",
+        "--head sigmoid",
+    ):
+        assert words in page
+    for label, row in found.label_counts().iterrows():
+        start = f"| {label} | {row['clips']:.0f} | {row['decided']:.0f} | {row['right']:.0f} |"
+        assert f"{start} {row['AP']:.3f} |" in page
+
+
+def test_several_labels_per_clip_need_a_sigmoid_head(of_chords, tmp_path):
+    with pytest.raises(ValueError, match="train a sigmoid head, head='sigmoid'"):
+        train_classifier("x", tmp_path / "x.safetensors", run_dir=tmp_path / "run", **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "binary"])
+def test_every_head_is_trained_on_a_set_of_single_labels(folder, tmp_path, head, monkeypatch):
+    out = tmp_path / f"{head}.safetensors"
+    options = ["--width", "0.0625", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
+    arguments = ["train", "--data", folder, "--head", head, "--out", out, *options]
+    monkeypatch.chdir(tmp_path)  # checkpoints go to results/
+    monkeypatch.setattr("sys.argv", ["audiointerp", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    model, processor = load(out)
+    assert model.head.name == head
+    assert model.num_classes == (1 if head == "binary" else 2)
+    test = ESC50Dataset(folder, folds=5)
+    assert round(accuracy(model, processor, test), 4) == model.card["test_accuracy"]
+    score = {"binary": "- Accuracy:", "sigmoid": "- Mean average precision:"}[head]
+    assert score in out.with_suffix(".md").read_text()
+
+
+def test_a_binary_head_is_for_two_classes(of_chords, tmp_path):
+    with pytest.raises(ValueError, match="head='binary' tells two classes apart, there are 3"):
+        train_classifier(
+            "x", tmp_path / "x.safetensors", head="binary", run_dir=tmp_path / "run", **SMALL
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 class TestStart:
@@ -219,6 +305,7 @@ def test_starts_from_earlier_weights_of_another_front_end(trained, folder, tmp_p
         ({"model": "Cnn15"}, "unknown model 'Cnn15'.*Did you mean"),
         ({"width": -1.0}, "width"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"head": "softmin"}, "unknown head 'softmin'"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from audiointerp.dataset.base import ClipDataset
-from audiointerp.model import TransferCnn14
+from audiointerp.model import TransferCnn14, build_head
 from audiointerp.processing import LogMelSTFTSpectrogram
 
 RATE = 8000
@@ -45,10 +45,50 @@ class Tones(ClipDataset):
         return torch.from_numpy(sound[None].astype(np.float32))
 
 
-def small_model(seed: int = 0, classes: int = 2, bins: int = 32) -> TransferCnn14:
+class Chords(Tones):
+    """Up to three tones at once, in all combinations: any number of labels per clip, or none."""
+
+    frequencies = (400, 1200, 2500)
+
+    def __init__(self, clips: int, first: int = 0, *, rate: int = RATE):
+        super().__init__(clips, first, rate=rate, classes=("low", "middle", "high"))
+        self.label_sets = [
+            tuple(tone for tone in range(3) if (first + place) >> tone & 1)
+            for place in range(clips)
+        ]
+
+    @property
+    def label_sets(self):
+        return self._label_sets
+
+    @label_sets.setter
+    def label_sets(self, label_sets):
+        self._label_sets = label_sets
+
+    def __getitem__(self, index):
+        label = torch.zeros(3)
+        label[list(self.label_sets[index])] = 1
+        return super().__getitem__(index)._replace(label=label)
+
+    def _decode(self, index):
+        noise = np.random.default_rng(self.first + index)
+        time = np.arange(self.num_samples) / self.sample_rate
+        tones = [
+            np.sin(2 * np.pi * self.frequencies[tone] * time) for tone in self.label_sets[index]
+        ]
+        sound = sum(tones) + 0.05 * noise.standard_normal(self.num_samples)
+        return torch.from_numpy(sound[None].astype(np.float32))
+
+
+def small_model(
+    seed: int = 0, classes: int = 2, bins: int = 32, head: str = "softmax"
+) -> TransferCnn14:
+    made = build_head(head)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TransferCnn14(classes, bins, width=1 / 16)
+        model = TransferCnn14(made.num_outputs(classes), bins, width=1 / 16)
+    model.head = made
+    return model
 
 
 def front_end() -> LogMelSTFTSpectrogram:

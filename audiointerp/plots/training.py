@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from audiointerp.plots.picture import Picture
-
-if TYPE_CHECKING:
-    pass
 
 
 def plot_confusion(counts: pd.DataFrame, *, heading: str = "") -> Picture:
@@ -73,23 +68,43 @@ def plot_confusion(counts: pd.DataFrame, *, heading: str = "") -> Picture:
     return figure
 
 
+QUANTITIES = {"loss": "loss", "accuracy": "accuracy", "map": "mAP"}
+"""What learning curves are of, by the endings of a history's columns."""
+
+
 def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None) -> Picture:
-    """Draw loss and accuracy over the epochs of a training.
+    """Draw loss and scores over the epochs of a training, a panel for each that there is.
 
     Parameters
     ----------
     history : DataFrame
-        One row per epoch: ``epoch`` and columns ending in ``loss`` and ``accuracy``.
+        One row per epoch: ``epoch`` and columns ending in ``_loss``, ``_accuracy`` or ``_map``.
     best_epoch : int, optional
         Marked with a line: the epoch whose weights were kept.
 
     Returns
     -------
     Picture
+
+    Raises
+    ------
+    ValueError
+        If there is no such column.
     """
-    figure = Picture(figsize=(10, 3.2), layout="constrained")
-    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for column in (name for name in history.columns if name.endswith(quantity)):
+    panels = {
+        title: columns
+        for ending, title in QUANTITIES.items()
+        if (columns := [name for name in history.columns if name.endswith(f"_{ending}")])
+    }
+    if not panels:
+        raise ValueError(
+            f"the history has the columns {', '.join(history.columns)}: expected some that end in "
+            f"{', '.join(f'_{ending}' for ending in QUANTITIES)}"
+        )
+    figure = Picture(figsize=(5 * len(panels), 3.2), layout="constrained")
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (quantity, columns) in zip(every, panels.items(), strict=True):
+        for column in columns:
             label = {"val": "validation"}.get(column.split("_")[0], column.split("_")[0])
             axes.plot(history["epoch"], history[column], label=label)
         if best_epoch is not None:
