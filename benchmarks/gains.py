@@ -25,7 +25,6 @@ EVERY = ("saliency", "gradcam", "lime", "shap", "scoring")
 # What changes nothing in a stage is not measured there.
 CONCERNS = {
     "one copy": ("saliency", "gradcam", "shap", "scoring"),
-    "fused ReLU": ("lime", "scoring"),
     "equal masks once": ("scoring",),
     "one sort": ("scoring",),
     "background once": ("shap",),

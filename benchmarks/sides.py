@@ -1,15 +1,15 @@
 """The two ways of doing every stage, on the same network and clips: the loop's and the package's.
 
-Each side runs in a process of its own, as a user of either would have it: the package's choices
-(how memory is kept, say) do nothing for the loop. `python benchmarks/sides.py` is such a process;
-`Worker` talks to it. ``--without CHANGE`` leaves out one thing that makes the package fast.
+Each side runs in a process of its own, as a user of either would have it: the package's keeps the
+memory that is freed, as the command line does, and the loop's does not. `python
+benchmarks/sides.py` is such a process; `Worker` talks to it. ``--without CHANGE`` leaves out one
+thing that makes the package fast.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -46,12 +46,8 @@ from audiointerp.model import build_model
 from audiointerp.predict import Predict
 from audiointerp.processing import FRONT_ENDS
 from audiointerp.runs.recipe import background_features, build_interpreter
-from audiointerp.speed.inference import (
-    _ConvolutionByPlane,
-    _with_fused_relu,
-    fast_copy,
-    inference_copy,
-)
+from audiointerp.speed import keep_freed_memory
+from audiointerp.speed.inference import _PlaneConvolution, fast_copy, inference_copy
 from audiointerp.speed.precision import PRECISIONS, computing
 from audiointerp.speed.scoring import DistinctMasks, Scorer
 
@@ -71,8 +67,7 @@ WITHOUT = {
     "full batches": "one input at a time goes through the network",
     "one copy": "the network's inference copy is made in every call",
     "inference copy": "the network as it is: batch norms, contiguous weights",
-    "layout by plane": "every convolution is computed channels-last",
-    "fused ReLU": "ReLUs run after their convolutions",
+    "narrow planes": "planes of few columns are convolved as they lie",
     "equal masks once": "all fourteen masks of every clip are scored",
     "one sort": "sparseness and complexity are Quantus'",
     "background once": "SHAP's background goes through the network in every call",
@@ -185,7 +180,7 @@ class Ours(Side):
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The model and its inference copy."""
-        return {"model": self.model, "copy": fast_copy(self.model, gradient=False)}
+        return {"model": self.model, "copy": fast_copy(self.model)}
 
     @cached_property
     def raw(self) -> dict[str, dict[int, float]]:
@@ -207,10 +202,10 @@ class Ours(Side):
         """Return the seconds that torch.compile takes, and a clip with and without it."""
         import torch._inductor.config
 
-        network = fast_copy(self.model, gradient=False)
+        network = fast_copy(self.model)
         plain = inference_copy(self.model)
         for module in plain.modules():  # layouts are the compiler's matter
-            if type(module) is _ConvolutionByPlane:
+            if type(module) is _PlaneConvolution:
                 module.__class__ = nn.Conv2d
         with torch.no_grad(), torch._inductor.config.patch(freezing=True):
             compiled = torch.compile(plain)
@@ -224,7 +219,7 @@ class Ours(Side):
 
     def precisions(self, size: int) -> dict[str, float]:
         """Return the seconds that a clip takes through the inference copy in every precision."""
-        network, times = fast_copy(self.model, gradient=False), {}
+        network, times = fast_copy(self.model), {}
         # TF32 is float32 on a CPU.
         left = {"tf32"} if self.device.type == "cpu" else set()
         for name in [each for each in PRECISIONS if each not in left]:
@@ -242,11 +237,10 @@ class Ours(Side):
 
 @contextmanager
 def left_out(*changes: str) -> Iterator[None]:
-    """Make the package do without some of `WITHOUT`; kept memory is the environment's matter."""
+    """Make the package do without some of `WITHOUT`; kept memory is the process's matter."""
     copies = {
-        "one copy": lambda model, keep=(), gradient=True: _copies(model, keep)[gradient],
-        "inference copy": lambda model, keep=(), gradient=True: model,
-        "fused ReLU": lambda model, keep=(), gradient=True: fast_copy(model, keep=keep),
+        "one copy": inference_copy,
+        "inference copy": lambda model, keep=(): model,
     }
     with ExitStack() as stack:
         for change in changes:
@@ -255,8 +249,8 @@ def left_out(*changes: str) -> Iterator[None]:
                     stack.enter_context(patch.object(module, "fast_copy", copies[change]))
             elif change == "full batches":
                 stack.enter_context(patch.object(Ours, "batch_size", 1))
-            elif change == "layout by plane":
-                stack.enter_context(patch.object(_ConvolutionByPlane, "few_cells", 0))
+            elif change == "narrow planes":
+                stack.enter_context(patch.object(_PlaneConvolution, "narrow", 0))
             elif change == "equal masks once":
                 masks = patch.object(audiointerp.predict, "distinct_masks", _all_masks)
                 stack.enter_context(masks)
@@ -288,11 +282,6 @@ class _Later(ThreadPoolExecutor):
 
     def map(self, function: Any, *iterables: Iterable[Any], **options: Any) -> Any:
         return map(function, *iterables)
-
-
-def _copies(model: nn.Module, keep: Iterable[str]) -> dict[bool, nn.Module]:
-    twin = inference_copy(model, keep=keep)
-    return {True: twin, False: _with_fused_relu(twin)}
 
 
 def _all_masks(masks: dict[str, Tensor]) -> DistinctMasks:
@@ -336,11 +325,7 @@ class Worker:
     ) -> None:
         command = [sys.executable, __file__, side, "--width", str(width)]
         command += ["--front-end", front_end, "--device", device]
-        environment = dict(os.environ)
-        if without == "kept memory":
-            # glibc's own default; that malloc is told anything keeps the package from doing so.
-            environment["MALLOC_TOP_PAD_"] = str(128 * 1024)
-        elif without is not None:
+        if without is not None:
             command += ["--without", without]
         self._process = subprocess.Popen(
             command,
@@ -348,7 +333,6 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment,
         )
 
     def __enter__(self) -> Worker:
@@ -400,6 +384,8 @@ def main() -> None:
     options = parser.parse_args()
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
     kind = {"loop": Loop, "ours": Ours}[options.side]
+    if options.side == "ours" and options.without != "kept memory":
+        keep_freed_memory()
     with left_out(*([options.without] if options.without else [])):
         side = kind(options.width, options.front_end, resolve_device(options.device))
         for line in sys.stdin:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from audiointerp.registry import Registry
-from audiointerp.speed.inference import fast_copy
+from audiointerp.speed.inference import evaluation_mode, fast_copy
 from audiointerp.speed.memory import batch_size_for
 
 METHODS: Registry[type[Interpreter]] = Registry("method")
@@ -137,11 +137,11 @@ class Interpreter(ABC):
     def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
         """Explain checked features; the model is in evaluation mode, its parameters frozen."""
 
-    def _fast_model(self, keep: Iterable[str] = (), *, gradient: bool = True) -> nn.Module:
+    def _fast_model(self, keep: Iterable[str] = ()) -> nn.Module:
         """Return what to run: a copy made for speed, or the model where none is wanted."""
         if not self.fold_batch_norm:
             return self.model
-        return fast_copy(self.model, keep=keep, gradient=gradient)
+        return fast_copy(self.model, keep=keep)
 
     def _in_batches(
         self, features: Tensor, target: Tensor | None
@@ -263,19 +263,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     Frozen parameters take no `.grad`, and convolutions keep no inputs for a weight gradient that
     nobody wants. Works inside `torch.no_grad` and `torch.inference_mode`.
     """
-    training = [(module, module.training) for module in model.modules()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        model.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for module, mode in training:
-            module.training = mode
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+    with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def check_whole(name: str, value: Any, least: int) -> int:

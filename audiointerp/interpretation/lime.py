@@ -205,7 +205,7 @@ class LIMEInterpreter(Interpreter):
         return labels.reshape(image.shape).astype(np.int64)
 
     def _explain(self, features: Tensor, target: Tensor | None) -> Explanation:
-        model = self._fast_model(gradient=False)
+        model = self._fast_model()
         with torch.no_grad():
             logits = torch.cat([model(chunk) for chunk in features.split(self._rows(features))])
             target = choose_target(logits, target, len(features))

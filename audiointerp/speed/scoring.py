@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from audiointerp.processing import Analysis
-from audiointerp.speed.inference import fast_copy
+from audiointerp.speed.inference import evaluation_mode, fast_copy
 from audiointerp.speed.memory import batch_size_for
 
 
 class Scorer:
     """Class probabilities of features, from a copy of the model made for speed.
+
+    The model itself is run where it cannot be copied, in evaluation mode, and left as it was found.
 
     Parameters
     ----------
@@ -32,7 +34,8 @@ class Scorer:
     """
 
     def __init__(self, model: nn.Module, *, batch_size: int | None = None) -> None:
-        self.model = fast_copy(model, gradient=False)
+        self.model = fast_copy(model)
+        self._original = model
         self.batch_size = batch_size
 
     @torch.no_grad()
@@ -47,7 +50,9 @@ class Scorer:
         -------
         Tensor of float64, shape (batch, classes)
         """
-        logits = [self.model(chunk) for chunk in features.split(self.rows(features))]
+        # A copy too may call what belongs to the original, from a closure for instance.
+        with evaluation_mode(self._original):
+            logits = [self.model(chunk) for chunk in features.split(self.rows(features))]
         return torch.cat(logits).double().softmax(1)
 
     def rows(self, features: Tensor) -> int:
