@@ -25,6 +25,7 @@ from audiointerp.device import resolve_device
 from audiointerp.interpretation import SaliencyInterpreter
 from audiointerp.model.weights import load
 from audiointerp.predict import Predict
+from audiointerp.speed import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -75,6 +76,7 @@ def main() -> None:
     device = resolve_device(options.device)
     numbers = options.clips or [10, 100, 1000]
     if options.here:
+        keep_freed_memory()  # as the command line does
         print(json.dumps(interpret(numbers[0], device)))
         return
     rows = []

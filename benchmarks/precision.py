@@ -72,7 +72,7 @@ def imitated_tf32() -> Iterator[None]:
         return _RoundBackward.apply(y)
 
     with ExitStack() as stack:
-        stack.enter_context(left_out("narrow planes turned"))
+        stack.enter_context(left_out("narrow planes"))
         stack.enter_context(patch.object(nn.Conv2d, "_conv_forward", rounded_convolution))
         stack.enter_context(patch.object(nn.Linear, "forward", rounded_product))
         yield

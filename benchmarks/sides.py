@@ -1,15 +1,15 @@
 """The two ways of doing every stage, on the same network and clips: the loop's and the package's.
 
-Each side runs in a process of its own, as a user of either would have it: the package's choices
-(how memory is kept, say) do nothing for the loop. `python benchmarks/sides.py` is such a process;
-`Worker` talks to it. ``--without CHANGE`` leaves out one thing that makes the package fast.
+Each side runs in a process of its own, as a user of either would have it: the package's keeps the
+memory that is freed, as the command line does, and the loop's does not. `python
+benchmarks/sides.py` is such a process; `Worker` talks to it. ``--without CHANGE`` leaves out one
+thing that makes the package fast.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -47,12 +47,8 @@ from audiointerp.model import build_model
 from audiointerp.predict import Predict
 from audiointerp.processing import FRONT_ENDS
 from audiointerp.runs.recipe import background_features, build_interpreter
-from audiointerp.speed.inference import (
-    _PlaneConvolution,
-    fast_copy,
-    inference_copy,
-)
-from audiointerp.speed.memory import keep_freed_memory
+from audiointerp.speed import keep_freed_memory
+from audiointerp.speed.inference import _PlaneConvolution, fast_copy, inference_copy
 from audiointerp.speed.precision import PRECISIONS, computing
 from audiointerp.speed.scoring import DistinctMasks, Scorer
 
@@ -72,7 +68,7 @@ WITHOUT = {
     "full batches": "one input at a time goes through the network",
     "one copy": "the network's inference copy is made in every call",
     "inference copy": "the network as it is: batch norms, contiguous weights",
-    "narrow planes turned": "convolutions compute planes of few columns as they are",
+    "narrow planes": "planes of few columns are convolved as they lie",
     "equal masks once": "all fourteen masks of every clip are scored",
     "one sort": "sparseness and complexity are Quantus'",
     "background once": "SHAP's background goes through the network in every call",
@@ -175,9 +171,8 @@ class Ours(Side):
         if stage == "lime":
             return 1001
         scorer, rows = Scorer(self.model), []
-        call = scorer.classifier.network.register_forward_pre_hook(
-            lambda _, given: rows.append(len(given[0]))
-        )
+        network = scorer.classifier.network
+        call = network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
         self.predict.interpret(
             self.view.waveform[:clips], attribution=self.maps[:clips], scorer=scorer
         )
@@ -244,9 +239,9 @@ class Ours(Side):
 
 @contextmanager
 def left_out(*changes: str) -> Iterator[None]:
-    """Make the package do without some of `WITHOUT`; kept memory is the environment's matter."""
+    """Make the package do without some of `WITHOUT`; kept memory is the process's matter."""
     copies = {
-        "one copy": lambda model, keep=(): inference_copy(model, keep=keep),
+        "one copy": inference_copy,
         "inference copy": lambda model, keep=(): model,
     }
     with ExitStack() as stack:
@@ -256,7 +251,7 @@ def left_out(*changes: str) -> Iterator[None]:
                     stack.enter_context(patch.object(module, "fast_copy", copies[change]))
             elif change == "full batches":
                 stack.enter_context(patch.object(Ours, "batch_size", 1))
-            elif change == "narrow planes turned":
+            elif change == "narrow planes":
                 stack.enter_context(patch.object(_PlaneConvolution, "narrow", 0))
             elif change == "equal masks once":
                 masks = patch.object(audiointerp.runs.clip, "distinct_masks", _all_masks)
@@ -333,11 +328,7 @@ class Worker:
     ) -> None:
         command = [sys.executable, __file__, side, "--width", str(width)]
         command += ["--front-end", front_end, "--device", device]
-        environment = dict(os.environ)
-        if without == "kept memory":
-            # glibc's own default; that malloc is told anything keeps the package from doing so.
-            environment["MALLOC_TOP_PAD_"] = str(128 * 1024)
-        elif without is not None:
+        if without is not None:
             command += ["--without", without]
         self._process = subprocess.Popen(
             command,
@@ -345,7 +336,6 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment,
         )
 
     def __enter__(self) -> Worker:
@@ -397,8 +387,8 @@ def main() -> None:
     options = parser.parse_args()
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
     kind = {"loop": Loop, "ours": Ours}[options.side]
-    if options.side == "ours":
-        keep_freed_memory()  # as the command line does
+    if options.side == "ours" and options.without != "kept memory":
+        keep_freed_memory()
     with left_out(*([options.without] if options.without else [])):
         side = kind(options.width, options.front_end, resolve_device(options.device))
         for line in sys.stdin:

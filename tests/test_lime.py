@@ -301,7 +301,7 @@ def test_a_clip_of_one_segment_gets_a_finite_constant_map(model):
 def test_a_constant_clip_and_a_model_that_ignores_it_give_zero():
     class Constant(nn.Module):
         def forward(self, x):
-            return torch.ones(len(x), 3, dtype=x.dtype)
+            return torch.full((len(x), 3), 2.0, dtype=x.dtype)
 
     features = torch.full((1, 1, 16, 24), -100.0)
     explanation = LIMEInterpreter(Constant(), num_samples=20).explain(features, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
-from audiointerp.speed.inference import evaluating, fast_copy
+from audiointerp.speed.inference import evaluation_mode, fast_copy
 from audiointerp.speed.memory import batch_size_for
 
 METHODS: Registry[type[Interpreter]] = Registry("method")
@@ -296,6 +297,13 @@ def choose_target(logits: Tensor, target: Tensor | None, batch: int) -> Tensor:
 def pick(logits: Tensor, target: Tensor) -> Tensor:
     """Return each clip's logit of its target class, shape (batch,)."""
     return logits.gather(1, target[:, None])[:, 0]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a model in `evaluation_mode` with gradients on, in any gradient mode of the caller."""
+    with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def check_whole(name: str, value: Any, least: int) -> int:

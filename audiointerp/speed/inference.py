@@ -19,25 +19,30 @@ from audiointerp.device import device_of
 
 M = TypeVar("M", bound=nn.Module)
 
+_LOG = logging.getLogger(__name__)
+
 _NORM_AFTER = {
     nn.Conv1d: nn.BatchNorm1d,
     nn.Conv2d: nn.BatchNorm2d,
     nn.Conv3d: nn.BatchNorm3d,
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 # What these return they neither keep nor return again: it may be overwritten.
 _OVERWRITABLE = (*_NORM_AFTER, *_NORM_AFTER.values(), nn.Linear)
 
 
-def fast_copy(model: M, *, keep: Iterable[str] = ()) -> M:
+def fast_copy(model: nn.Module, *, keep: Iterable[str] = ()) -> nn.Module:
     """Return the model's `inference_copy`, made once and again whenever the model has changed.
 
     Whoever asks for a model's copy gets the same one: take hooks off again that you put on it.
-    Changed means any value of a parameter or buffer, any layer, any setting of a layer or any hook;
-    all are looked at in every call, which takes 10 ms for 80 million parameters on a CPU.
+    Changed means any value of a parameter, a buffer or another tensor of a layer, any layer, any
+    setting of a layer or any hook; all are looked at in every call, which takes 10 ms for 80
+    million parameters on a CPU.
 
-    A model that cannot be copied, because it holds on to activations, a lock or an open file, is
-    returned itself; run it inside `evaluating`. That is logged once for each model.
+    A model that cannot be copied (one that stores activations, uses the hook-based ``weight_norm``
+    or holds a lock or an open file) is returned itself, and the log says so once: run what this
+    function returns inside `evaluation_mode` of the model, which is right for both.
 
     Parameters
     ----------
@@ -49,42 +54,40 @@ def fast_copy(model: M, *, keep: Iterable[str] = ()) -> M:
     Returns
     -------
     Module
-        Of the model's class.
     """
+    if model in _NOT_COPYABLE:
+        return model
     # Of other layers the output stays anyway.
     kept = frozenset(name for name in keep if isinstance(model.get_submodule(name), _OVERWRITABLE))
-    if model in _UNCOPYABLE:
-        return model
     state = _state(model)
     copies = _COPIES.setdefault(model, {})
     if kept not in copies or copies[kept][0] != state:
-        with torch.inference_mode(False):  # weights made inside would have no gradient ever after
-            try:
-                twin = copy.deepcopy(model)
-            except Exception as error:  # a user's module can fail to be copied in any way
-                _LOGGER.warning(
-                    "%s cannot be copied (%s): it runs as it is, without the faster copy",
-                    type(model).__name__,
-                    error,
-                )
-                _UNCOPYABLE.add(model)
-                return model
-            copies[kept] = (state, _made_fast(twin, kept))
+        try:
+            with torch.inference_mode(False):  # its weights would have no gradient ever after
+                copies[kept] = (state, inference_copy(model, keep=kept))
+        except NotCopyableError as error:
+            # For good: what stands in the way may come and go with every forward pass.
+            _NOT_COPYABLE.add(model)
+            _LOG.warning("%s; it runs as it is, which may take twice as long", error)
+            return model
     return copies[kept][1]
 
 
-_LOGGER = logging.getLogger(__name__)
-_UNCOPYABLE: WeakSet[nn.Module] = WeakSet()
+class NotCopyableError(ValueError):
+    """A model that `copy.deepcopy` does not copy."""
+
+
 _COPIES: WeakKeyDictionary[nn.Module, dict[frozenset[str], tuple[tuple, nn.Module]]]
 _COPIES = WeakKeyDictionary()
+_NOT_COPYABLE: WeakSet[nn.Module] = WeakSet()
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a model in evaluation mode with frozen parameters and gradients on; put all back after.
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Run a model in evaluation mode with frozen parameters; put all back after.
 
     Frozen parameters take no `.grad`, and convolutions keep no inputs for a weight gradient that
-    nobody wants. Works inside `torch.no_grad` and `torch.inference_mode`.
+    nobody wants.
     """
     training = [(module, module.training) for module in model.modules()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -92,8 +95,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.eval()
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
+        yield
     finally:
         for module, mode in training:
             module.training = mode
@@ -126,13 +128,13 @@ def inference_copy(model: M, *, keep: Iterable[str] = ()) -> M:
     -------
     Module
         Of the model's class, in evaluation mode.
+
+    Raises
+    ------
+    NotCopyableError
+        If the model cannot be copied, naming the layer and the attribute that stand in the way.
     """
-    return _made_fast(copy.deepcopy(model), keep)
-
-
-def _made_fast(twin: M, keep: Iterable[str]) -> M:
-    """Change a model into its inference copy."""
-    twin.eval().requires_grad_(False)
+    twin = _deep_copy(model).eval().requires_grad_(False)
     folded: set[str] = set()
     kept = set(keep)
     for name, reader_name in list(_read_by_one(twin)):
@@ -150,17 +152,41 @@ def _made_fast(twin: M, keep: Iterable[str]) -> M:
         # channels-last layouts with an axis of size 1 (seen with torch 2.11 in PANNs' bn0).
         if type(norm) in _NORM_AFTER.values() and norm.running_mean is not None and _plain(norm):
             _replace(twin, name, _ScaleAndShift(norm))
-    return _lay_out(twin.eval())
+    _lay_out(twin)
+    return twin.eval()
 
 
-def _lay_out(model: nn.Module) -> nn.Module:
-    """Lay weights out channels-last; on a CPU a convolution turns narrow planes."""
-    model = model.to(memory_format=torch.channels_last)
-    if device_of(model).type == "cpu":
-        for name, layer in list(model.named_modules()):
-            if type(layer) is nn.Conv2d and layer.groups == 1 and _plain(layer):
+def _deep_copy(model: M) -> M:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # attributes may be anything, and copying them may fail in any way
+        raise NotCopyableError(
+            f"{type(model).__name__} cannot be copied because of {_obstacle(model)} ({error})"
+        ) from error
+
+
+def _obstacle(model: nn.Module) -> str:
+    """Say which attribute of which layer cannot be copied."""
+    for name, layer in model.named_modules():
+        for key, value in vars(layer).items():
+            if key in ("_modules", "_parameters", "_buffers"):
+                continue
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                where = f"{name!r}, a {type(layer).__name__}," if name else "the model"
+                return f"the attribute {key!r} of {where}"
+    return "its own __deepcopy__ or a parameter"
+
+
+def _lay_out(model: nn.Module) -> None:
+    """Lay the weights of two-dimensional convolutions out channels-last."""
+    on_cpu = device_of(model).type == "cpu"
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Conv2d and _plain(layer):
+            layer.to(memory_format=torch.channels_last)
+            if on_cpu and layer.groups == 1:
                 _replace(model, name, _PlaneConvolution.of(layer))
-    return model
 
 
 class _PlaneConvolution(nn.Conv2d):
@@ -248,7 +274,8 @@ def _read_by_one_in(module: nn.Module, prefix: str) -> Iterator[tuple[str, str]]
     if not any(module.children()):
         return
     try:
-        graph = _Tracer().trace(module)
+        with _attributes_kept(module):
+            graph = _Tracer().trace(module)
     except Exception:
         # Tracing runs the model's own Python on placeholders, which may fail in any way (a check
         # of shapes is enough). Then nothing is known at this level, but maybe of its children.
@@ -264,14 +291,31 @@ def _read_by_one_in(module: nn.Module, prefix: str) -> Iterator[tuple[str, str]]
             yield f"{prefix}{node.target}", f"{prefix}{reader.target}"
 
 
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Undo what a block does to the layers' attributes: tracing may store its placeholders there.
+
+    Dicts and lists get their items back, other objects are not looked into.
+    """
+    attributes = [vars(layer) for layer in model.modules()]
+    held = [value for each in attributes for value in each.values() if type(value) in (dict, list)]
+    before = [(each, each.copy()) for each in (*attributes, *held)]
+    try:
+        yield
+    finally:
+        for each, items in before:
+            each.clear()
+            each.update(items) if isinstance(each, dict) else each.extend(items)
+
+
 def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
     return type(norm) is _NORM_AFTER.get(type(conv)) and norm.running_mean is not None
 
 
 def _plain(module: nn.Module) -> bool:
-    """Say whether a layer has neither hooks nor parametrisations that folding would lose."""
+    """Say whether a layer has no hook, parametrisation or forward that folding would lose."""
     hooked = any(getattr(module, kind) for kind in _HOOKS)
-    return not hooked and not hasattr(module, "parametrizations")
+    return not (hooked or hasattr(module, "parametrizations") or "forward" in vars(module))
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -281,6 +325,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _state(model: nn.Module) -> tuple:
     """Return what the copy of a model depends on, to be compared with that of another time."""
+    tensors = [*model.parameters(), *model.buffers()]
     layers = tuple(
         (
             name,
@@ -288,19 +333,27 @@ def _state(model: nn.Module) -> tuple:
             type(layer),
             tuple(tuple(vars(layer).get(kind, ())) for kind in _HOOKS),
             tuple(
-                (key, value if isinstance(value, int | float | str | tuple) else id(value))
+                (key, _value(value, tensors))
                 for key, value in vars(layer).items()
-                if key != "training" and not key.startswith("_")
+                if key not in _OF_EVERY_MODULE
             ),
         )
         for name, layer in model.named_modules(remove_duplicate=False)
     )
-    named = [*model.named_parameters(), *model.named_buffers()]
-    where = tuple(
-        (name, tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape)
-        for name, tensor in named
-    )
-    return layers, where, _checksums([tensor for _, tensor in named])
+    kinds = tuple((each.device, each.dtype, each.shape) for each in tensors)
+    return layers, kinds, _checksums(tensors)
+
+
+def _value(value: object, tensors: list[Tensor]) -> object:
+    """Return what can be compared with an attribute of another time; put its tensors aside."""
+    if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta:
+        tensors.append(value)
+        return Tensor
+    if isinstance(value, list | tuple):
+        return type(value), tuple(_value(each, tensors) for each in value)
+    if isinstance(value, dict):
+        return tuple((key, _value(each, tensors)) for key, each in value.items())
+    return value if isinstance(value, int | float | str) else id(value)
 
 
 @torch.no_grad()
@@ -309,7 +362,8 @@ def _checksums(tensors: list[Tensor]) -> tuple[int, ...]:
 
     ``parameter.data.mul_(2)`` leaves torch's own count of changes as it was.
     """
-    values = [each.detach().contiguous().flatten().view(torch.uint8) for each in tensors]
+    dense = [each.detach().resolve_conj().resolve_neg().contiguous() for each in tensors]
+    values = [each.flatten().view(torch.uint8) for each in dense]
     # A hundred small tensors take longer one by one than together.
     small: dict[torch.device, list[Tensor]] = {}
     for each in values:

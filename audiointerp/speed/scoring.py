@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from audiointerp.model.classifier import as_classifier
 from audiointerp.processing import View
-from audiointerp.speed.inference import evaluating, fast_copy
+from audiointerp.speed.inference import evaluation_mode, fast_copy
 from audiointerp.speed.memory import batch_size_for
 
 
@@ -49,7 +49,7 @@ class Scorer:
         Tensor of float64, shape (batch, classes)
         """
         # A model that cannot be copied runs as it is, in whatever mode its owner has left it.
-        with evaluating(self.classifier.network), torch.no_grad():
+        with evaluation_mode(self.classifier.network), torch.no_grad():
             rows = self.rows(cells)
             logits = []
             for start in range(0, len(cells), rows):
