@@ -161,7 +161,7 @@ def test_a_function_where_nothing_can_be_traced_is_refused_and_named():
             y = F.relu(y) if float(y.detach().sum()) < 1e9 else y
             return self.last(y.flatten(1))
 
-    with pytest.raises(AdditivityError, match=r"could not be looked into: Hidden \("):
+    with pytest.raises(AdditivityError, match=r"could not be looked into are Hidden \("):
         residual(made(Hidden))
 
 
@@ -202,7 +202,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_operations_without_a_rule_are_refused_by_name(case):
     make, message = REFUSED[case]
-    network = made(lambda: nn.Sequential(make(), nn.Flatten()))
+    network = made(lambda: nn.Sequential(make(), nn.Flatten(), nn.LazyLinear(3)))
     background = randn(2, 1, 9, 11)
     with pytest.raises(UnsupportedLayerError, match=message):
         SHAPInterpreter(network, background).attribute(randn(1, 1, 9, 11, seed=1), 0)
@@ -267,3 +267,29 @@ def test_a_transformer_is_refused():
     network = nn.Sequential(nn.Flatten(1, 2), nn.TransformerEncoder(layer, 1), nn.Flatten()).eval()
     with pytest.raises(UnsupportedLayerError, match="LayerNorm"):
         rewrite(network)
+
+
+class Frames(nn.Module):
+    """Scores the frames of a clip on their own, as rows of the batch, and averages them."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.order = order
+        self.first, self.relu, self.last = nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        frames = x.squeeze(1).transpose(1, 2)  # (batch, frames, bins)
+        if self.order == "frames first":
+            frames = frames.transpose(0, 1)
+        scores = self.last(torch.tanh(self.relu(self.first(frames.reshape(-1, 9)))))
+        scores = scores.reshape(frames.shape[0], frames.shape[1], 3)
+        return scores.mean(0 if self.order == "frames first" else 1)
+
+
+def test_frames_in_the_batch_axis_add_up():
+    assert residual(made(lambda: Frames("clips first"))) < 1e-9
+
+
+def test_frames_of_several_clips_mixed_in_the_batch_axis_are_refused():
+    with pytest.raises(AdditivityError, match="rows must stay together"):
+        residual(made(lambda: Frames("frames first")))

@@ -15,10 +15,19 @@ RATE = 8000
 class Tones(ClipDataset):
     """Low and high tones in noise, told apart by any classifier; can break down on purpose."""
 
-    def __init__(self, clips: int, first: int = 0, *, rate: int = RATE, classes=("low", "high")):
+    def __init__(
+        self,
+        clips: int,
+        first: int = 0,
+        *,
+        rate: int = RATE,
+        classes=("low", "high"),
+        labels=None,
+    ):
         super().__init__(
             clip_ids=[f"tone{first + place}" for place in range(clips)],
-            labels=[place % 2 for place in range(clips)],
+            labels=[place % 2 for place in range(clips)] if labels is None else labels,
+            multi_label=labels is not None,
             folds=[1] * clips,
             classes=classes,
             sample_rate=rate,
@@ -51,24 +60,11 @@ class Chords(Tones):
     frequencies = (400, 1200, 2500)
 
     def __init__(self, clips: int, first: int = 0, *, rate: int = RATE):
-        super().__init__(clips, first, rate=rate, classes=("low", "middle", "high"))
-        self.label_sets = [
+        labels = [
             tuple(tone for tone in range(3) if (first + place) >> tone & 1)
             for place in range(clips)
         ]
-
-    @property
-    def label_sets(self):
-        return self._label_sets
-
-    @label_sets.setter
-    def label_sets(self, label_sets):
-        self._label_sets = label_sets
-
-    def __getitem__(self, index):
-        label = torch.zeros(3)
-        label[list(self.label_sets[index])] = 1
-        return super().__getitem__(index)._replace(label=label)
+        super().__init__(clips, first, rate=rate, classes=("low", "middle", "high"), labels=labels)
 
     def _decode(self, index):
         noise = np.random.default_rng(self.first + index)

@@ -161,7 +161,9 @@ class Recording(NamedTuple):
 class RescaleRule:
     """A model whose backward pass gives DeepLIFT multipliers, inside a ``with`` block.
 
-    A module may be used several times in a forward pass; its uses are matched by their order.
+    A module may be used several times in a forward pass; its uses are matched by their order. A
+    network may move other axes into the batch, such as the frames of a clip: row by row, clip
+    after clip.
 
     Parameters
     ----------
@@ -182,6 +184,7 @@ class RescaleRule:
         self._inputs: dict[nn.Module, list[Tensor]] = {}
         self._uses: dict[nn.Module, int] = {}
         self._recording = False
+        self._count = 0
         self._baseline = 0
 
     def __enter__(self) -> RescaleRule:
@@ -228,6 +231,7 @@ class RescaleRule:
         """Return the logits of features that require a gradient, with the rules in the graph."""
         self._uses.clear()
         self._inputs = recording.inputs
+        self._count = len(recording.baselines)
         return self.model(features)
 
     def multipliers(
@@ -249,7 +253,12 @@ class RescaleRule:
         use = self._uses.get(module, 0)
         self._uses[module] = use + 1
         recorded = self._inputs.get(module, [])
-        if use >= len(recorded) or recorded[use].shape[1:] != x.shape[1:]:
+        if (
+            use >= len(recorded)
+            or recorded[use].shape[1:] != x.shape[1:]
+            or len(recorded[use]) % self._count
+            or len(x) % (len(recorded[use]) // self._count)
+        ):
             raise ValueError(
                 f"{type(module).__name__} runs differently for the clip than for the background: "
                 "the rescale rule needs a model that takes the same steps for every clip"
@@ -266,7 +275,10 @@ class RescaleRule:
         x: Tensor,
         gradient: Tensor,
     ) -> Tensor:
-        reference = recorded[self._baseline : self._baseline + 1]
+        rows = len(recorded) // self._count
+        reference = recorded[self._baseline * rows : (self._baseline + 1) * rows]
+        if rows > 1:
+            reference = reference.repeat(len(x) // rows, *(1 for _ in x.shape[1:]))
         return rule(module, forward, x, reference, gradient)
 
 

@@ -276,6 +276,8 @@ class SHAPInterpreter(Interpreter):
         """Return the network with a layer for every nonlinearity; a copy never changes."""
         if self._rewritten is not None and self._rewritten[0] is network:
             return self._rewritten[1]
+        if self.classifier.outputs is None:
+            self._logits(self.background[:1])  # outputs that are no logits are told first
         rewritten = rewrite(network)
         if network is not self.classifier.network:
             self._rewritten = (network, rewritten)
@@ -298,22 +300,23 @@ class SHAPInterpreter(Interpreter):
         here, there = pick(logits, target).double(), reference.double().index_select(1, target)
         error = (attribution.double().sum((1, 2, 3)) - here + there.mean(0)).abs()
         far = error > _ROUNDING * (here.abs() + there.abs().mean(0))
-        unseen = ()
-        if self.backend == "rescale" and not _is_coarse(attribution.device, self.classifier):
+        if self.backend == "shap":
+            cause = "shap.DeepExplainer has no rule for a part of the network"
+        elif not (wrong & far).any() or _is_coarse(attribution.device, self.classifier):
+            cause = "rounding, in a reduced precision or of two logits that are nearly equal"
+        else:
             unseen = self._rewrite(self._fast_classifier().network).unseen
-        if unseen and (wrong & far).any():
-            raise AdditivityError(
-                f"{clips} {missed}, so they do not explain it. Parts of the network that could "
-                f"not be looked into: {'; '.join(unseen)}. Make each of their nonlinearities a "
-                "layer (nn.ReLU instead of F.relu), or take another method"
+            parts = (
+                f"parts that could not be looked into are {'; '.join(unseen)}. " if unseen else ""
             )
-        cause = (
-            "shap.DeepExplainer has no rule for a part of the network"
-            if self.backend == "shap"
-            else "all operations have a rule, so the cause is rounding, in a reduced precision or "
-            "of two logits that are nearly equal"
+            raise AdditivityError(
+                f"{clips} {missed}, so they do not explain it: {parts}A nonlinearity must be a "
+                "layer (nn.ReLU instead of F.relu) where torch.fx cannot trace the network, and a "
+                "clip's rows must stay together in the batch. Or take another method"
+            )
+        warnings.warn(
+            f"{clips} {missed}. Probable cause: {cause}.", AdditivityWarning, stacklevel=5
         )
-        warnings.warn(f"{clips} {missed}: {cause}.", AdditivityWarning, stacklevel=5)
 
 
 def select_background(labels: Sequence[int], per_class: int = 2, *, seed: int = 0) -> list[int]:
