@@ -156,10 +156,8 @@ def test_a_published_file_is_a_weight_file_too(published, monkeypatch, tmp_path)
         methods=["saliency", "gradcam"],
         target=ai.Top(2),
         progress=False,
-        report=True,
     )
     assert result.table.groupby(["method", "explained"]).ngroups == 4
-    assert result.report.is_file()
 
 
 def test_a_tagger_saved_as_a_weight_file_comes_back(cnn6, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from audiointerp.dataset.base import ClipDataset
+from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.model import TransferCnn14, build_head
 from audiointerp.processing import LogMelSTFTSpectrogram
 
@@ -29,10 +29,13 @@ class Tones(ClipDataset):
         self.breaks_after: int | None = None
 
     def __getitem__(self, index):
+        self._count()
+        return super().__getitem__(index)
+
+    def _count(self):
         self.taken += 1
         if self.breaks_after is not None and self.taken > self.breaks_after:
             raise OSError("the disk is gone")
-        return super().__getitem__(index)
 
     def _source(self, index):
         return f"tone{self.first + index}"
@@ -66,9 +69,10 @@ class Chords(Tones):
         self._label_sets = label_sets
 
     def __getitem__(self, index):
+        self._count()
         label = torch.zeros(3)
         label[list(self.label_sets[index])] = 1
-        return super().__getitem__(index)._replace(label=label)
+        return Clip(sum(self.parts(index)), label, self.clip_ids[index])
 
     def _decode(self, index):
         noise = np.random.default_rng(self.first + index)
