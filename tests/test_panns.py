@@ -198,8 +198,8 @@ def test_a_file_without_its_front_end_is_taken(tmp_path):
     state = panns_tagger("Cnn6")
     own = {key: each for key, each in state.items() if "extractor" not in key}
     torch.save(own, tmp_path / "bare.pth")
-    model, _ = ai.load_panns("Cnn6", path=tmp_path / "bare.pth")
-    assert torch.equal(model.classifier.weight, state["fc_audioset.weight"])
+    network = ai.load_panns("Cnn6", path=tmp_path / "bare.pth").network
+    assert torch.equal(network.classifier.weight, state["fc_audioset.weight"])
 
 
 @pytest.mark.parametrize(
