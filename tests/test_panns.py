@@ -93,8 +93,8 @@ def test_what_it_unpacks_to_hears_sounds_at_their_own_level(cnn6):
     quiet = 0.01 * waveform(10.0)
     with torch.no_grad():
         expected = tagger.probabilities(tagger.logits(processor(quiet)))[0].numpy()
-    for arguments in ((model, processor), (tagger, processor)):
-        predict = ai.Predict(*arguments, ai.SaliencyInterpreter(arguments[0]), masks=["topK_5"])
+    for each in (model, tagger, tagger.network):
+        predict = ai.Predict(each, processor, ai.SaliencyInterpreter(each), masks=["topK_5"])
         result = predict.predict(quiet[0], RATE)
         np.testing.assert_allclose(result.probabilities, expected, atol=1e-6)
         decided = np.flatnonzero(expected >= 0.5)
