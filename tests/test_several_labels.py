@@ -157,7 +157,6 @@ def test_every_label_of_a_file_has_a_folder_and_rows(weights, sounds, tmp_path):
         methods=QUICK,
         target=ai.Top(3),
         progress=False,
-        report=True,
     )
     labels = ("dog", "cat", "rain_wind_2")
     for method in QUICK:
@@ -166,7 +165,7 @@ def test_every_label_of_a_file_has_a_folder_and_rows(weights, sounds, tmp_path):
     assert len(result.table) == 2 * 2 * 3 * len(MASKS)
     by_label = result.table.groupby(["method", "clip", "explained"], sort=False)
     assert [name for _, _, name in list(by_label.groups)[:3]] == list(CLASSES)
-    scenes = read_data(result.report)["scenes"]
+    scenes = read_data(write_report(result.folder))["scenes"]
     assert len(scenes) == 6
     for scene in scenes:
         assert scene["labels"] == ["dog", "cat"]
