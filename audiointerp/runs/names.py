@@ -7,6 +7,7 @@ import re
 from audiointerp.runs.targets import Above, Target, Top
 
 _UNSAFE = re.compile(r"[^\w .,()&'+-]|^\.|[ .]$")
+_NUMBERED = re.compile(r"_\d+$")
 
 
 def labelled(name: str, label: str, index: int) -> str:
@@ -18,7 +19,7 @@ def labelled(name: str, label: str, index: int) -> str:
         Of the clip, or "attribution".
     label : str
         Name of the class. What a file name cannot have becomes ``_``; the class's index then keeps
-        names apart.
+        names apart. A label that ends in a number of this kind has its index too.
     index : int
         Of the class.
 
@@ -28,7 +29,8 @@ def labelled(name: str, label: str, index: int) -> str:
     ('night@dog', 'night@snare_rim_7')
     """
     safe = _UNSAFE.sub("_", label)
-    return f"{name}@{label}" if safe == label and label else f"{name}@{safe}_{index}"
+    is_plain = bool(label) and safe == label and not _NUMBERED.search(label)
+    return f"{name}@{label}" if is_plain else f"{name}@{safe}_{index}"
 
 
 def has_several_labels(target: Target) -> bool:
