@@ -1,6 +1,7 @@
 """Recordings longer than the model's clips: windows, timeline, joined maps, what is left out."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -154,6 +155,9 @@ def test_silent_windows_are_marked_and_chosen_last(predict, file):
     everything = predict.predict(file, hop=1.0, windows="all")
     last = everything.windows[-1]
     assert last.section.start == 5
+    assert last.label == everything.timeline["label"][5] == "hiss"
+    assert "hiss" not in everything.labels
+    assert everything.explained_labels[-1] == "hiss"
     assert not last.audio().waveform.any()
     assert not last.audio("topK_30").waveform.any()
     assert last.metrics.notna().all(axis=None)
@@ -456,7 +460,14 @@ def test_a_recording_shows_itself(predict, file):
 
 @pytest.mark.parametrize(
     ("label", "name"),
-    [("dog", "x@dog"), ("a/b", "x@a_b_7"), ("a_b", "x@a_b"), ("..", "x@___7"), ("", "x@_7")],
+    [
+        ("dog", "x@dog"),
+        ("a_7", "x@a_7_7"),
+        ("a/b", "x@a_b_7"),
+        ("a_b", "x@a_b"),
+        ("..", "x@___7"),
+        ("", "x@_7"),
+    ],
 )
 def test_labels_make_names_of_files_that_differ(label, name):
     assert labelled("x", label, 7) == name
@@ -646,6 +657,21 @@ def test_the_figure_says_which_part_it_is_of(monkeypatch, capsys, weights, file,
     printed = capsys.readouterr().out
     assert "7 windows of 1 s every 0.5 s, 1 interpreted (" in printed
     assert "not analysed: 0–1 s, 5–6 s" in printed
+
+
+@pytest.mark.usefixtures("quick_pictures")
+def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
+    for folder in ("samples", "weights"):
+        (tmp_path / folder).symlink_to(REPOSITORY / folder)
+    monkeypatch.chdir(tmp_path)
+    text = (REPOSITORY / "docs" / "recordings.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["result"].labels == ("sea_waves", "dog")
+    assert f"# {str(names['result'].coverage)!r}" in code
+    assert names["result"].window_at(15).label == "dog"
+    assert names["everywhere"].attribution.shape == (1, 1, 64, 2001)
 
 
 # ---------- memory ----------

@@ -247,12 +247,9 @@ class _ModelWork:
         self._rows: list[dict[str, Any]] = []
 
     def run(self, files: Mapping[str, Path]) -> None:
-        """Interpret files; note those that cannot be read, once for all models."""
+        """Interpret files; note those that cannot be read."""
         waiting: dict[int, list[tuple[str | Section, Tensor]]] = {}
         for name, file in files.items():
-            if name in self._work.failures:
-                self._bar.total -= len(self._jobs)
-                continue
             try:
                 recording = open_recording(file, self._first.classifier, self._work.windowing)
                 if not recording.is_clip:
@@ -260,9 +257,8 @@ class _ModelWork:
                     continue
                 waveform = recording.clip()
             except AudioError as error:
-                self._work.failures[name] = str(error)
+                self._note_failure(name, str(error))
                 self._bar.total -= len(self._jobs)
-                tqdm.write(f"skipped: {error}")
                 continue
             if isinstance(recording.section, Section):
                 self._work.recordings[self._name, name] = recording.coverage()
@@ -329,6 +325,12 @@ class _ModelWork:
     def _note(self, result: Interpretation, folder: Path) -> None:
         self._rows += _rows(self._name, result, self._work.target)
         self._work.written.append(folder)
+
+    def _note_failure(self, name: str, why: str) -> None:
+        """Note why a file cannot be interpreted; say so once where it is so for every model."""
+        if self._work.failures.get(name) != why:
+            tqdm.write(f"skipped: {why}")
+        self._work.failures[name] = why
 
     def _note_unlabelled(self, clip: str) -> None:
         self._work.failures[f"{self._name}/{clip}"] = f"no label reaches {self._work.target}"

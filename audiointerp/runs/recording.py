@@ -86,7 +86,10 @@ class RecordingInterpretation:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All classes that are predicted in some window, the one with the highest peak first."""
+        """All classes that are predicted in some window, the one with the highest peak first.
+
+        What is predicted of digital silence only is not among them.
+        """
         return self.heard.labels
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,20 +85,17 @@ class Timeline:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that are predicted somewhere, the one with the highest peak first."""
-        peaks: dict[int, float] = {}
-        for label, probability in zip(self.predicted, self.probabilities.max(1), strict=True):
-            peaks[int(label)] = max(float(probability), peaks.get(int(label), 0.0))
-        return tuple(self.classes[label] for label in sorted(peaks, key=lambda n: -peaks[n]))
+        """The labels that are predicted in some window that is not silent, by their peaks."""
+        heard = np.flatnonzero(~self.silent)
+        ranked = self._rank((window, int(self.predicted[window])) for window in heard)
+        return tuple(self.classes[label] for label in ranked)
 
     @property
     def explained_labels(self) -> tuple[int, ...]:
-        """The classes that are explained somewhere, the one with the highest peak first."""
-        peaks: dict[int, float] = {}
-        for window, labels in enumerate(self.explained):
-            for label in labels:
-                peaks[label] = max(self.probabilities[window, label], peaks.get(label, 0.0))
-        return tuple(sorted(peaks, key=lambda label: -peaks[label]))
+        """The classes that are explained somewhere, by their peaks; silent windows come last."""
+        return self._rank(
+            (window, label) for window, labels in enumerate(self.explained) for label in labels
+        )
 
     def times(self, frames: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the centres of frames of the part, in seconds of the recording."""
@@ -134,6 +132,14 @@ class Timeline:
         }
         chances = {f"p({self.classes[label]})": self.probabilities[:, label] for label in shown}
         return pd.DataFrame(about | chances).rename_axis("window")
+
+    def _rank(self, pairs: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+        """Return the classes of pairs of window and class, the one with the highest peak first."""
+        ranks: dict[int, tuple[bool, float]] = {}
+        for window, label in pairs:
+            rank = (bool(self.silent[window]), -float(self.probabilities[window, label]))
+            ranks[label] = min(rank, ranks.get(label, rank))
+        return tuple(sorted(ranks, key=lambda label: ranks[label]))
 
     def _join(self, labels: NDArray[np.int64] | tuple[int, ...]) -> str:
         return "|".join(self.classes[label] for label in labels)
