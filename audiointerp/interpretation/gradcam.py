@@ -103,7 +103,8 @@ class GradCAMInterpreter(Interpreter):
     ) -> tuple[Tensor, Tensor]:
         """Return a batch's maps, resized to its cells, and the classes explained."""
         layer_maps = _layer_maps if self.backend == "autograd" else _layer_maps_by_library
-        maps, target = layer_maps(model, layers, view, target)
+        # Planes by the classifier itself: in a fast copy some layers are of another type.
+        maps, target = layer_maps(model, self.classifier, layers, view, target)
         maps = [
             interpolate(each, size=view.cells.shape[2:], mode="bilinear", align_corners=False)
             for each in maps
@@ -114,7 +115,11 @@ class GradCAMInterpreter(Interpreter):
 
 
 def _layer_maps(
-    model: Classifier, layers: dict[str, nn.Module], view: View, target: Tensor | None
+    model: Classifier,
+    described: Classifier,
+    layers: dict[str, nn.Module],
+    view: View,
+    target: Tensor | None,
 ) -> tuple[list[Tensor], Tensor]:
     """Return each layer's map (batch, 1, freq, time) in its own size, and the classes."""
     with _watching(layers) as seen:
@@ -128,7 +133,7 @@ def _layer_maps(
     for name, gradient, activation in zip(layers, gradients, activations, strict=True):
         # In the cells' precision, whichever the network computes in.
         weights, planes = (
-            _plane(model, name, each.detach().to(view.cells), len(view))
+            _plane(described, name, each.detach().to(view.cells), len(view))
             for each in (gradient, activation)
         )
         maps.append((weights.mean((2, 3), keepdim=True) * planes).sum(1, keepdim=True))
@@ -136,7 +141,11 @@ def _layer_maps(
 
 
 def _layer_maps_by_library(
-    model: Classifier, layers: dict[str, nn.Module], view: View, target: Tensor | None
+    model: Classifier,
+    described: Classifier,
+    layers: dict[str, nn.Module],
+    view: View,
+    target: Tensor | None,
 ) -> tuple[list[Tensor], Tensor]:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -157,7 +166,7 @@ def _layer_maps_by_library(
             )
         ]
     maps = [torch.as_tensor(each).to(features.detach())[:, None] for each in maps]
-    return [model.to_plane(name, each) for name, each in zip(layers, maps, strict=True)], target
+    return [described.to_plane(name, each) for name, each in zip(layers, maps, strict=True)], target
 
 
 class _OnView(nn.Module):
