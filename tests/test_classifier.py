@@ -84,7 +84,7 @@ def wrap(network, **options) -> ai.Classifier:
         network,
         **{
             "front_end": stft(),
-            "classes": ("other", "dog") if binary else NAMES[: network.outputs],
+            "classes": ("other", "dog") if binary else NAMES[: getattr(network, "outputs", 3)],
             "duration": SECONDS,
             **options,
         },
