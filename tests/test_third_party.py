@@ -215,6 +215,7 @@ def test_torchcrepe_lime_gives_the_harmonics_their_segments(pitch, tone_view):
 
 
 @NEEDS_FUNCTIONAL_RULES
+@pytest.mark.filterwarnings("ignore::audiointerp.interpretation.AdditivityWarning")
 def test_torchcrepe_shap_adds_up(pitch, tone_view):
     noise = random_maps(4, (1, CREPE_SAMPLES)) * 0.1
     method = ai.SHAPInterpreter(pitch, pitch.front_end.analyse(noise))
