@@ -79,7 +79,7 @@ def wrap(network, **options) -> ai.Classifier:
         network,
         **{
             "front_end": stft(),
-            "classes": ("other", "dog") if binary else NAMES[: network.outputs],
+            "classes": ("other", "dog") if binary else NAMES[: getattr(network, "outputs", 3)],
             "duration": SECONDS,
             **options,
         },
@@ -193,14 +193,14 @@ def test_panns_own_output_is_read_and_taken_for_what_it_is():
 @pytest.mark.parametrize(
     ("after", "options", "match"),
     [
-        (lambda s: {"a": s, "b": s}, {}, r"'a': \(2, 3\), 'b': \(2, 3\), of which 2 can be scores"),
-        (lambda s: {"a": s[:, :2]}, {}, r"'a': \(2, 2\), of which 0 can be scores"),
+        (lambda s: {"a": s, "b": s}, {}, r"'a': \(4, 3\), 'b': \(4, 3\), of which 2 can be scores"),
+        (lambda s: {"a": s[:, :2]}, {}, r"'a': \(4, 2\), of which 0 can be scores"),
         (lambda s: (s, s), {}, r"of which 2 can be scores.*output="),
         (lambda s: "scores", {}, r"returned str: expected a tensor, a dict, a tuple"),
-        (lambda s: {"a": s}, {"output": "b"}, r"'a': \(2, 3\): there is no 'b'"),
-        (lambda s: (s,), {"output": 3}, r"0: \(2, 3\): there is no 3"),
+        (lambda s: {"a": s}, {"output": "b"}, r"'a': \(4, 3\): there is no 'b'"),
+        (lambda s: (s,), {"output": 3}, r"0: \(4, 3\): there is no 3"),
         (lambda s: Pair(s, s), {"output": "logits"}, r"Pair without 'logits'"),
-        (lambda s: s[:, :, None], {}, r"got \(2, 3, 1\): scores per frame must be pooled"),
+        (lambda s: s[:, :, None], {}, r"got \(4, 3, 1\): scores per frame must be pooled"),
         (lambda s: s.mean(0), {}, r"got \(3,\)"),
         (lambda s: s.argmax(1, keepdim=True), {}, r"returned torch\.int64.*floating-point"),
         (lambda s: s / 0, {}, r"NaN or infinite scores for made-up sounds of 1 s"),
@@ -245,6 +245,8 @@ def test_a_bare_network_that_returns_probabilities_is_refused_everywhere(head):
     predict = ai.Predict(network, stft(), ai.SaliencyInterpreter(network), classes=NAMES)
     with pytest.raises(ValueError, match="look like probabilities"):
         predict.predict_batch(sounds(8), list("abcdefgh"))
+    with pytest.raises(ValueError, match="look like probabilities"):
+        predict.predict(sounds(1)[0], RATE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -424,7 +426,7 @@ def test_a_module_that_does_not_run_on_its_clips_is_an_error_with_their_shape():
             return super().forward(cells[..., :200].reshape(len(cells), 1, 65, 200))
 
     with pytest.raises(
-        ValueError, match=r"fails on \(2, 1, 65, 126\).* two sounds of 1 s.*duration="
+        ValueError, match=r"fails on \(4, 1, 65, 126\).* 4 sounds of 1 s.*duration="
     ):
         wrap(Fixed())
     wrap(Fixed(), duration=2.0)
@@ -502,6 +504,15 @@ def test_another_front_end_than_the_classifiers_is_refused():
     other = ai.LogSTFTSpectrogram(sample_rate=RATE, n_fft=128, hop_length=32)
     with pytest.raises(ValueError, match=r"'hop_length': 32.* is not the classifier's"):
         as_classifier(classifier, other)
+
+
+def test_method_and_measurement_must_take_the_outputs_for_the_same():
+    classifier = wrap(Network(), head="sigmoid")
+    method = ai.SaliencyInterpreter(classifier)
+    with pytest.raises(ValueError, match=r"made for .*'sigmoid'.*make both of one classifier"):
+        ai.Predict(classifier.network, stft(), method, classes=NAMES)
+    with pytest.raises(ValueError, match=r"make both of one classifier"):
+        ai.Predict(classifier, ai.SaliencyInterpreter(classifier.network))
 
 
 def test_settings_say_what_results_depend_on():

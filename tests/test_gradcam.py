@@ -176,9 +176,11 @@ def test_an_unknown_backend_is_refused():
 
 
 def test_pytorch_grad_cams_finished_map_is_ours_without_the_negative_part():
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 8, 3)
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 8, 3)
+        )
     features = torch.randn(2, 1, 6, 8, generator=torch.Generator().manual_seed(0))
     with GradCAM(model=model, target_layers=[model[1]]) as cam:
         expected = cam(features, [ClassifierOutputTarget(1)] * 2)

@@ -382,9 +382,10 @@ def test_digital_silence_without_a_gradient_is_named(speech, spoken):
     ai.Predict(speech, method, masks=["bin"]).predict(faint, RATE)
 
 
-def test_layers_inside_torchscript_are_refused(speech):
-    with pytest.raises(ValueError, match=r"'detector\._model' lies inside a TorchScript module"):
-        ai.GradCAMInterpreter(speech, "detector._model")
+@pytest.mark.parametrize("layer", ["detector", "detector._model"])
+def test_layers_of_torchscript_are_refused(speech, layer):
+    with pytest.raises(ValueError, match=f"'{layer}' is TorchScript, which cannot be watched"):
+        ai.GradCAMInterpreter(speech, layer)
 
 
 def test_shap_says_that_it_cannot_explain_torchscript(speech, spoken):

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from audiointerp.cli import data, experiment, figure, interpret, report, tables, train
+from audiointerp.cli import check, data, experiment, figure, interpret, report, tables, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,7 @@ for _command in (
     experiment.experiment,
     train.train,
     tables.tables,
+    check.check,
 ):
     app.command()(_command)
 _data = typer.Typer(no_args_is_help=True, help="Get or make data: ESC-50, the synthetic set.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +14,12 @@ from audiointerp.interpretation.base import (
     METHODS,
     Explanation,
     Interpreter,
+    as_view,
     choose_target,
+    evaluating,
     pick,
 )
-from audiointerp.model.classifier import Classifier
+from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.processing import View
 
 _BACKENDS = ("autograd", "grad-cam")
@@ -103,7 +105,8 @@ class GradCAMInterpreter(Interpreter):
     ) -> tuple[Tensor, Tensor]:
         """Return a batch's maps, resized to its cells, and the classes explained."""
         layer_maps = _layer_maps if self.backend == "autograd" else _layer_maps_by_library
-        maps, target = layer_maps(model, layers, view, target)
+        # Planes by the classifier itself: in a fast copy some layers are of another type.
+        maps, target = layer_maps(model, self.classifier, layers, view, target)
         maps = [
             interpolate(each, size=view.cells.shape[2:], mode="bilinear", align_corners=False)
             for each in maps
@@ -113,14 +116,49 @@ class GradCAMInterpreter(Interpreter):
         return torch.stack(maps).mean(0), target
 
 
+def usable_layers(model: nn.Module, features: Tensor | View) -> dict[str, tuple[int, int]]:
+    """Return the layers that Grad-CAM can look at, with the size of their planes.
+
+    Parameters
+    ----------
+    model : Classifier or Module
+    features : Tensor, shape (batch, 1, freq, time), or View
+        Any clips of the length that the model takes.
+
+    Returns
+    -------
+    dict of str to (int, int)
+        Rows over frequency and columns over time by the layer's dotted name, in the order in which
+        the layers end. Layers that run once and give more than one cell.
+    """
+    classifier, view = as_classifier(model), as_view(features)
+    layers = dict(classifier.network.named_modules())
+    watched = {name: layer for name, layer in layers.items() if name and _can_watch(name, layers)}
+    with evaluating(classifier.network), _watching(watched) as seen:
+        classifier.logits(view.cells, view)
+    sizes = {}
+    for name, outputs in seen.items():
+        try:
+            plane = _plane(classifier, name, _only(name, outputs), len(view))
+        except ValueError:
+            continue
+        if plane[0, 0].numel() > 1:
+            sizes[name] = (plane.shape[2], plane.shape[3])
+    return sizes
+
+
 def _layer_maps(
-    model: Classifier, layers: dict[str, nn.Module], view: View, target: Tensor | None
+    model: Classifier,
+    described: Classifier,
+    layers: dict[str, nn.Module],
+    view: View,
+    target: Tensor | None,
 ) -> tuple[list[Tensor], Tensor]:
     """Return each layer's map (batch, 1, freq, time) in its own size, and the classes."""
     with _watching(layers) as seen:
         logits = model.logits(view.cells, view)
         target = choose_target(logits, target, len(view))
-        activations = [_only(name, seen[name]) for name in layers]
+        activations = [_only(name, seen.get(name, [])) for name in layers]
         gradients = torch.autograd.grad(
             pick(logits, target).sum(), activations, materialize_grads=True
         )
@@ -128,7 +166,7 @@ def _layer_maps(
     for name, gradient, activation in zip(layers, gradients, activations, strict=True):
         # In the cells' precision, whichever the network computes in.
         weights, planes = (
-            _plane(model, name, each.detach().to(view.cells), len(view))
+            _plane(described, name, each.detach().to(view.cells), len(view))
             for each in (gradient, activation)
         )
         maps.append((weights.mean((2, 3), keepdim=True) * planes).sum(1, keepdim=True))
@@ -136,7 +174,11 @@ def _layer_maps(
 
 
 def _layer_maps_by_library(
-    model: Classifier, layers: dict[str, nn.Module], view: View, target: Tensor | None
+    model: Classifier,
+    described: Classifier,
+    layers: dict[str, nn.Module],
+    view: View,
+    target: Tensor | None,
 ) -> tuple[list[Tensor], Tensor]:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -157,7 +199,7 @@ def _layer_maps_by_library(
             )
         ]
     maps = [torch.as_tensor(each).to(features.detach())[:, None] for each in maps]
-    return [model.to_plane(name, each) for name, each in zip(layers, maps, strict=True)], target
+    return [described.to_plane(name, each) for name, each in zip(layers, maps, strict=True)], target
 
 
 class _OnView(nn.Module):
@@ -199,10 +241,10 @@ def _find_layers(
                 f"the layer {layer!r} is not part of the model: is it from a copy or another model?"
             )
         name = names[layer]
-        if any(isinstance(by_name[outer], torch.jit.ScriptModule) for outer in _around(name)):
+        if not _can_watch(name, by_name):
             raise ValueError(
-                f"the layer {name!r} lies inside a TorchScript module, whose layers cannot be "
-                "watched: choose one outside it, or take the model that it was made of"
+                f"the layer {name!r} is TorchScript, which cannot be watched: choose a layer "
+                "outside of it, or take the model that it was made of"
             )
         found[name] = layer
     if not found:
@@ -210,11 +252,14 @@ def _find_layers(
     return found
 
 
-def _around(name: str) -> Iterator[str]:
-    """Yield the names of the modules that a layer lies in, the model itself, "", included."""
-    while name:
+def _can_watch(name: str, layers: Mapping[str, nn.Module]) -> bool:
+    """Say whether neither a layer nor a module around it is TorchScript, which takes no hooks."""
+    while True:
+        if isinstance(layers.get(name), torch.jit.ScriptModule):
+            return False
+        if not name:
+            return True
         name = name.rpartition(".")[0]
-        yield name
 
 
 def _some(names: Any, most: int = 30) -> str:
@@ -224,8 +269,11 @@ def _some(names: Any, most: int = 30) -> str:
 
 @contextmanager
 def _watching(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
-    """Collect the layers' outputs, as tensors that a gradient can be taken for."""
-    seen: dict[str, list[Any]] = {name: [] for name in layers}
+    """Collect the layers' outputs, as tensors that a gradient can be taken for.
+
+    By name, in the order in which they end; without those that do not run.
+    """
+    seen: dict[str, list[Any]] = {}
 
     def hook_for(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -234,7 +282,7 @@ def _watching(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
             if isinstance(first, Tensor) and first.is_floating_point():
                 # The graph starts at the first layer watched: nothing before it needs a gradient.
                 first = first if first.requires_grad else first.detach().requires_grad_()
-            seen[name].append(first)
+            seen.setdefault(name, []).append(first)
             # A clone goes on, so that a later in-place operation cannot change what was seen.
             going_on = first.clone() if isinstance(first, Tensor) else first
             return (going_on, *rest) if isinstance(output, tuple) else going_on

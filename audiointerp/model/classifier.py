@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from audiointerp.dataset.audio import check_duration
+from audiointerp.dataset.audio import check_duration, samples_in
 from audiointerp.device import device_of
 from audiointerp.model.classes import ClassNames, read_classes
 from audiointerp.model.heads import Head, Softmax, build_head
@@ -304,7 +304,7 @@ def classifier(
 ) -> Classifier:
     """Make a classifier of any PyTorch module.
 
-    The module is run once on two made-up sounds, so that what does not fit is an error here and
+    The module is run once on four made-up sounds, so that what does not fit is an error here and
     not in the middle of a run.
 
     Parameters
@@ -401,8 +401,8 @@ def as_classifier(
     """Return a classifier: the one given, or one around a network.
 
     A network of this package knows its head and its classes. Any other is taken for one that
-    returns softmax logits of cells; outputs that look like probabilities are an error when they
-    are seen.
+    returns softmax logits of cells; outputs that look like probabilities, 20 values or more, are an
+    error when they are seen.
 
     Parameters
     ----------
@@ -440,28 +440,26 @@ def as_classifier(
 
 
 def _check_outputs(made: Classifier) -> None:
-    """Run a new classifier once on two made-up sounds."""
+    """Run a new classifier once on made-up sounds."""
     seconds = made.duration or _PROBE_SECONDS
-    samples = max(1, round(seconds * made.front_end.sample_rate))
+    sounds = _made_up_sounds(samples_in(seconds, made.front_end.sample_rate))
+    count = len(sounds)
     device = device_of(made.network)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(2, 1, samples, generator=generator) * 2 - 1
-    noise[1] *= torch.linspace(0, 1, samples) ** 4
     training = [(layer, layer.training) for layer in made.network.modules()]
     try:
         made.network.eval()
         with torch.no_grad():
-            view = made.front_end.analyse(noise.to(device))
+            view = made.front_end.analyse(sounds.to(device))
             given = made.network_input(view.cells, view)
             try:
                 returned = made.network(given)
             except Exception as error:
                 raise ValueError(
-                    f"the module fails on {tuple(given.shape)}, what the front end makes of two "
-                    f"sounds of {seconds:g} s: {error}. Is this its front end, and does it take "
-                    "clips of this length (duration=…)?"
+                    f"the module fails on {tuple(given.shape)}, what the front end makes of "
+                    f"{count} sounds of {seconds:g} s: {error}. Is this its front end, and does "
+                    "it take clips of this length (duration=…)?"
                 ) from error
-            scores = made.pick_scores(returned, 2)
+            scores = made.pick_scores(returned, count)
             if not scores.isfinite().all():
                 raise ValueError(
                     f"the module returns NaN or infinite scores for made-up sounds of {seconds:g} "
@@ -470,7 +468,7 @@ def _check_outputs(made: Classifier) -> None:
             if made.outputs is None and looks_like_probabilities(scores, fewest=1):
                 raise ValueError(describe_probabilities(scores))
             made.outputs = made.outputs or "logits"
-            logits = made.read_logits(returned, 2)
+            logits = made.read_logits(returned, count)
     finally:
         for layer, mode in training:
             layer.training = mode
@@ -487,6 +485,21 @@ def _check_outputs(made: Classifier) -> None:
             f"there are {len(made.classes)} class names for a module of {counts}: name every "
             "class, in the order of the outputs"
         )
+
+
+def _made_up_sounds(samples: int) -> Tensor:
+    """Return unlike sounds, (4, 1, samples): noise, a swell of it, a quiet tone, clicks."""
+    noise = torch.rand(samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    place = torch.arange(samples)
+    clicks = (place % 997 == 0).to(noise)
+    return torch.stack(
+        [
+            noise,
+            noise * (place / samples) ** 4,
+            0.01 * torch.sin(0.2 * place),
+            clicks + 1e-4 * noise,  # not exactly silent in between
+        ]
+    )[:, None]
 
 
 def _describe(choice: Any) -> Any:

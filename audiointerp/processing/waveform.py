@@ -20,10 +20,12 @@ class WaveformFrontEnd(LogSTFTSpectrogram):
     stand for, with the clip's own phase, so that attributions of a waveform network live on time
     and frequency. Unchanged cells give the network the waveform bit for bit.
 
-    A reference clip enters methods such as SHAP by its complex STFT: the difference of two
-    waveforms is the sum over the cells of the inverse STFT of each cell's complex difference, and
-    each cell's contribution is the network's multiplier on its part of that sum. The
-    contributions therefore add up to what they do in the waveform, phase included.
+    A reference clip enters methods such as SHAP by its complex STFT. The inverse STFT is linear, so
+    the difference of two waveforms is the sum over the cells of the inverse STFT of each cell's
+    complex difference. A cell's contribution is the inner product of its part of that sum with
+    the network's multipliers, and the contributions add up to what they do in the waveform, phase
+    included. For a linear network it is by how much the output falls when the cell's complex value
+    is replaced by the reference's; against a silent reference, when the cell is removed.
 
     Parameters
     ----------

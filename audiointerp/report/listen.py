@@ -270,8 +270,8 @@ def _open(
         opened[key] = open_dataset(data, **options)
     dataset = opened[key]
     there = {
-        clip: dataset.classes[label]
-        for clip, label in zip(dataset.clip_ids, dataset.labels, strict=True)
+        clip: "|".join(dataset.classes[label] for label in labels)
+        for clip, labels in zip(dataset.clip_ids, dataset.label_sets, strict=True)
     }
     for clip, target in run.rows["target"].items():
         if there.get(clip) != target:

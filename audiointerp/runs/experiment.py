@@ -235,7 +235,7 @@ def measure_accuracy(
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("experiment")
     rows = {
         experiment: (len(each.clip_ids), *share_interval(each.labels["is_correct"], seed=seed))
-        for experiment, each in found.items()
+        for experiment, each in sorted(found.items(), key=lambda one: (one[0] != CLEAN, one[0]))
     }
     names = ["clips", "accuracy", "accuracy_low", "accuracy_high"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names)

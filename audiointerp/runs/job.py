@@ -82,6 +82,12 @@ class Job:
                 "the interpreter was made for another model: what it explains would be scored "
                 "on a model that it never saw"
             )
+        explained, measured = self.interpreter.classifier.settings(), self.classifier.settings()
+        if explained != measured:
+            raise ValueError(
+                f"the interpreter was made for {explained}, its maps would be measured on "
+                f"{measured}: make both of one classifier"
+            )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: expected 1 or more")
         self._check_names()
