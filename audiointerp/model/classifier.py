@@ -435,6 +435,7 @@ def as_classifier(
         head=build_head(model.head) if described else None,
         classes=classes if classes is not None else getattr(model, "classes", None),
         duration=getattr(model, "duration", None),
+        normalize=getattr(model, "normalize", True) if described else True,
         outputs="logits" if described else None,
     )
 
