@@ -125,8 +125,8 @@ def _contents(returned: Any) -> str:
 def looks_like_probabilities(scores: Tensor, *, fewest: int = FEWEST_VALUES) -> bool:
     """Return whether scores are too much like probabilities to be taken for logits.
 
-    They are if all lie in [0, 1] and each row of several sums to 1, or if all lie in [0, 1], one
-    at least above 0, and there are enough of them.
+    They are if all lie in [0, 1] and each row of several sums to 1, or if all lie in [0, 1], differ
+    and there are enough of them.
 
     Parameters
     ----------
@@ -137,10 +137,11 @@ def looks_like_probabilities(scores: Tensor, *, fewest: int = FEWEST_VALUES) -> 
     values = scores.detach()
     if not values.numel() or not values.isfinite().all():
         return False
-    # Last layers that start at zero return nothing but zeros.
-    if not (values.min() >= 0 and 0 < values.max() <= 1):
+    low, high = values.aminmax()
+    if not (low >= 0 and high <= 1):
         return False
-    return _sum_to_one(values) or values.numel() >= fewest
+    # Last layers that start at zero return the same for everything.
+    return _sum_to_one(values) or (values.numel() >= fewest and bool(low < high))
 
 
 def describe_probabilities(scores: Tensor) -> str:
