@@ -119,6 +119,20 @@ def test_it_runs_itself_and_says_so_once(pair, caplog):
     assert fast_copy(plain) is not plain
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_torchscript_runs_as_it_is(cells):
+    torch.manual_seed(0)
+    network = Network().eval()
+    scripted = torch.jit.script(nn.Sequential(*network.children()))
+    assert fast_copy(scripted) is scripted
+    found = build_interpreter("saliency", scripted, LogSTFTSpectrogram(sample_rate=RATE))
+    plain = build_interpreter(
+        "saliency", nn.Sequential(*network.children()), LogSTFTSpectrogram(sample_rate=RATE)
+    )
+    torch.testing.assert_close(found.attribute(cells, 1), plain.attribute(cells, 1))
+    torch.testing.assert_close(Scorer(scripted)(cells), Scorer(plain.model)(cells))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_the_same_maps_and_leaves_it_as_it_was(method, pair, cells):
     maps = []

@@ -515,3 +515,18 @@ def test_other_front_ends_can_feed_a_waveform():
         found = METHODS[name](classifier, None).attribute(view, 1)
         assert found.shape == view.cells.shape
         assert found.abs().max() > 0
+
+
+def test_a_background_of_another_length_is_named():
+    model = ai.classifier(
+        Convolutions(),
+        front_end=ai.WaveformFrontEnd(sample_rate=RATE, n_fft=128, hop_length=64),
+        classes=["a", "b", "c"],
+        duration=SAMPLES / RATE,
+    )
+    shorter, longer = (
+        model.front_end.analyse(torch.randn(2, 1, n)) for n in (SAMPLES - 5, SAMPLES)
+    )
+    assert shorter.cells.shape == longer.cells.shape
+    with pytest.raises(ValueError, match=rf"{SAMPLES} samples, the background {SAMPLES - 5}"):
+        ai.SHAPInterpreter(model, shorter).attribute(longer)

@@ -194,6 +194,13 @@ class SHAPInterpreter(Interpreter):
                 f"background {tuple(expected)}: do both come from the same "
                 "processor and have the same length?"
             )
+        if self.classifier.needs_view:
+            samples, wanted = (v.waveform.shape[-1] for v in (view, self.background))
+            if samples != wanted:
+                raise ValueError(
+                    f"the sound has {samples} samples, the background {wanted}: cut or pad both to "
+                    "the same length"
+                )
 
     def _explain(self, view: View, target: Tensor | None) -> Explanation:
         background = self.background.to(view.cells)

@@ -55,8 +55,8 @@ def fast_copy(model: nn.Module, *, keep: Iterable[str] = ()) -> nn.Module:
     -------
     Module
     """
-    if model in _NOT_COPYABLE:
-        return model
+    if model in _NOT_COPYABLE or isinstance(model, torch.jit.ScriptModule):
+        return model  # TorchScript has an order of operations of its own, that nobody may change
     # Of other layers the output stays anyway.
     kept = frozenset(name for name in keep if isinstance(model.get_submodule(name), _OVERWRITABLE))
     state = _state(model)
