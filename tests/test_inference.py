@@ -143,6 +143,45 @@ class NoStatistics(nn.Module):
         return self.bn(self.conv(x))
 
 
+class ThreeDimensions(nn.Module):
+    """Conv3d with BatchNorm3d, whose weights have no channels-last layout of 4 axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4)
+
+    def forward(self, x):
+        return self.bn(self.conv(x.unfold(3, 4, 2).movedim(4, 2)))
+
+
+class CachesAShape(nn.Module):
+    """What it stores in its first pass must not be what tracing puts through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.place, self.seen = None, []
+
+    def forward(self, x):
+        y = self.bn(self.conv(x))
+        if self.place is None:
+            self.place = torch.zeros_like(y[:1]) + 1
+            self.seen.append(y)
+        return y + self.place + len(self.seen)
+
+
+class OwnForward(nn.Module):
+    """A convolution whose weights its own forward does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.conv.forward = lambda x: x[:, :, 2:, 2:].repeat(1, 4, 1, 1)
+
+    def forward(self, x):
+        return self.bn(self.conv(x))
+
+
 class OneDimension(nn.Module):
     """Conv1d with BatchNorm1d, and a BatchNorm1d of its own."""
 
@@ -164,6 +203,8 @@ class OneDimension(nn.Module):
         (ChecksValues, 1),
         (NoStatistics, 0),
         (OneDimension, 1),
+        (ThreeDimensions, 1),
+        (OwnForward, 0),
     ],
 )
 def test_only_what_is_safe_is_folded_and_the_numbers_stay(kind, folded):
@@ -175,6 +216,32 @@ def test_only_what_is_safe_is_folded_and_the_numbers_stay(kind, folded):
     torch.testing.assert_close(copy(features), model(features))
     torch.testing.assert_close(gradient(copy, features), gradient(model, features))
     assert count(copy, nn.Identity) == folded
+
+
+def test_tracing_leaves_nothing_in_the_copy():
+    model = CachesAShape().double().eval()
+    copy, features = inference_copy(model), randn(3, 1, 8, 10)
+    assert count(copy, nn.Identity) == 1
+    torch.testing.assert_close(copy(features), model(features))
+    assert isinstance(copy.place, torch.Tensor)
+    assert len(copy.seen) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("padding", [(1, 0), "same", 1])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("plane", [(15, 2), (31, 4), (6, 15), (9, 9)])
+def test_convolutions_of_narrow_planes_are_the_models(plane, mode, padding):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 8, (3, 2), padding=padding, padding_mode=mode, dilation=(2, 1))
+    model = nn.Sequential(model.double()).eval()
+    features, copy = randn(4, 3, *plane), inference_copy(model)
+    for _ in range(2):  # wide planes lay the weights out in another way
+        torch.testing.assert_close(copy(features), model(features))
+        torch.testing.assert_close(gradient(copy, features), gradient(model, features))
+        wide = randn(1, 3, 9, 20)
+        torch.testing.assert_close(copy(wide), model(wide))
 
 
 def test_a_layer_with_a_hook_is_not_folded():
@@ -247,6 +314,17 @@ def test_a_copy_made_in_inference_mode_still_has_a_gradient():
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+class Slope(nn.ReLU):
+    """Settings of all kinds: a tensor that is no buffer, a list with a tensor, a private one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope, self.factors, self._power = torch.tensor(2.0), [1.0, torch.tensor(2.0)], 1
+
+    def forward(self, x):
+        return (super().forward(x) * self.slope * self.factors[1]) ** self._power
+
+
 def _shuffle(model: nn.Module) -> None:
     weight = model.base.conv_block5.conv2.weight.data
     order = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(0))
@@ -260,6 +338,9 @@ CHANGES = {
     "statistics": lambda model: model.base.bn0.running_mean.add_(1),
     "setting": lambda model: setattr(model.base.conv_block2.bn1, "eps", 0.5),
     "layer": lambda model: setattr(model, "classifier", nn.Linear(256, 3)),
+    "tensor in place": lambda model: model.base.relu.slope.mul_(3),
+    "list": lambda model: model.base.relu.__setattr__("factors", [1.0, torch.tensor(4.0)]),
+    "private setting": lambda model: setattr(model.base.relu, "_power", 2),
     "hook": lambda model: model.base.relu.register_forward_hook(lambda _, x, y: 2 * y),
     "forward": lambda model: setattr(model.base.relu, "forward", torch.tanh),
 }
@@ -268,6 +349,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_model_is_copied_again(change):
     model, features = small_cnn14(), spectrograms()
+    model.base.relu = Slope()
     before = fast_copy(model)
     CHANGES[change](model)
     after = fast_copy(model)
@@ -318,6 +400,42 @@ def test_planes_of_any_size_after_each_other_and_a_gradient_after_inference_mode
         expected = gradient(model, features)
         difference = (gradient(copied, features) - expected).abs().max()
         assert difference < 1e-4 * expected.abs().max()
+
+
+ALLOCATOR = """
+import ctypes
+
+asked = []
+
+
+class Spy(ctypes.CDLL):
+    def __getattr__(self, name):
+        asked.append(name)
+        return super().__getattr__(name)
+
+
+ctypes.CDLL = Spy
+import audiointerp, torch
+from audiointerp.interpretation import SaliencyInterpreter
+from audiointerp.model import build_model
+from audiointerp.speed.scoring import Scorer
+
+model = build_model({"name": "Cnn14", "num_classes": 3, "num_bins": 64, "width": 0.0625}, seed=0)
+features = torch.zeros(2, 1, 64, 101)
+Scorer(model)(features), SaliencyInterpreter(model).attribute(features)
+print("mallopt" in asked)
+audiointerp.speed.keep_freed_memory()
+print("mallopt" in asked)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc only")
+def test_only_who_asks_for_it_changes_the_allocator():
+    environment = {key: value for key, value in os.environ.items() if "MALLOC" not in key}
+    environment.pop("GLIBC_TUNABLES", None)
+    command = [sys.executable, "-c", ALLOCATOR]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 FAULTS = """

@@ -293,3 +293,20 @@ def test_frames_in_the_batch_axis_add_up():
 def test_frames_of_several_clips_mixed_in_the_batch_axis_are_refused():
     with pytest.raises(AdditivityError, match="rows must stay together"):
         residual(made(lambda: Frames("frames first")))
+
+
+def test_tracing_leaves_nothing_in_the_network():
+    class Stores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.seen = nn.Linear(99, 3), None
+
+        def forward(self, x):
+            y = F.relu(x).flatten(1)
+            if self.seen is None:
+                self.seen = [y]
+            return self.last(y)
+
+    network = Stores().double().eval()
+    rewrite(network)
+    assert network.seen is None

@@ -195,7 +195,9 @@ class LIMEInterpreter(Interpreter):
         ValueError
             If the segmentation does not return one integer per cell.
         """
-        image = features[0].detach().cpu().numpy()
+        cells = features[0].detach().cpu()
+        # NumPy has no bfloat16.
+        image = (cells.float() if cells.dtype is torch.bfloat16 else cells).numpy()
         labels = np.asarray(self.segmentation(image))
         if labels.shape != image.shape or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from audiointerp.interpretation.deeplift import ELEMENTWISE, LINEAR, MAXIMA, Elementwise
 from audiointerp.model.layers import MaxOverTime
+from audiointerp.speed.inference import attributes_kept
 
 
 class UnsupportedLayerError(ValueError):
@@ -178,7 +179,8 @@ class _Work:
             self._check_layer(module, name)
             return module
         try:
-            graph = _Tracer().trace(module)
+            with attributes_kept(module):
+                graph = _Tracer().trace(module)
         except Exception as error:
             # Tracing runs the user's Python on placeholders, which may fail in any way. Then
             # nothing is known of the module's own code, but its parts may be traced.

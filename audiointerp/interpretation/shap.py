@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from audiointerp.interpretation.rewrite import Rewritten, rewrite
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.layers import MaxOverTime
 from audiointerp.processing import View
+from audiointerp.speed.inference import deep_copy
 from audiointerp.speed.memory import bytes_to_keep
 
 _BACKENDS = ("rescale", "shap")
@@ -272,7 +272,8 @@ class SHAPInterpreter(Interpreter):
         attribution = torch.empty_like(view.cells)
         for wanted in target.unique().tolist():
             # On a copy: DeepExplainer leaves tensors behind in the modules it has hooked.
-            model = _OneClass(_understood_by_shap(copy.deepcopy(self.classifier)), wanted)
+            copied = self.classifier.with_network(deep_copy(self.classifier.network))
+            model = _OneClass(_understood_by_shap(copied), wanted)
             explainer = shap.DeepExplainer(model, background.cells)
             rows = (target == wanted).nonzero()[:, 0]
             values = explainer.shap_values(view.cells[rows], check_additivity=False)

@@ -134,7 +134,7 @@ def inference_copy(model: M, *, keep: Iterable[str] = ()) -> M:
     NotCopyableError
         If the model cannot be copied, naming the layer and the attribute that stand in the way.
     """
-    twin = _deep_copy(model).eval().requires_grad_(False)
+    twin = deep_copy(model).eval().requires_grad_(False)
     folded: set[str] = set()
     kept = set(keep)
     for name, reader_name in list(_read_by_one(twin)):
@@ -156,7 +156,14 @@ def inference_copy(model: M, *, keep: Iterable[str] = ()) -> M:
     return twin.eval()
 
 
-def _deep_copy(model: M) -> M:
+def deep_copy(model: M) -> M:
+    """Return `copy.deepcopy` of a model.
+
+    Raises
+    ------
+    NotCopyableError
+        Naming the layer and the attribute that stand in the way.
+    """
     try:
         return copy.deepcopy(model)
     except Exception as error:  # attributes may be anything, and copying them may fail in any way
@@ -274,7 +281,7 @@ def _read_by_one_in(module: nn.Module, prefix: str) -> Iterator[tuple[str, str]]
     if not any(module.children()):
         return
     try:
-        with _attributes_kept(module):
+        with attributes_kept(module):
             graph = _Tracer().trace(module)
     except Exception:
         # Tracing runs the model's own Python on placeholders, which may fail in any way (a check
@@ -292,7 +299,7 @@ def _read_by_one_in(module: nn.Module, prefix: str) -> Iterator[tuple[str, str]]
 
 
 @contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
+def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Undo what a block does to the layers' attributes: tracing may store its placeholders there.
 
     Dicts and lists get their items back, other objects are not looked into.

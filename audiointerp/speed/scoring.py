@@ -32,6 +32,7 @@ class Scorer:
 
     def __init__(self, model: nn.Module, *, batch_size: int | None = None) -> None:
         classifier = as_classifier(model)
+        self._original = classifier.network
         self.classifier = classifier.with_network(fast_copy(classifier.network))
         self.batch_size = batch_size
 
@@ -48,8 +49,9 @@ class Scorer:
         -------
         Tensor of float64, shape (batch, classes)
         """
-        # A model that cannot be copied runs as it is, in whatever mode its owner has left it.
-        with evaluation_mode(self.classifier.network), torch.no_grad():
+        # A model that cannot be copied runs as it is, in whatever mode its owner has left it; and a
+        # copy may call what it was copied from.
+        with evaluation_mode(self._original), torch.no_grad():
             rows = self.rows(cells)
             logits = []
             for start in range(0, len(cells), rows):
