@@ -41,6 +41,6 @@ def main() -> None:
     keep_freed_memory()
     try:
         app()
-    except (ValueError, OSError, UnknownNameError) as error:
+    except (ValueError, OSError, ImportError, UnknownNameError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -263,23 +263,55 @@ class RescaleRule:
                 f"{type(module).__name__} runs differently for the clip than for the background: "
                 "the rescale rule needs a model that takes the same steps for every clip"
             )
-        replace = partial(self._replace, module, forward, rule, recorded[use])
+        reference_for = partial(self._reference, recorded[use])
+        if type(module) is nn.ReLU:
+            return _ReLUWithRule.apply(x, reference_for)
+        replace = partial(self._replace, module, forward, rule, reference_for)
         return _WithRule.apply(x, forward, replace)
+
+    def _reference(self, recorded: Tensor, x: Tensor) -> Tensor:
+        """Return the input of the present baseline that rows of a layer are compared with."""
+        rows = len(recorded) // self._count
+        reference = recorded[self._baseline * rows : (self._baseline + 1) * rows]
+        if rows > 1:
+            reference = reference.repeat(len(x) // rows, *(1 for _ in x.shape[1:]))
+        return reference
 
     def _replace(
         self,
         module: nn.Module,
         forward: Callable[[Tensor], Tensor],
         rule: _Rule,
-        recorded: Tensor,
+        reference_for: Callable[[Tensor], Tensor],
         x: Tensor,
         gradient: Tensor,
     ) -> Tensor:
-        rows = len(recorded) // self._count
-        reference = recorded[self._baseline * rows : (self._baseline + 1) * rows]
-        if rows > 1:
-            reference = reference.repeat(len(x) // rows, *(1 for _ in x.shape[1:]))
-        return rule(module, forward, x, reference, gradient)
+        return rule(module, forward, x, reference_for(x), gradient)
+
+
+class _ReLUWithRule(torch.autograd.Function):
+    """A ReLU whose derivative is Δrelu/Δin, which is (x⁺ + b⁺) / (|x| + |b|).
+
+    Where both have one sign that is 1 or 0; where the signs differ, Δin is ±(|x| + |b|). Unlike the
+    quotient of differences it loses no digits where x is near b. At x = b = 0 it is 0, as torch's
+    derivative is. |x| and x⁺ are computed once for all baselines.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, reference_for: Callable[[Tensor], Tensor]) -> Tensor:
+        positive = x.clamp(min=0)
+        ctx.save_for_backward(x.abs(), positive)
+        ctx.reference_for = reference_for
+        # A later operation in place must not reach what is saved.
+        return positive.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        size, positive = ctx.saved_tensors
+        reference = ctx.reference_for(size)
+        change = positive + reference.clamp(min=0)
+        total = size + (reference.abs() + torch.finfo(size.dtype).tiny)
+        return change.div_(total).mul_(gradient), None
 
 
 class _WithRule(torch.autograd.Function):
@@ -302,25 +334,9 @@ _Rule = Callable[[nn.Module, Callable[[Tensor], Tensor], Tensor, Tensor, Tensor]
 
 def _rule_of(module: nn.Module) -> _Rule | None:
     kind = type(module)
-    if kind is nn.ReLU:
-        return _relu
-    if kind in ELEMENTWISE:
+    if kind is nn.ReLU or kind in ELEMENTWISE:
         return _elementwise
     return _maximum if kind in MAXIMA else None
-
-
-def _relu(
-    module: nn.Module, forward: Any, x: Tensor, reference: Tensor, gradient: Tensor
-) -> Tensor:
-    """Multiply by Δrelu/Δin, which is (x⁺ + b⁺) / (|x| + |b|).
-
-    Where both have one sign that is 1 or 0; where the signs differ, Δin is ±(|x| + |b|). Unlike the
-    quotient of differences it loses no digits where x is near b. At x = b = 0 it is 0, as torch's
-    derivative is.
-    """
-    size = x.abs().add_(reference.abs() + torch.finfo(x.dtype).tiny)
-    ratio = x.clamp(min=0).add_(reference.clamp(min=0)).div_(size)
-    return ratio.mul_(gradient)
 
 
 def _elementwise(
