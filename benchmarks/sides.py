@@ -242,7 +242,7 @@ def left_out(*changes: str) -> Iterator[None]:
     """Make the package do without some of `WITHOUT`; kept memory is the process's matter."""
     copies = {
         "one copy": inference_copy,
-        "inference copy": lambda model, keep=(): model,
+        "inference copy": lambda model, **_: model,
     }
     with ExitStack() as stack:
         for change in changes:

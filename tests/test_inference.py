@@ -284,14 +284,15 @@ def spectrograms(frames: int = 101) -> torch.Tensor:
 @pytest.mark.parametrize("columns", [1, 2, 4, 5])
 @pytest.mark.parametrize("padding", [0, 1, (2, 1), "same"])
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
-def test_planes_of_few_columns_give_the_same_convolution(columns, padding, mode):
+@pytest.mark.parametrize("backward", [False, True])
+def test_planes_of_few_columns_give_the_same_convolution(columns, padding, mode, backward):
     if mode == "reflect" and columns == 1:
         pytest.skip("torch does not reflect a plane of one column")
     kernel = (3, min(3, columns)) if padding == 0 else (3, 3)
     conv = nn.Conv2d(2, 5, kernel, padding=padding, padding_mode=mode)
     model = nn.Sequential(conv, nn.ReLU())
     features = randn(3, 2, 9, columns).float()
-    copied = inference_copy(model)
+    copied = fast_copy(model, backward=backward)
     torch.testing.assert_close(copied(features), model(features), rtol=1e-5, atol=1e-6)
     found, expected = gradient(copied, features), gradient(model, features)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
@@ -300,6 +301,8 @@ def test_planes_of_few_columns_give_the_same_convolution(columns, padding, mode)
 def test_an_unchanged_model_is_copied_once():
     model = small_cnn14()
     assert fast_copy(model) is fast_copy(model)
+    assert fast_copy(model, backward=True) is fast_copy(model, backward=True)
+    assert fast_copy(model, backward=True) is not fast_copy(model)
     assert fast_copy(model.train()) is fast_copy(model.eval())  # the copy evaluates anyway
     assert fast_copy(model, keep=["base.conv_block6.relu2"]) is fast_copy(model)  # keeps it anyway
     assert fast_copy(model, keep=["base.conv_block1.conv1"]) is not fast_copy(model)

@@ -161,11 +161,12 @@ class Interpreter(ABC):
     def _explain(self, view: View, target: Tensor | None) -> Explanation:
         """Explain a checked view; the model is in evaluation mode, its parameters frozen."""
 
-    def _fast_classifier(self, keep: Iterable[str] = ()) -> Classifier:
+    def _fast_classifier(self, keep: Iterable[str] = (), *, backward: bool = False) -> Classifier:
         """Return what to run: the classifier around a fast copy, or itself where none is wanted."""
         if not self.fold_batch_norm:
             return self.classifier
-        return self.classifier.with_network(fast_copy(self.classifier.network, keep=keep))
+        copied = fast_copy(self.classifier.network, keep=keep, backward=backward)
+        return self.classifier.with_network(copied)
 
     def _in_batches(
         self, view: View, target: Tensor | None

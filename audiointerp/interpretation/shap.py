@@ -216,7 +216,7 @@ class SHAPInterpreter(Interpreter):
     def _explain_by_rule(
         self, view: View, background: View, target: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        model = self._fast_classifier()
+        model = self._fast_classifier(backward=True)
         attribution = torch.zeros_like(view.cells)
         logits, reference = [], []
         rewritten = self._rewrite(model.network)
@@ -313,7 +313,7 @@ class SHAPInterpreter(Interpreter):
         elif not (wrong & far).any() or _is_coarse(attribution.device, self.classifier):
             cause = "rounding, in a reduced precision or of two logits that are nearly equal"
         else:
-            unseen = self._rewrite(self._fast_classifier().network).unseen
+            unseen = self._rewrite(self._fast_classifier(backward=True).network).unseen
             parts = (
                 f"parts that could not be looked into are {'; '.join(unseen)}. " if unseen else ""
             )
