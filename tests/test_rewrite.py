@@ -310,3 +310,87 @@ def test_tracing_leaves_nothing_in_the_network():
     network = Stores().double().eval()
     rewrite(network)
     assert network.seen is None
+
+
+class ReluInPlace(nn.Module):
+    """A layer in place whose input is read again."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.last = (
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(inplace=True),
+            nn.LazyLinear(3),
+        )
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.last((self.relu(y) + y).flatten(1))
+
+
+def first_channels(x):
+    x[:, :2].relu_()
+    return x
+
+
+def through_a_view(x):
+    return F.relu_(x.flatten(1)) + x.flatten(1)
+
+
+def as_a_statement(x):
+    x.clamp_(min=0)
+    return x
+
+
+OVERWRITING = {
+    "layer": (ReluInPlace, r"the layer 'relu' \(ReLU\), which overwrites"),
+    "function": (
+        lambda: Functional(lambda x: F.relu(x, inplace=True) + x),
+        r"relu\(\) in Functional.*overwrites a tensor that is read again",
+    ),
+    "method": (lambda: Functional(lambda x: x.relu_() + x), r"relu_\(\) in Functional.*overwrites"),
+    "part": (lambda: Functional(first_channels), r"relu_\(\) in Functional.*overwrites"),
+    "view": (lambda: Functional(through_a_view), r"relu_\(\) in Functional.*overwrites"),
+    "statement": (lambda: Functional(as_a_statement), r"clamp_\(\) in Functional.*overwrites"),
+}
+
+
+@pytest.mark.parametrize("case", OVERWRITING)
+def test_an_operation_that_overwrites_what_is_read_again_is_refused(case):
+    make, message = OVERWRITING[case]
+    with pytest.raises(UnsupportedLayerError, match=message):
+        residual(made(make))
+
+
+IN_PLACE = {
+    "last reader": lambda x: x.relu_() * 2,
+    "through a view": lambda x: x.flatten(1).relu_(),
+    "after another": lambda x: F.relu(x.sigmoid_().sub(0.6), inplace=True),
+}
+
+
+@pytest.mark.parametrize("case", IN_PLACE)
+def test_an_operation_in_place_that_reads_last_explains_the_networks_own_logits(case):
+    network = made(lambda: Functional(IN_PLACE[case]))
+    features, background = 3 * randn(2, 1, 9, 11), 3 * randn(3, 1, 9, 11, seed=1)
+    values = SHAPInterpreter(network, background).attribute(features.clone(), 0)
+    with torch.no_grad():
+        change = network(features)[:, 0] - network(background)[:, 0].mean()
+    torch.testing.assert_close(values.sum((1, 2, 3)), change)
+
+
+def test_an_untraceable_network_that_overwrites_what_it_reads_again_is_refused():
+    class Hidden(ReluInPlace):
+        def forward(self, x):
+            if float(x.detach().sum()) > 1e9:
+                return x
+            return super().forward(x)
+
+    with pytest.raises(AdditivityError, match="as the network does: does it overwrite"):
+        residual(made(Hidden))
+
+
+def test_constants_of_a_traced_network_stay():
+    network = made(lambda: Functional(lambda x: F.relu(x * torch.tensor([2.0]).double()) + 1))
+    assert residual(network) < 1e-9
+    assert not [name for name in vars(network) if "constant" in name]

@@ -72,6 +72,42 @@ NONLINEAR: frozenset[str] = frozenset(
 )
 """Names of functions that have no rule, but for maxima over some axes."""
 
+_COPYING: frozenset[str] = frozenset(
+    {
+        *(
+            "add",
+            "sub",
+            "neg",
+            "rsub",
+            "mul",
+            "multiply",
+            "truediv",
+            "div",
+            "divide",
+            "sum",
+            "mean",
+        ),
+        *("cat", "concat", "stack", "clone", "matmul", "bmm", "conv1d", "conv2d", "linear"),
+        *("avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d", "amax", "interpolate"),
+        *("batch_norm", "cumsum", "roll", "flip", "repeat", "index_select"),
+        *(name for name in ELEMENTWISE_FUNCTIONS if not name.endswith("_")),
+    }
+)
+"""Names of functions that return new memory; others may return a view of what they were given."""
+
+_VIEWING = (
+    nn.AlphaDropout,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Flatten,
+    nn.Identity,
+    nn.Unflatten,
+)
+"""Layers that return in evaluation mode what they were given, or a view of it."""
+
+_OVERWRITES = "which overwrites a tensor that is read again"
+
 _SHAPES = frozenset({"size", "shape", "dim", "ndim", "len", "numel", "device", "dtype"})
 _MAXIMA = frozenset({"max", "amax"})
 _POOLS = {
@@ -180,14 +216,16 @@ class _Work:
             return module
         try:
             with attributes_kept(module):
-                graph = _Tracer().trace(module)
+                # The tracer files constants as attributes, which the graph module takes along.
+                traced = fx.GraphModule(module, _Tracer().trace(module))
         except Exception as error:
             # Tracing runs the user's Python on placeholders, which may fail in any way. Then
             # nothing is known of the module's own code, but its parts may be traced.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self.unseen.append(f"{_path(name)}{type(module).__name__} ({reason})")
+            if not type(module).__module__.startswith("audiointerp."):
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self.unseen.append(f"{_path(name)}{type(module).__name__} ({reason})")
             return self._rewrite_parts(module, name)
-        return self._rewrite_graph(module, graph, name)
+        return self._rewrite_graph(module, traced, name)
 
     def _rewrite_parts(self, module: nn.Module, name: str) -> nn.Module:
         made = {
@@ -203,14 +241,18 @@ class _Work:
         twin._modules = {**module._modules, **changed}
         return twin
 
-    def _rewrite_graph(self, module: nn.Module, graph: fx.Graph, name: str) -> nn.Module:
+    def _rewrite_graph(self, module: nn.Module, traced: fx.GraphModule, name: str) -> nn.Module:
+        graph = traced.graph
         depends = _dependent(graph)
         layers: dict[fx.Node, nn.Module] = {}
         replaced: dict[fx.Node, fx.Node] = {}
         for node in graph.nodes:
             if node.op == "call_module":
                 layer = module.get_submodule(node.target)
-                self._check_layer(layer, f"{name}.{node.target}" if name else node.target)
+                path = f"{name}.{node.target}" if name else node.target
+                self._check_layer(layer, path)
+                if getattr(layer, "inplace", False) and not _is_last_reader(node, module):
+                    self._refuse(f"the layer {path!r} ({type(layer).__name__}), {_OVERWRITES}")
             elif node.op in ("call_function", "call_method") and node in depends:
                 layer = self._layer_of(node, depends, module, name)
                 if layer is not None:
@@ -218,10 +260,9 @@ class _Work:
                     replaced |= {user: node for user in _values_of(node)}
         if not layers or self.refused:
             return module
-        made = fx.GraphModule(module, graph)
         for number, (node, layer) in enumerate(layers.items()):
             target = f"_rewritten_{number}"
-            made.add_module(target, layer)
+            traced.add_module(target, layer)
             with graph.inserting_before(node):
                 call = graph.call_module(target, (_input_of(node),))
             node.replace_all_uses_with(call)
@@ -230,8 +271,8 @@ class _Work:
                 graph.erase_node(user)
             graph.erase_node(node)
         graph.lint()
-        made.recompile()
-        return made.eval()
+        traced.recompile()
+        return traced.eval()
 
     def _layer_of(
         self, node: fx.Node, depends: set[fx.Node], module: nn.Module, name: str
@@ -244,6 +285,9 @@ class _Work:
         if function in PRODUCTS and len(factors) == 1 and _is_linear(node, factors[0]):
             return None
         if function in ELEMENTWISE_FUNCTIONS and len(factors) == 1 and _first(node) is factors[0]:
+            if _is_in_place(node, function) and not _is_last_reader(node, module):
+                owner = _owner(node, module, name)
+                self._refuse(f"{function}() in {owner}{_place(node)}, {_OVERWRITES}")
             return _elementwise(node, function)
         if function in _POOLS and len(factors) == 1 and not _returns_indices(node):
             return _POOLS[function](*node.args[1:], **_without(node.kwargs, "return_indices"))
@@ -309,9 +353,34 @@ def _is_linear(node: fx.Node, factor: fx.Node) -> bool:
     return sum(places) == 1 and not (divides and not places[0])
 
 
+def _is_in_place(node: fx.Node, function: str) -> bool:
+    return function.endswith("_") or bool(node.kwargs.get("inplace"))
+
+
+def _is_last_reader(node: fx.Node, module: nn.Module) -> bool:
+    """Return whether nothing else reads the memory that an operation in place overwrites."""
+    read = [_input_of(node)]
+    while read:
+        source = read.pop()
+        if len(source.users) > 1:
+            return False
+        if not _is_new_memory(source, module):
+            read += source.all_input_nodes
+    return True
+
+
+def _is_new_memory(node: fx.Node, module: nn.Module) -> bool:
+    if node.op == "call_module":
+        layer = module.get_submodule(node.target)
+        return not (isinstance(layer, _VIEWING) or getattr(layer, "inplace", False))
+    if node.op in ("call_function", "call_method"):
+        return _name_of(node) in _COPYING and not node.kwargs.get("inplace")
+    return False
+
+
 def _elementwise(node: fx.Node, function: str) -> nn.Module:
     inplace = function.endswith("_")
-    plain = function.removesuffix("_") if inplace else function
+    plain = function.removesuffix("_")
     kwargs = _without(node.kwargs, "inplace", "input", "out")
     arguments = node.args[1:]
     if plain == "relu":

@@ -220,6 +220,7 @@ class SHAPInterpreter(Interpreter):
         attribution = torch.zeros_like(view.cells)
         logits, reference = [], []
         rewritten = self._rewrite(model.network)
+        own = self._own_logits(model, view) if rewritten.unseen else None
         with RescaleRule(_Scores(model.with_network(rewritten.network))) as rule:
             for first, recording in self._recordings(rule, model, background):
                 reference.append(recording.logits)
@@ -233,8 +234,27 @@ class SHAPInterpreter(Interpreter):
                     )
                     logits.append(found)
         logits = torch.cat(logits)
+        if own is not None:
+            self._check_same(own, logits, rewritten)
         target = choose_target(logits, target, len(view))
         return attribution.div_(len(background)), logits, torch.cat(reference), target
+
+    @torch.no_grad()
+    def _own_logits(self, model: Classifier, view: View) -> Tensor:
+        """Return the logits of a view outside the rule, which a network may run differently in."""
+        parts = (view[n : n + self.batch_size] for n in range(0, len(view), self.batch_size))
+        return torch.cat([model.logits(part.cells.clone(), part) for part in parts])
+
+    def _check_same(self, own: Tensor, logits: Tensor, rewritten: Rewritten) -> None:
+        """Refuse a network that the rule does not run as it is."""
+        off = (own - logits).abs().amax(1) > _ROUNDING * own.abs().amax(1)
+        if off.any() and not _is_coarse(own.device, self.classifier):
+            raise AdditivityError(
+                f"the rescale rule does not compute the logits of clips "
+                f"{off.nonzero()[:, 0].tolist()} of this batch as the network does: does it "
+                "overwrite an activation that it reads again? Parts that could not be looked into "
+                f"are {'; '.join(rewritten.unseen)}. Take another method"
+            )
 
     def _recordings(
         self, rule: RescaleRule, model: Classifier, background: View
