@@ -394,3 +394,22 @@ def test_constants_of_a_traced_network_stay():
     network = made(lambda: Functional(lambda x: F.relu(x * torch.tensor([2.0]).double()) + 1))
     assert residual(network) < 1e-9
     assert not [name for name in vars(network) if "constant" in name]
+
+
+def test_an_addition_in_place_that_tracing_misses_is_refused():
+    def add_to_a_part(x):
+        part = x[:, :2]
+        part += 1
+        return F.relu(x)
+
+    with pytest.raises(AdditivityError, match="as the network does: does it overwrite"):
+        residual(made(lambda: Functional(add_to_a_part)))
+
+
+def test_an_activation_that_is_overwritten_before_its_rule_needs_it_is_refused():
+    def overwrite(x):
+        top = F.max_pool2d(x, 3, 1, 1)
+        return x.mul_(2) + top
+
+    with pytest.raises(UnsupportedLayerError, match="overwrites an activation in place"):
+        residual(made(lambda: Functional(overwrite)))

@@ -8,9 +8,9 @@ from __future__ import annotations
 from audiointerp.interpretation.base import METHODS, Explanation, Interpreter
 
 from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
+from audiointerp.interpretation.deeplift import UnsupportedLayerError
 from audiointerp.interpretation.gradcam import GradCAMInterpreter
 from audiointerp.interpretation.lime import LIMEInterpreter, Quickshift
-from audiointerp.interpretation.rewrite import UnsupportedLayerError
 from audiointerp.interpretation.shap import (
     AdditivityError,
     AdditivityWarning,

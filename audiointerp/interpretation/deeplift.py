@@ -24,6 +24,10 @@ from audiointerp.model.layers import MaxOverTime
 from audiointerp.model.outputs import Logit, LogProbability
 
 
+class UnsupportedLayerError(ValueError):
+    """An operation in a network that the rescale rule has no rule for; the message names it."""
+
+
 class Elementwise(nn.Module):
     """A function of one variable as a layer.
 
@@ -240,9 +244,22 @@ class RescaleRule:
         """Return Δscore/Δfeatures against one recorded baseline, shaped like the features.
 
         `keep` holds on to the graph for another baseline.
+
+        Raises
+        ------
+        UnsupportedLayerError
+            If the network has overwritten an activation that a rule needs.
         """
         self._baseline = baseline
-        return torch.autograd.grad(score, features, retain_graph=keep)[0]
+        try:
+            return torch.autograd.grad(score, features, retain_graph=keep)[0]
+        except RuntimeError as error:
+            if "inplace operation" not in str(error):
+                raise
+            raise UnsupportedLayerError(
+                "the network overwrites an activation in place that the rescale rule needs: "
+                f"compute it out of place, or take another method ({error})"
+            ) from error
 
     def _run(
         self, module: nn.Module, forward: Callable[[Tensor], Tensor], rule: _Rule, x: Tensor

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from audiointerp.interpretation.deeplift import ELEMENTWISE, LINEAR, MAXIMA, Elementwise
+from audiointerp.interpretation.deeplift import (
+    ELEMENTWISE,
+    LINEAR,
+    MAXIMA,
+    Elementwise,
+    UnsupportedLayerError,
+)
 from audiointerp.model.layers import MaxOverTime
 from audiointerp.speed.inference import attributes_kept
-
-
-class UnsupportedLayerError(ValueError):
-    """An operation in a network that the rescale rule has no rule for; the message names it."""
-
 
 ELEMENTWISE_FUNCTIONS: frozenset[str] = frozenset(
     {

@@ -220,7 +220,9 @@ class SHAPInterpreter(Interpreter):
         attribution = torch.zeros_like(view.cells)
         logits, reference = [], []
         rewritten = self._rewrite(model.network)
-        own = self._own_logits(model, view) if rewritten.unseen else None
+        # Tracing can miss what a network does in place, and cannot see some parts at all.
+        is_itself = rewritten.network is model.network and not rewritten.unseen
+        own = None if is_itself else self._own_logits(model, view)
         with RescaleRule(_Scores(model.with_network(rewritten.network))) as rule:
             for first, recording in self._recordings(rule, model, background):
                 reference.append(recording.logits)
@@ -249,11 +251,13 @@ class SHAPInterpreter(Interpreter):
         """Refuse a network that the rule does not run as it is."""
         off = (own - logits).abs().amax(1) > _ROUNDING * own.abs().amax(1)
         if off.any() and not _is_coarse(own.device, self.classifier):
+            parts = ""
+            if rewritten.unseen:
+                parts = f" Parts that could not be looked into: {'; '.join(rewritten.unseen)}."
             raise AdditivityError(
-                f"the rescale rule does not compute the logits of clips "
+                "the rescale rule does not compute the logits of clips "
                 f"{off.nonzero()[:, 0].tolist()} of this batch as the network does: does it "
-                "overwrite an activation that it reads again? Parts that could not be looked into "
-                f"are {'; '.join(rewritten.unseen)}. Take another method"
+                f"overwrite an activation in place that it reads again?{parts} Take another method"
             )
 
     def _recordings(
