@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from test_classifier import RATE, Network, stft, wrap
+from networks import RATE, Network, stft, wrap
 from test_waveform import Convolutions
 from test_waveform import wrap as wrap_waveform
 from tones import front_end, small_model

@@ -202,3 +202,15 @@ def test_networks_of_few_bits_are_scored_in_double_precision(dtype):
     found = Scorer(network().to(dtype))(FEATURES.to(dtype))
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, Scorer(network())(FEATURES), rtol=0.02, atol=0.005)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_torchscript_runs_as_it_is():
+    plain = nn.Sequential(*list(network().children())[:3], nn.Flatten(), nn.Linear(720, 3)).eval()
+    scripted = torch.jit.script(plain)
+    assert fast_copy(scripted) is scripted
+    found, expected = (
+        METHODS["saliency"](each).attribute(FEATURES, 1) for each in (scripted, plain)
+    )
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(Scorer(scripted)(FEATURES), Scorer(plain)(FEATURES))

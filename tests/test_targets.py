@@ -1,5 +1,9 @@
 """Which labels of a clip are explained."""
 
+import json
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -23,6 +27,9 @@ def chosen(target, probabilities=PROBABILITIES):
         (None, [(0, "dog"), (1, "wind")]),
         ("cat", [(0, "cat"), (1, "cat")]),
         (2, [(0, "rain"), (1, "rain")]),
+        (np.int64(1), [(0, "cat"), (1, "cat")]),
+        (torch.tensor(1), [(0, "cat"), (1, "cat")]),
+        (np.array([2, 1]), [(0, "rain"), (0, "cat"), (1, "rain"), (1, "cat")]),
         (["wind", 0], [(0, "wind"), (0, "dog"), (1, "wind"), (1, "dog")]),
         (Top(1), [(0, "dog"), (1, "wind")]),
         (Top(2), [(0, "dog"), (0, "rain"), (1, "wind"), (1, "rain")]),
@@ -33,6 +40,7 @@ def chosen(target, probabilities=PROBABILITIES):
 )
 def test_labels_are_chosen(target, expected):
     assert chosen(target) == expected
+    json.dumps(describe_target(target))
 
 
 @given(
@@ -50,28 +58,41 @@ def test_above_takes_exactly_the_labels_that_reach_the_probability(rows, least):
 
 
 @pytest.mark.parametrize(
-    ("target", "message"),
+    ("target", "error", "message"),
     [
-        ("dgo", "unknown class 'dgo'.*Did you mean 'dog'"),
-        (4, r"target 4: expected 0 … 3, or one of dog, cat, rain, wind"),
-        (-1, "target -1"),
-        ([], "expected some, each once"),
-        (["dog", 0], "expected some, each once"),
-        (Top(5), "top 5 labels of 4 classes"),
+        ("dgo", ValueError, "unknown class 'dgo'.*Did you mean 'dog'"),
+        (4, ValueError, r"target 4: expected 0 … 3, or one of dog, cat, rain, wind"),
+        (-1, ValueError, "target -1"),
+        ([], ValueError, "expected some, each once"),
+        (["dog", 0], ValueError, "expected some, each once"),
+        (Top(5), ValueError, "top 5 labels of 4 classes"),
+        (True, TypeError, "target True: expected the name or the index"),
+        (1.5, TypeError, r"target 1\.5"),
+        ([None], TypeError, "target None"),
     ],
 )
-def test_labels_that_are_none_are_named(target, message):
-    with pytest.raises(ValueError, match=message):
+def test_labels_that_are_none_are_named(target, error, message):
+    with pytest.raises(error, match=message):
         choose_targets(target, PROBABILITIES, CLASSES)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [lambda: Top(0), lambda: Top(1.5), lambda: Top(True), lambda: Above(0), lambda: Above(1)],
-)
-def test_rules_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="expected a"):
-        wrong()
+def test_a_long_list_of_classes_is_cut_in_messages():
+    names = [f"class number {index}" for index in range(527)]
+    with pytest.raises(ValueError, match=r"… \(527\)") as caught:
+        choose_targets("dog", torch.rand(1, 527), names)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.0, "2"])
+def test_top_takes_a_number_of_labels(wrong):
+    with pytest.raises(ValueError, match="expected a whole number of at least 1"):
+        Top(wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, -0.5, 2, math.nan])
+def test_above_takes_a_probability(wrong):
+    with pytest.raises(ValueError, match="expected a probability between 0 and 1"):
+        Above(wrong)
 
 
 def test_a_target_is_described_for_json():

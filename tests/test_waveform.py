@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_classifier import Blocks
+from test_new_parts import Blocks
 from tones import Tones
 from torch import nn
 
