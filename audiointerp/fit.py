@@ -1,5 +1,6 @@
 """Train a classifier; the public face of `audiointerp.training`."""
 
-from audiointerp.training.loop import Training, TrainingError, best_epoch, fit
+from audiointerp.training.checkpoints import best_epoch
+from audiointerp.training.loop import Training, TrainingError, fit
 
 __all__ = ["Training", "TrainingError", "best_epoch", "fit"]

@@ -6,28 +6,23 @@ import os
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.artist import Artist
-from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
-from matplotlib.path import Path as Outline
-from matplotlib.transforms import IdentityTransform
 from tqdm.auto import tqdm
 
 from audiointerp.evaluation import METRICS
 from audiointerp.plots import draw_plane
 from audiointerp.storage import replacing
 from audiointerp.tables.cells import COUNT, Cell, Column, Row
+from audiointerp.tables.lettering import Lettering
 from audiointerp.tables.links import Bookmark, Link, add_navigation
 from audiointerp.tables.score import SCORE, describe_score
 from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
@@ -46,7 +41,7 @@ _HEAD, _BETWEEN, _BELOW = 2.7, 0.35, 1.3
 """Lines above the rows of a table (caption, headings), between its groups and below it."""
 _GAP = 0.3
 """Inches between tables side by side."""
-_SIZE, _SMALL = 7, 5.7
+_SMALL = 5.7
 _LETTER, _PAD = 0.054, 0.1
 """Inches that a letter takes, on average, and that stay free beside a name."""
 _MEAN, _CELL, _WIDEST_CELL, _COUNT_CELL = 0.3, 0.94, 1.08, 0.42
@@ -390,7 +385,7 @@ def _draw_contents(
     plain: bool,
 ) -> tuple[Figure, list[Link]]:
     figure = Figure(figsize=(_WIDTH, _HEIGHT))
-    page = figure.add_artist(_Lettering(plain))
+    page = figure.add_artist(Lettering(plain))
     links = []
     names, step = 2.5, 0.7
     y = _HEIGHT - _EDGE - 0.05
@@ -414,7 +409,7 @@ def _draw_contents(
     return figure, links
 
 
-def _draw_key(page: _Lettering, left: float, y: float, key: Sequence[_Paragraph]) -> None:
+def _draw_key(page: Lettering, left: float, y: float, key: Sequence[_Paragraph]) -> None:
     longest = max((len(paragraph.name) for paragraph in key if paragraph.lines), default=0)
     indent = max(0.55, _PAD + 1.3 * _LETTER * longest)
     for paragraph in key:
@@ -428,71 +423,10 @@ def _draw_key(page: _Lettering, left: float, y: float, key: Sequence[_Paragraph]
 # Pages of tables and planes.
 
 
-class _Lettering(Artist):
-    """The texts of a page, each where its line begins or ends.
-
-    A page has a thousand short texts. ``Figure.text`` would lay out each as a block of lines,
-    which takes seconds a page; here they go to the file as they are.
-
-    Parameters
-    ----------
-    plain : bool
-        Whether in the built-in fonts of PDF.
-    """
-
-    def __init__(self, plain: bool) -> None:
-        super().__init__()
-        self.plain = plain
-        self.texts: list[tuple[float, float, str, FontProperties, str, str, bool]] = []
-
-    def add(
-        self,
-        x: float,
-        y: float,
-        text: str,
-        *,
-        size: float = _SIZE,
-        color: str = "black",
-        weight: str = "normal",
-        align: str = "left",
-        underline: bool = False,
-    ) -> None:
-        """Put a text at a place, inches from the lower left corner."""
-        if text:
-            font = _font(size, weight, self.plain)
-            self.texts.append((x, y, text, font, color, align, underline))
-
-    def draw(self, renderer: RendererBase) -> None:
-        """Draw all texts."""
-        inch = renderer.points_to_pixels(72)
-        for left, bottom, text, font, color, align, underline in self.texts:
-            x, y = left * inch, bottom * inch
-            pen = renderer.new_gc()
-            pen.set_foreground(color)
-            if align == "right" or underline:
-                width, _, _ = renderer.get_text_width_height_descent(text, font, ismath=False)
-                x -= width if align == "right" else 0
-            renderer.draw_text(pen, x, y, text, font, 0)
-            if underline:
-                pen.set_linewidth(renderer.points_to_pixels(0.5))
-                below = y - 0.018 * inch
-                line = Outline([(x, below), (x + width, below)])
-                renderer.draw_path(pen, line, IdentityTransform())
-            pen.restore()
-
-
-@cache
-def _font(size: float, weight: str, plain: bool) -> FontProperties:
-    # Helvetica calls its normal weight medium.
-    weight = "medium" if plain and weight == "normal" else weight
-    family = "Helvetica" if plain else "DejaVu Sans"
-    return FontProperties(family=family, size=size, weight=weight)
-
-
 def _draw_page(page: _Page, number: int, tables: Tables, *, plain: bool) -> tuple[Figure, Link]:
     """Draw a page of tables or planes; its footer leads to the contents."""
     figure = Figure(figsize=(_WIDTH, _HEIGHT))
-    lettering = figure.add_artist(_Lettering(plain))
+    lettering = figure.add_artist(Lettering(plain))
     for kind, top in page.titles:
         y = _HEIGHT - _EDGE - (top + 0.6) * _LINE
         lettering.add(_SIDE, y, TITLES[kind], size=11, weight="bold")
@@ -533,7 +467,7 @@ def _draw_planes(
         draw_plane(axes, plane, title=f"{model}, {experiment}", metrics=metrics)
 
 
-def _draw_piece(figure: Figure, page: _Lettering, piece: _Piece) -> None:
+def _draw_piece(figure: Figure, page: Lettering, piece: _Piece) -> None:
     """Draw some groups of a table with its headings."""
     table, left = piece.table, piece.left
     stubs = _stub_widths(table)
@@ -572,7 +506,7 @@ def _heading(column: Column) -> str:
     return f"{column.name}, {column.unit}" if column.unit else column.name
 
 
-def _draw_cell(page: _Lettering, left: float, y: float, cell: Cell) -> None:
+def _draw_cell(page: Lettering, left: float, y: float, cell: Cell) -> None:
     """Draw a mean, its digits below those of the cell above, and its interval."""
     looks = {}
     if cell.mark in ("best", "better"):

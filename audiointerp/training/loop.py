@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +31,20 @@ from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.runs.classification import check_set, shares_of
-from audiointerp.storage import write_atomically
 from audiointerp.training import augment
 from audiointerp.training.augment import SpecAugment
+from audiointerp.training.checkpoints import (
+    BEST,
+    HISTORY,
+    LAST,
+    best_epoch,
+    best_state,
+    is_finished,
+    read_earlier,
+    score_name,
+    write_history,
+)
 
-BEST, LAST, HISTORY = "best.ckpt", "last.ckpt", "history.csv"
 TRAINING_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Lightning's names of the precisions that a model can be trained in."""
 
@@ -197,8 +206,8 @@ def fit(
     _check_numbers(settings)
     hardware = resolve_device(device)
     out = Path(out).resolve()
-    earlier = _read_earlier(out, settings, resume, overwrite)
-    if earlier is None or not _is_finished(earlier, epochs, patience):
+    earlier = read_earlier(out, settings, resume, overwrite)
+    if earlier is None or not is_finished(earlier, epochs, patience):
         task = _Task(model, processor, spec_augment, settings, out)
         loaders = (
             _loader(train, batch_size, num_workers, seed),
@@ -206,27 +215,10 @@ def fit(
         )
         _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
         earlier = task.history
-    model.load_state_dict(_best_state(out / BEST), strict=True)
+    model.load_state_dict(best_state(out / BEST), strict=True)
     model.classes, model.duration = train.classes, train.duration
     best = best_epoch(earlier)
     return Training(model.eval(), pd.DataFrame(earlier), best, out / BEST)
-
-
-def best_epoch(history: Sequence[dict[str, float]]) -> int:
-    """Return the epoch of the highest validation score, of several that of the lowest loss.
-
-    Parameters
-    ----------
-    history : sequence of dict
-        As `Training.history`. The score is ``val_map`` where it is there, else ``val_accuracy``.
-    """
-    best = max(history, key=lambda row: (row[score_name(row)], -row["val_loss"], -row["epoch"]))
-    return int(best["epoch"])
-
-
-def score_name(columns: Container[str]) -> str:
-    """Return which column of a history the best epoch is chosen by."""
-    return "val_map" if "val_map" in columns else "val_accuracy"
 
 
 class _Task(LightningModule):
@@ -317,7 +309,7 @@ class _Task(LightningModule):
         if best == epoch:
             self.trainer.save_checkpoint(self.out / BEST)
         self.trainer.save_checkpoint(self.out / LAST)
-        _write_history(self.history, self.out / HISTORY)
+        write_history(self.history, self.out / HISTORY)
         patience = self.settings["patience"]
         self.trainer.should_stop = patience is not None and epoch - best >= patience
 
@@ -548,62 +540,6 @@ def _accelerator(device: torch.device) -> dict[str, Any]:
 def _cuda(device: torch.device) -> list[int]:
     """Return the CUDA devices whose random state a training on `device` changes."""
     return [device.index or 0] if device.type == "cuda" else []
-
-
-def _read_earlier(
-    out: Path, settings: dict[str, Any], resume: bool, overwrite: bool
-) -> list[dict[str, float]] | None:
-    """Return the history of the training in `out`, None if there is none to go on from."""
-    last = out / LAST
-    if not last.exists() or (overwrite and not resume):
-        return None
-    if not resume:
-        raise ValueError(
-            f"{out} holds a training already: pass resume=True to go on with it, overwrite=True to "
-            "begin anew, or another folder"
-        )
-    kept = _read_checkpoint(last)["training"]
-    differ = [name for name, value in settings.items() if kept["settings"].get(name) != value]
-    if differ and overwrite:
-        return None
-    if differ:
-        listed = ", ".join(
-            f"{name} {kept['settings'].get(name)!r} then, {settings[name]!r} now" for name in differ
-        )
-        raise ValueError(f"{last} is from a training with other settings ({listed})")
-    return kept["history"]
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of `fit`; tensors and plain values only, no code is run."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path}: not a readable checkpoint ({error}); was it cut short?"
-        ) from error
-    if not isinstance(checkpoint, dict) or "training" not in checkpoint:
-        raise ValueError(f"{path}: not a checkpoint that audiointerp.fit wrote")
-    return checkpoint
-
-
-def _best_state(path: Path) -> dict[str, Tensor]:
-    prefix = "model."
-    state = _read_checkpoint(path)["state_dict"]
-    return {
-        name.removeprefix(prefix): value.contiguous()
-        for name, value in state.items()
-        if name.startswith(prefix)
-    }
-
-
-def _is_finished(history: list[dict[str, float]], epochs: int, patience: int | None) -> bool:
-    waited = len(history) - best_epoch(history)
-    return len(history) >= epochs or (patience is not None and waited >= patience)
-
-
-def _write_history(history: list[dict[str, float]], path: Path) -> None:
-    write_atomically(path, pd.DataFrame(history).to_csv(index=False))
 
 
 @contextmanager
