@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 from matplotlib import rc_context
@@ -91,12 +91,26 @@ class _Entry(NamedTuple):
     """Headings of the columns, where the line is a title."""
     is_title: bool = False
 
+    @property
+    def height(self) -> float:
+        """Lines that it takes."""
+        return 2.4 if self.is_title else 1.3
+
 
 class _Paragraph(NamedTuple):
     """A part of the key: lines, with a name before them or, without lines, a heading."""
 
     name: str
     lines: list[str]
+
+    @property
+    def height(self) -> float:
+        """Lines that it takes, with the room below."""
+        apart = 0.3 if self.name and self.lines else 0.0
+        return 1.35 * max(1, len(self.lines)) + apart
+
+
+_Part = TypeVar("_Part", _Entry, _Paragraph)
 
 
 def write_pdf(tables: Tables, path: str | os.PathLike[str]) -> Path:
@@ -118,10 +132,10 @@ def write_pdf(tables: Tables, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pages, key = _lay_out(tables), _cut_key(_make_key(tables))
+    pages, key = _lay_out(tables), _cut(_make_key(tables))
     # How many pages the contents take does not depend on the numbers in them.
-    before = max(len(key), len(_cut_contents(_list_contents(pages, before=0))))
-    contents = _cut_contents(_list_contents(pages, before=before))
+    before = max(len(key), len(_cut(_list_contents(pages, before=0))))
+    contents = _cut(_list_contents(pages, before=before))
     with replacing(path) as partial:
         _draw_pages(partial, pages, list(zip_longest(contents, key, fillvalue=[])), tables)
     return path
@@ -319,24 +333,6 @@ def _list_contents(pages: Sequence[_Page], before: int) -> list[_Entry]:
     return entries
 
 
-def _cut_contents(entries: Sequence[_Entry]) -> list[list[_Entry]]:
-    """Cut the contents into pages."""
-    pages: list[list[_Entry]] = [[]]
-    used = 0.0
-    for entry in entries:
-        height = _entry_lines(entry)
-        if used + height > _ROOM - 2 * _TITLE:
-            pages.append([])
-            used = 0.0
-        pages[-1].append(entry)
-        used += height
-    return pages
-
-
-def _entry_lines(entry: _Entry) -> float:
-    return 2.4 if entry.is_title else 1.3
-
-
 def _make_key(tables: Tables) -> list[_Paragraph]:
     """Return what the columns and the marks mean."""
     several = "rows" in tables.frames["accuracy"]
@@ -357,23 +353,17 @@ def _make_key(tables: Tables) -> list[_Paragraph]:
     return key + [_Paragraph(name, textwrap.wrap(text, 58)) for name, text in meanings.items()]
 
 
-def _cut_key(key: Sequence[_Paragraph]) -> list[list[_Paragraph]]:
-    """Cut the key into pages."""
-    pages: list[list[_Paragraph]] = [[]]
+def _cut(parts: Iterable[_Part]) -> list[list[_Part]]:
+    """Cut the contents or the key into pages."""
+    pages: list[list[_Part]] = [[]]
     used = 0.0
-    for paragraph in key:
-        height = _paragraph_lines(paragraph)
-        if used + height > _ROOM - 2 * _TITLE:
+    for part in parts:
+        if used + part.height > _ROOM - 2 * _TITLE:
             pages.append([])
             used = 0.0
-        pages[-1].append(paragraph)
-        used += height
+        pages[-1].append(part)
+        used += part.height
     return pages
-
-
-def _paragraph_lines(paragraph: _Paragraph) -> float:
-    apart = 0.3 if paragraph.name and paragraph.lines else 0.0
-    return 1.35 * max(1, len(paragraph.lines)) + apart
 
 
 def _draw_contents(
@@ -394,7 +384,7 @@ def _draw_contents(
     _draw_key(page, _SIDE + 6.9, y - (_TITLE + 2.1) * _LINE, key)
     y -= _TITLE * _LINE
     for entry in entries:
-        y -= _entry_lines(entry) * _LINE
+        y -= entry.height * _LINE
         weight = "bold" if entry.is_title else "normal"
         page.add(_SIDE + (0 if entry.is_title else 0.12), y, entry.text, size=8, weight=weight)
         width = min(step, 4.2 / max(1, len(entry.columns or entry.pages)))
@@ -417,7 +407,7 @@ def _draw_key(page: Lettering, left: float, y: float, key: Sequence[_Paragraph])
         for place, line in enumerate(paragraph.lines):
             x = left + (indent if paragraph.name else 0)
             page.add(x, y - 1.35 * place * _LINE, line, size=8)
-        y -= _paragraph_lines(paragraph) * _LINE
+        y -= paragraph.height * _LINE
 
 
 # Pages of tables and planes.
