@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,14 +212,17 @@ class TestFolders:
                 )
 
             def _decode(self, index):
-                raise NotImplementedError
+                return torch.sin(torch.arange(self.num_samples, dtype=torch.float32))[None]
 
-            _source = _decode
+            def _source(self, index):
+                return "beep"
 
         (tmp_path / "beeps.txt").touch()
         record = Layout("beeps.txt", lambda root: (root / "beeps.txt").is_file(), Beeps)
         monkeypatch.setitem(LAYOUTS, "beeps", record)
-        assert type(open_dataset(tmp_path, **TINY)) is Beeps
+        beeps = open_dataset(tmp_path, **TINY, normalize=False)
+        assert type(beeps) is Beeps
+        assert torch.equal(beeps[0].waveform, torch.sin(torch.arange(8000.0))[None])
 
     def test_a_subset_is_esc50s(self, roots, tiny_esc50):
         assert open_dataset(tiny_esc50, subset="esc10", **TINY).classes == ("dog", "rain")
