@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from audiointerp.dataset.base import ClipDataset
+from audiointerp.dataset.channels import MID
 from audiointerp.interpretation import Interpreter
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import check_fit
@@ -144,6 +145,7 @@ class Predict:
         window: float | None = None,
         hop: float | None = None,
         windows: int | Literal["all"] = INTERPRETED,
+        channel: str = MID,
     ) -> Interpretation | RecordingInterpretation:
         """Interpret a clip, or a recording of any length.
 
@@ -171,6 +173,9 @@ class Predict:
             frames of the front end, so that the attribution maps of windows can be joined.
         windows : int or "all"
             How many windows to interpret; see `audiointerp.runs.windows.choose_windows`.
+        channel : {"mid", "left", "right", "side"}
+            The mean of all channels, the first, the second, or half the difference of two. The
+            result's name says which was taken, if it is not "mid".
 
         Returns
         -------
@@ -181,14 +186,19 @@ class Predict:
         Raises
         ------
         AudioError
-            If the file cannot be read, has no such part, or is silent or damaged.
+            If the file cannot be read, has no such part or channel, or is silent or damaged.
         ValueError
             If a waveform comes without its rate, the target is no class, or a recording is too
             long for a model that names no duration.
         """
         windowing = Windowing(start, end, window, hop, windows)
         recording = open_recording(
-            audio, self.classifier, windowing, sample_rate=sample_rate, duration=self.duration
+            audio,
+            self.classifier,
+            windowing,
+            sample_rate=sample_rate,
+            duration=self.duration,
+            channel=channel,
         )
         if recording.is_clip:
             waveform, name = recording.clip(), recording.section

@@ -11,6 +11,7 @@ from audiointerp.cli.options import (
     AboveProbability,
     Background,
     Base,
+    Channel,
     Device,
     End,
     Hop,
@@ -42,6 +43,7 @@ def figure(
     end: End = None,
     window: WindowSeconds = None,
     hop: Hop = None,
+    channel: Channel = "mid",
     background: Background = "synthetic",
     base: Base = "floor",
     seed: Seed = 0,
@@ -65,6 +67,7 @@ def figure(
         background=background,
         device=device,
         recipe=recipe,
+        channel=channel,
         windowing=Windowing(start, end, window, hop),
     )
     if comparison.coverage.is_partial:

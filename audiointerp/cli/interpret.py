@@ -11,6 +11,7 @@ from audiointerp.cli.options import (
     AboveProbability,
     Background,
     Base,
+    Channel,
     Device,
     End,
     Hop,
@@ -54,6 +55,7 @@ def interpret(
     windows: Annotated[
         str, typer.Option(help="How many windows of a recording to interpret, or 'all'.")
     ] = "5",
+    channel: Channel = "mid",
     background: Background = "synthetic",
     base: Base = "floor",
     on: Places = ["features"],  # noqa: B006 (typer reads the default, nobody changes it)
@@ -82,6 +84,7 @@ def interpret(
         sound=sound,
         background=background,
         device=device,
+        channel=channel,
         windowing=Windowing(start, end, window, hop, most),
         recipe=recipe,
     )

@@ -64,6 +64,12 @@ WindowSeconds = Annotated[
 Hop = Annotated[
     float | None, typer.Option(help="Seconds from one window to the next; half a window.")
 ]
+Channel = Annotated[
+    str,
+    typer.Option(
+        help="mid, the mean of all channels; left; right; side, half the difference of two."
+    ),
+]
 TRAIN_FOLDS = ["1", "2", "3"]
 """The folds that models are trained on unless told otherwise."""
 

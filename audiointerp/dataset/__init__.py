@@ -4,6 +4,7 @@ from audiointerp.dataset.audio import AudioError, load_audio, prepare_waveform, 
 from audiointerp.dataset.audioset import AudioSetDataset, audioset_classes
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.cells import TableError
+from audiointerp.dataset.channels import CHANNELS, CancellationWarning
 from audiointerp.dataset.choose import LAYOUTS, open_dataset
 from audiointerp.dataset.contamination import Contamination, contaminate
 from audiointerp.dataset.download import copy_samples, download_esc50
@@ -16,10 +17,12 @@ from audiointerp.dataset.table import TableDataset
 from audiointerp.dataset.urbansound8k import UrbanSound8KDataset
 
 __all__ = [
+    "CHANNELS",
     "LAYOUTS",
     "AudioError",
     "AudioSetDataset",
     "AudioStream",
+    "CancellationWarning",
     "Clip",
     "ClipDataset",
     "Contamination",

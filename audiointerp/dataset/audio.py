@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import operator
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiointerp.dataset.channels import CHANNELS, MID, SILENT, mix, warn_cancelled, why_silent
 from audiointerp.dataset.decode import AudioError, SoundReader
 from audiointerp.storage import write_atomically
 
@@ -27,7 +28,8 @@ _LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
 _LONGEST = 3600.0
 _MOST_CHANNELS = 16
 
-_SILENT = "the waveform is silent (all zeros), so it has no peak to normalise to"
+WAVEFORM = "the waveform given"
+"""What messages call a sound that is no file."""
 
 
 def check_rate(sample_rate: int) -> int:
@@ -187,7 +189,7 @@ def peak_normalize(waveform: Tensor) -> Tensor:
     """
     peak = waveform.abs().amax(dim=-1, keepdim=True)
     if (peak == 0).any():
-        raise ValueError(_SILENT)
+        raise ValueError("the waveform is silent (all zeros), so it has no peak to normalise to")
     return waveform / peak
 
 
@@ -199,10 +201,11 @@ def load_audio(
     *,
     start: float = 0.0,
     end: float | None = None,
+    channel: str = MID,
 ) -> tuple[Tensor, int]:
     """Read a sound file, or a part of it, as one mono waveform.
 
-    In this order: decode, average the channels, resample, cut or zero-pad, peak-normalise. The
+    In this order: decode, take the channel, resample, cut or zero-pad, peak-normalise. The
     peak is that of the part that is kept. What lies behind it is not decoded. Recordings too long
     for the memory are read by `audiointerp.dataset.AudioStream`.
 
@@ -219,6 +222,10 @@ def load_audio(
     start, end : float, optional
         The part of the file to read, in seconds; the whole file by default. What lies outside
         does not sound into it.
+    channel : {"mid", "left", "right", "side"}
+        The mean of all channels, the first, the second, or half the difference of two. A mono
+        file has no side, and gives its only channel otherwise. A `CancellationWarning` says so
+        where the channels of a file nearly cancel in their mean.
 
     Returns
     -------
@@ -230,8 +237,8 @@ def load_audio(
     Raises
     ------
     AudioError
-        If the file is missing, a folder, empty, truncated or not audio, has no such part, holds
-        NaN or infinite samples, or is silent where it should be normalised.
+        If the file is missing, a folder, empty, truncated or not audio, has no such part or
+        channel, holds NaN or infinite samples, or is silent where it should be normalised.
 
     Examples
     --------
@@ -243,8 +250,14 @@ def load_audio(
         sample_rate = check_rate(sample_rate)
     if duration is not None:
         duration = check_duration(duration)
-    waveform, rate = read_part(path, sample_rate, start=start, end=end, longest=duration)
-    return _finish(waveform, rate, duration, normalize, path), rate
+    waveform, rate = read_part(
+        path, sample_rate, start=start, end=end, longest=duration, channel=channel
+    )
+
+    def explain() -> str:
+        return why_file_silent(path, channel, start=start, end=end, longest=duration)
+
+    return _finish(waveform, rate, duration, normalize, path, explain), rate
 
 
 def read_part(
@@ -254,12 +267,13 @@ def read_part(
     start: float = 0.0,
     end: float | None = None,
     longest: float | None = None,
+    channel: str = MID,
 ) -> tuple[Tensor, int]:
     """Read a part of a sound file as it is: mono, resampled, neither padded nor normalised.
 
     Parameters
     ----------
-    path, sample_rate, start, end
+    path, sample_rate, start, end, channel
         See `load_audio`.
     longest : float, optional
         Decode no more than what gives this many seconds. The waveform is cut there to within a
@@ -272,20 +286,52 @@ def read_part(
     rate : int
         Its sampling rate in Hz.
     """
+    CHANNELS[channel]
     with SoundReader(Path(path)) as reader:
         rate = reader.rate if sample_rate is None else sample_rate
         enough = None if longest is None else samples_in(longest, rate)
         kept, samples = [np.zeros(0, dtype=np.float32)], 0
-        for block in read_blocks(reader, rate, *reader.part(start, end)):
+        for block in read_blocks(reader, rate, *reader.part(start, end), channel=channel):
             kept.append(block)
             samples += len(block)
             if enough is not None and samples >= enough:
                 break
+    peak = max(float(np.abs(block).max(initial=0)) for block in kept)
+    warn_cancelled(path, channel, peak, reader.loudest)
     return torch.from_numpy(np.concatenate(kept))[None], rate
 
 
+def why_file_silent(
+    path: str | os.PathLike[str],
+    channel: str = MID,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    longest: float | None = None,
+) -> str:
+    """Say why a part of a file is silent.
+
+    Parameters
+    ----------
+    path, channel, start, end
+        See `load_audio`.
+    longest : float, optional
+        Only this many seconds of the part were looked at.
+
+    Returns
+    -------
+    str
+        What to write after the name of the file.
+    """
+    with SoundReader(Path(path)) as reader:
+        first, last = reader.part(start, end)
+        if longest is not None:
+            last = min(last, first + samples_in(longest, reader.rate))
+        return why_silent(reader.channel_blocks(), reader.rate, channel, first, last)
+
+
 def read_blocks(
-    reader: SoundReader, sample_rate: int, first: int, last: int
+    reader: SoundReader, sample_rate: int, first: int, last: int, *, channel: str = MID
 ) -> Iterator[NDArray[np.float32]]:
     """Yield a part of an open file as mono blocks at `sample_rate`.
 
@@ -296,6 +342,8 @@ def read_blocks(
         In Hz.
     first, last : int
         As `SoundReader.part` returns them.
+    channel : {"mid", "left", "right", "side"}
+        See `load_audio`.
 
     Yields
     ------
@@ -312,7 +360,8 @@ def read_blocks(
             check_rate(reader.rate)
     except ValueError as error:
         raise AudioError(f"{reader.path}: cannot be resampled: {error}") from error
-    yield from resample_blocks(reader.blocks(first, last), reader.rate, sample_rate)
+    blocks = reader.blocks(first, last, channel=channel)
+    yield from resample_blocks(blocks, reader.rate, sample_rate)
 
 
 def prepare_waveform(
@@ -321,6 +370,8 @@ def prepare_waveform(
     sample_rate: int | None = None,
     duration: float | None = None,
     normalize: bool = True,
+    *,
+    channel: str = MID,
 ) -> tuple[Tensor, int]:
     """Do with a waveform in memory what `load_audio` does with a file.
 
@@ -330,7 +381,7 @@ def prepare_waveform(
         Shape ``(samples,)`` or ``(channels, samples)``, floating point.
     rate : int
         Its sampling rate in Hz.
-    sample_rate, duration, normalize
+    sample_rate, duration, normalize, channel
         See `load_audio`.
 
     Returns
@@ -347,25 +398,58 @@ def prepare_waveform(
     ValueError
         If it has another shape or whole-number samples.
     """
+    CHANNELS[channel]
     rate = check_rate(rate)
     new_rate = rate if sample_rate is None else sample_rate
-    mono = resample(_mono(torch.as_tensor(waveform)), rate, new_rate)
-    return _finish(mono, new_rate, duration, normalize, "the waveform given"), new_rate
+    samples = by_channel(torch.as_tensor(waveform))
+    mono = _take_channel(samples, channel)
+    if isinstance(waveform, Tensor):
+        mono = mono.to(waveform.device)
+    done = resample(mono, rate, new_rate)
+
+    def explain() -> str:
+        last = len(samples) if duration is None else samples_in(duration, rate)
+        return why_silent([samples], rate, channel, 0, min(last, len(samples)))
+
+    return _finish(done, new_rate, duration, normalize, WAVEFORM, explain), new_rate
 
 
 def _finish(
-    waveform: Tensor, rate: int, duration: float | None, normalize: bool, source: object
+    waveform: Tensor,
+    rate: int,
+    duration: float | None,
+    normalize: bool,
+    source: object,
+    explain: Callable[[], str],
 ) -> Tensor:
-    """Cut or pad, and normalise; name the `source` in an error."""
+    """Cut or pad, and normalise; name the `source` in an error, and say why it is silent."""
     if duration is not None:
         waveform = fix_length(waveform, samples_in(duration, rate))
     if waveform.shape[-1] == 0:
         raise AudioError(f"{source}: too short to leave a sample at {rate} Hz")
-    return normalize_named(waveform, source) if normalize else waveform
+    return normalize_named(waveform, source, explain) if normalize else waveform
 
 
-def _mono(waveform: Tensor) -> Tensor:
-    """Return a waveform (samples,) or (channels, samples) as float32 (1, samples)."""
+def by_channel(waveform: Tensor) -> NDArray[np.floating]:
+    """Return a waveform in memory with its channels side by side.
+
+    Parameters
+    ----------
+    waveform : Tensor
+        Shape ``(samples,)`` or ``(channels, samples)``, floating point, on any device.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(samples, channels)``.
+
+    Raises
+    ------
+    AudioError
+        If it holds NaN or infinite samples.
+    ValueError
+        If it has another shape or whole-number samples.
+    """
     if waveform.ndim not in (1, 2) or waveform.numel() == 0:
         raise ValueError(
             f"the waveform has shape {tuple(waveform.shape)}: expected (samples,) or "
@@ -382,9 +466,20 @@ def _mono(waveform: Tensor) -> Tensor:
             "transpose it"
         )
     if not torch.isfinite(waveform).all():
-        raise AudioError("the waveform given: has NaN or infinite samples; is it damaged?")
-    mono = waveform.double().reshape(-1, waveform.shape[-1]).mean(0, keepdim=True)
-    return mono.float()
+        raise AudioError(f"{WAVEFORM}: has NaN or infinite samples; is it damaged?")
+    rows = waveform.detach().cpu().reshape(-1, waveform.shape[-1])
+    return rows.to(torch.promote_types(rows.dtype, torch.float32)).numpy().T
+
+
+def _take_channel(samples: NDArray[np.floating], channel: str) -> Tensor:
+    """Return one channel of a waveform (samples, channels) as float32 (1, samples)."""
+    try:
+        mono = torch.from_numpy(mix(samples, channel))[None]
+    except ValueError as error:
+        raise AudioError(f"{WAVEFORM}: {error}") from error
+    loudest = float(np.abs(samples).max()) if samples.shape[1] > 1 else 0.0
+    warn_cancelled(WAVEFORM, channel, float(mono.abs().max()), loudest)
+    return mono
 
 
 def samples_in(duration: float, rate: int) -> int:
@@ -392,17 +487,24 @@ def samples_in(duration: float, rate: int) -> int:
     return max(1, round(duration * rate))
 
 
-def normalize_named(waveform: Tensor, source: object) -> Tensor:
-    """Peak-normalise, and name the `source` in the error if the waveform is silent."""
+def normalize_named(
+    waveform: Tensor, source: object, explain: Callable[[], str] = lambda: SILENT
+) -> Tensor:
+    """Peak-normalise; if the waveform is silent, name the `source` and say why.
+
+    Parameters
+    ----------
+    waveform : Tensor
+        Shape ``(1, samples)``.
+    source : object
+        What to call it in an error.
+    explain : callable
+        Returns why it is silent; called only if it is.
+    """
     try:
         return peak_normalize(waveform)
     except ValueError as error:
-        raise silence(source) from error
-
-
-def silence(source: object) -> AudioError:
-    """Return the error of a sound that should be normalised and is silent."""
-    return AudioError(f"{source}: {_SILENT}. Is it an empty recording, or a muted one?")
+        raise AudioError(f"{source}: {explain()}") from error
 
 
 def save_audio(

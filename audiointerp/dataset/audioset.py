@@ -66,7 +66,7 @@ class AudioSetDataset(FileDataset):
         Splits to take: "balanced_train", "unbalanced_train", "eval". None takes those there are.
     **options
         sample_rate, duration (10 s by default), normalize, contamination, cache_dir, clips,
-        window_hop: see `audiointerp.dataset.FileDataset`.
+        window_hop, channel: see `audiointerp.dataset.FileDataset`.
 
     Attributes
     ----------

@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +20,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from audiointerp.dataset.audio import (
+    AudioError,
     check_duration,
     check_rate,
     fix_length,
     normalize_named,
     samples_in,
 )
+from audiointerp.dataset.channels import SILENT
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.storage import write_atomically
 
@@ -186,10 +189,16 @@ class ClipDataset(Dataset[Clip], ABC):
         """Return the clip without contamination and the background it has of itself (zeros)."""
         waveform = fix_length(self._cached(index), self.num_samples)
         if self.normalize:
-            waveform = normalize_named(waveform, self._describe(index))
+            waveform = normalize_named(
+                waveform, self._describe(index), partial(self._why_silent, index)
+            )
         else:
             waveform = waveform.clone()  # what is handed out may be changed, the cache may not
         return waveform, torch.zeros_like(waveform)
+
+    def _why_silent(self, index: int) -> str:
+        """Say why a clip is silent, to be written after its name in an error."""
+        return SILENT
 
     def settings(self) -> dict[str, Any]:
         """Return what the clips depend on and how many there are, ready for JSON."""
@@ -254,9 +263,10 @@ class ClipDataset(Dataset[Clip], ABC):
         clip, noise = self._clean_parts(index)
         if self.contamination is None:
             return clip, noise
-        return self.contamination.parts(
-            clip + noise, self.sample_rate, source=self._describe(index)
-        )
+        source, whole = self._describe(index), clip + noise
+        if not whole.any():
+            raise AudioError(f"{source}: {self._why_silent(index)}")
+        return self.contamination.parts(whole, self.sample_rate, source=source)
 
     def index(self, clip_id: str) -> int:
         """Return the position of the clip called `clip_id`.

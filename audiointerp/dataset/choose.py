@@ -81,7 +81,7 @@ def open_dataset(
         A name in `LAYOUTS`, for a folder that is not recognised or looks like two.
     **options
         What all sets take: folds, clips, sample_rate, duration, normalize, contamination,
-        cache_dir; all of files: window_hop; and what the set's own constructor takes.
+        cache_dir; all of files: window_hop, channel; and what the set's own constructor takes.
 
     Returns
     -------
@@ -182,6 +182,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "splits": _yes_or_no,
     "num_folds": int,
     "window_hop": float,
+    "channel": str,
 }
 
 

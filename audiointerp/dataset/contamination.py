@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiointerp.dataset.audio import AudioError, load_audio
+from audiointerp.dataset.audio import AudioError, load_audio, why_file_silent
+from audiointerp.dataset.channels import MID
 
 PUBLISHED_ALPHA = 0.6
 """Share of the clip in the published experiments: 20·log10(0.6 / 0.4) = 3.52 dB."""
@@ -132,6 +133,8 @@ class Contamination:
         Share of the clip, above 0 and below 1. 0.6 if `snr_db` is not given either.
     snr_db : float, optional
         Level of the clip over the noise in dB, in place of `alpha`.
+    channel : {"mid", "left", "right", "side"}
+        What becomes of the channels of the noise file; see `audiointerp.dataset.load_audio`.
 
     Raises
     ------
@@ -152,12 +155,15 @@ class Contamination:
         alpha: float | None = None,
         *,
         snr_db: float | None = None,
+        channel: str = MID,
     ) -> None:
         self.alpha = share_of_clip(alpha, snr_db)
         self.noise_file = Path(noise_file)
-        whole, rate = load_audio(self.noise_file, normalize=False)
+        self.channel = channel
+        whole, rate = load_audio(self.noise_file, normalize=False, channel=channel)
         if not whole.any():
-            raise AudioError(f"{self.noise_file}: the noise is silent (all zeros)")
+            why = why_file_silent(self.noise_file, channel)
+            raise AudioError(f"{self.noise_file}: cannot be a background noise: {why}")
         self._whole: dict[int, Tensor] = {rate: whole}
         self._sha256 = hashlib.sha256(self.noise_file.read_bytes()).hexdigest()
 
@@ -177,9 +183,11 @@ class Contamination:
         Returns
         -------
         dict
-            The noise's name, its file's name and SHA-256, α and the level in dB.
+            The noise's name, its file's name and SHA-256, α and the level in dB; its channel if
+            that is not "mid".
         """
-        return {
+        channel = {} if self.channel == MID else {"channel": self.channel}
+        return channel | {
             "noise": self.name,
             "noise_file": self.noise_file.name,
             "noise_sha256": self._sha256,
@@ -201,7 +209,9 @@ class Contamination:
             If the part of the file that is used is silent.
         """
         if sample_rate not in self._whole:
-            self._whole[sample_rate], _ = load_audio(self.noise_file, sample_rate, normalize=False)
+            self._whole[sample_rate], _ = load_audio(
+                self.noise_file, sample_rate, normalize=False, channel=self.channel
+            )
         whole = self._whole[sample_rate]
         noise = whole.repeat(1, -(-samples // whole.shape[-1]))[:, :samples]
         if not noise.any():

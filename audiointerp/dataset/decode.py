@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from audiointerp.dataset.channels import MID, mix
 from audiointerp.dataset.integrity import missing_bytes, mp3_frames
 
 EXTENSIONS = (
@@ -135,6 +136,8 @@ class SoundReader:
         The file's own sampling rate in Hz.
     frames : int
         Samples of each channel.
+    loudest : float
+        The largest absolute sample of any channel among those that `blocks` has read.
 
     Raises
     ------
@@ -144,6 +147,7 @@ class SoundReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.loudest = 0.0
         check_file(path)
         with self._errors_named():  # a TypeError where the ending is .raw
             self._file = soundfile.SoundFile(path)
@@ -187,8 +191,41 @@ class SoundReader:
         """
         return part_of(self.path, self.frames, self.rate, start, end)
 
-    def blocks(self, first: int = 0, last: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Yield the frames from `first` up to `last`, the mean of the channels, in blocks.
+    def blocks(
+        self, first: int = 0, last: int | None = None, *, channel: str = MID
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the frames from `first` up to `last` as mono blocks.
+
+        Parameters
+        ----------
+        first, last : int
+            As `part` returns them; None is the end of the file.
+        channel : {"mid", "left", "right", "side"}
+            What becomes of the channels; see `audiointerp.dataset.channels`.
+
+        Yields
+        ------
+        ndarray
+            Shape ``(samples,)``, float32, never empty.
+
+        Raises
+        ------
+        AudioError
+            If the file ends before, has NaN or infinite samples, or no such channel.
+        """
+        for samples in self.channel_blocks(first, last):
+            if samples.shape[1] > 1:
+                self.loudest = max(self.loudest, float(np.abs(samples).max()))
+            try:
+                mono = mix(samples, channel)
+            except ValueError as error:
+                raise AudioError(f"{self.path}: {error}") from error
+            yield mono
+
+    def channel_blocks(
+        self, first: int = 0, last: int | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the frames from `first` up to `last` with all their channels, in blocks.
 
         Parameters
         ----------
@@ -198,7 +235,7 @@ class SoundReader:
         Yields
         ------
         ndarray
-            Shape ``(samples,)``, float32, never empty.
+            Shape ``(samples, channels)``, float32, never empty.
 
         Raises
         ------
@@ -215,7 +252,7 @@ class SoundReader:
                     f"{position} can be read; download or copy it again"
                 )
             self._check_finite(samples, position)
-            yield samples.mean(axis=1, dtype=np.float64).astype(np.float32)
+            yield samples
             position += len(samples)
 
     def _count_frames(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from audiointerp.dataset.channels import MID
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.dataset.decode import EXTENSIONS
 from audiointerp.dataset.files import FileClip, FileDataset
@@ -53,6 +54,8 @@ class ESC50Dataset(FileDataset):
         `audiointerp.dataset.base.choose_clips`.
     window_hop : float, optional
         Make several clips of a longer one, one every so many seconds; see `FileDataset`.
+    channel : {"mid", "left", "right", "side"}
+        What becomes of the channels of a file; see `audiointerp.dataset.load_audio`.
 
     Attributes
     ----------
@@ -93,6 +96,7 @@ class ESC50Dataset(FileDataset):
         cache_dir: str | os.PathLike[str] | None = None,
         clips: int | None = None,
         window_hop: float | None = None,
+        channel: str = MID,
     ) -> None:
         if subset is not None and subset not in SUBSETS:
             raise ValueError(f"unknown subset {subset!r}: choose from {', '.join(SUBSETS)} or None")
@@ -112,6 +116,7 @@ class ESC50Dataset(FileDataset):
             folds=folds,
             clips=clips,
             window_hop=window_hop,
+            channel=channel,
             sample_rate=sample_rate,
             duration=duration,
             normalize=normalize,

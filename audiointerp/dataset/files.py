@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor
 
-from audiointerp.dataset.audio import check_duration, check_rate, read_part
+from audiointerp.dataset.audio import check_duration, check_rate, read_part, why_file_silent
 from audiointerp.dataset.base import ClipDataset, Fold, choose_clips, choose_folds, sort_folds
+from audiointerp.dataset.channels import CHANNELS, MID
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.dataset.decode import TOLERANCE, AudioError, SoundReader, check_file
 from audiointerp.dataset.stream import window_starts
@@ -68,6 +69,7 @@ class ClipOptions(TypedDict, total=False):
     cache_dir: str | os.PathLike[str] | None
     clips: int | None
     window_hop: float | None
+    channel: str
 
 
 class FileDataset(ClipDataset):
@@ -96,6 +98,8 @@ class FileDataset(ClipDataset):
         last one ending with the clip. They are called ``name@12.50``, by the second they begin at.
         Every file is opened for this. None takes the beginning of a long clip only; a
         `TruncationWarning` then says how many there are.
+    channel : {"mid", "left", "right", "side"}
+        What becomes of the channels of a file; see `audiointerp.dataset.load_audio`.
     sample_rate, duration, normalize, contamination, cache_dir, multi_label
         See `audiointerp.dataset.ClipDataset`.
 
@@ -125,6 +129,7 @@ class FileDataset(ClipDataset):
         available_folds: Iterable[Fold] | None = None,
         clips: int | None = None,
         window_hop: float | None = None,
+        channel: str = MID,
         sample_rate: int = 32000,
         duration: float = 5.0,
         normalize: bool = True,
@@ -132,6 +137,8 @@ class FileDataset(ClipDataset):
         cache_dir: str | os.PathLike[str] | None = None,
         multi_label: bool = False,
     ) -> None:
+        CHANNELS[channel]
+        self.channel = channel
         there = {row.fold for row in rows}
         wanted = choose_folds(folds, there if available_folds is None else available_folds)
         rows = _take_folds(rows, wanted, source)
@@ -169,7 +176,8 @@ class FileDataset(ClipDataset):
     def settings(self) -> dict[str, Any]:
         """Return what the clips depend on and how many there are, ready for JSON."""
         windows = {} if self.window_hop is None else {"window_hop": self.window_hop}
-        return super().settings() | windows
+        channel = {} if self.channel == MID else {"channel": self.channel}
+        return super().settings() | windows | channel
 
     def cut_clips(self) -> dict[str, float]:
         """Return how much of each clip is not used because it is longer than `duration`.
@@ -190,6 +198,7 @@ class FileDataset(ClipDataset):
             start=self.starts[index],
             end=self.ends[index],
             longest=self._longest_kept(),
+            channel=self.channel,
         )[0]
 
     def _source(self, index: int) -> str:
@@ -198,7 +207,8 @@ class FileDataset(ClipDataset):
         part = f"|{start}|{end}" if start or end is not None else ""
         longest = self._longest_kept()
         kept = f"|{longest}" if longest > LONGEST_KEPT else ""
-        return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}{part}{kept}"
+        channel = "" if self.channel == MID else f"|{self.channel}"
+        return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}{part}{kept}{channel}"
 
     def _describe(self, index: int) -> str:
         start, end = self.starts[index], self.ends[index]
@@ -206,6 +216,15 @@ class FileDataset(ClipDataset):
             return str(self.paths[index])
         until = "to its end" if end is None else f"to {end:g} s"
         return f"{self.paths[index]}, from {start:g} s {until}"
+
+    def _why_silent(self, index: int) -> str:
+        return why_file_silent(
+            self.paths[index],
+            self.channel,
+            start=self.starts[index],
+            end=self.ends[index],
+            longest=self.duration,
+        )
 
     def _longest_kept(self) -> float:
         return max(LONGEST_KEPT, self.duration + 1.0)

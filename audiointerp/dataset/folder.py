@@ -63,8 +63,8 @@ class FolderDataset(FileDataset):
     num_folds : int
         How many folds to make where there are no splits.
     **options
-        sample_rate, duration, normalize, contamination, cache_dir, clips, window_hop: see
-        `audiointerp.dataset.FileDataset`.
+        sample_rate, duration, normalize, contamination, cache_dir, clips, window_hop,
+        channel: see `audiointerp.dataset.FileDataset`.
 
     Attributes
     ----------

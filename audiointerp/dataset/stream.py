@@ -20,14 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiointerp.dataset.audio import (
+    WAVEFORM,
+    by_channel,
     check_duration,
     check_rate,
     load_audio,
+    normalize_named,
     prepare_waveform,
     read_blocks,
     samples_in,
-    silence,
+    why_file_silent,
 )
+from audiointerp.dataset.channels import CHANNELS, MID, warn_cancelled, why_silent
 from audiointerp.dataset.decode import AudioError, SoundReader, part_of
 
 
@@ -100,6 +104,10 @@ class SoundStream(ABC):
         Tensor
             Shape ``(1, samples)``, float32.
         """
+
+    @abstractmethod
+    def _why_silent(self) -> str:
+        """Say why the part is silent, as `audiointerp.dataset.channels.why_silent` does."""
 
     @property
     def duration(self) -> float:
@@ -196,7 +204,7 @@ class SoundStream(ABC):
 
     def _level(self) -> float:
         if self.peak() == 0:
-            raise silence(self.source)
+            raise AudioError(f"{self.source}: {self._why_silent()}")
         return self.peak()
 
     def _cut(self, samples: NDArray[np.float32], place: int, size: int, level: float) -> Window:
@@ -221,10 +229,13 @@ class AudioStream(SoundStream):
     start, end : float, optional
         The part to read, in seconds from the beginning of the file; all of it by default. What
         lies outside does not sound into it.
+    channel : {"mid", "left", "right", "side"}
+        See `audiointerp.dataset.load_audio`.
 
     Attributes
     ----------
     path : Path
+    channel : str
     sample_rate : int
         Of the blocks and windows, in Hz.
     file_rate : int
@@ -258,9 +269,12 @@ class AudioStream(SoundStream):
         *,
         start: float = 0.0,
         end: float | None = None,
+        channel: str = MID,
     ) -> None:
+        CHANNELS[channel]
         self.path = Path(path)
         self.source = str(self.path)
+        self.channel = channel
         if sample_rate is not None:
             sample_rate = check_rate(sample_rate)
         with SoundReader(self.path) as reader:
@@ -284,13 +298,25 @@ class AudioStream(SoundStream):
             Shape ``(samples,)``, float32, never empty.
         """
         with SoundReader(self.path) as reader:
-            yield from read_blocks(reader, self.sample_rate, self._first, self._last)
+            part = self._first, self._last
+            yield from read_blocks(reader, self.sample_rate, *part, channel=self.channel)
+            self._loudest = reader.loudest
+
+    def peak(self) -> float:
+        """Return the largest absolute sample of the part; see `SoundStream.peak`."""
+        known = self._peak is not None
+        peak = super().peak()
+        if not known:
+            warn_cancelled(self.source, self.channel, peak, self._loudest)
+        return peak
 
     def clip(self, duration: float | None = None, *, normalize: bool = True) -> Tensor:
         """Return the part as one clip; see `SoundStream.clip`."""
-        return load_audio(
-            self.path, self.sample_rate, duration, normalize, start=self.start, end=self.end
-        )[0]
+        part = {"start": self.start, "end": self.end, "channel": self.channel}
+        return load_audio(self.path, self.sample_rate, duration, normalize, **part)[0]
+
+    def _why_silent(self) -> str:
+        return why_file_silent(self.path, self.channel, start=self.start, end=self.end)
 
 
 class WaveformStream(SoundStream):
@@ -306,6 +332,8 @@ class WaveformStream(SoundStream):
         Resample to this rate in Hz; its own by default.
     start, end : float, optional
         The part to read, in seconds; all of it by default.
+    channel : {"mid", "left", "right", "side"}
+        See `audiointerp.dataset.load_audio`.
 
     Raises
     ------
@@ -323,11 +351,14 @@ class WaveformStream(SoundStream):
         *,
         start: float = 0.0,
         end: float | None = None,
+        channel: str = MID,
     ) -> None:
-        self.source = "the waveform given"
-        mono, rate = prepare_waveform(waveform, rate, normalize=False)
+        self.source = WAVEFORM
+        self.channel = channel
+        self._given = waveform
+        mono, rate = prepare_waveform(waveform, rate, normalize=False, channel=channel)
         frames = mono.shape[-1]
-        first, last = part_of(self.source, frames, rate, start, end)
+        self._part = first, last = part_of(self.source, frames, rate, start, end)
         self._mono, self._rate = mono[:, first:last], rate
         self.sample_rate = rate if sample_rate is None else check_rate(sample_rate)
         self.file_duration = frames / rate
@@ -340,11 +371,16 @@ class WaveformStream(SoundStream):
 
     def clip(self, duration: float | None = None, *, normalize: bool = True) -> Tensor:
         """Return the part as one clip; see `SoundStream.clip`."""
-        return prepare_waveform(self._mono, self._rate, self.sample_rate, duration, normalize)[0]
+        clip, _ = prepare_waveform(self._mono, self._rate, self.sample_rate, duration, False)
+        return normalize_named(clip, self.source, self._why_silent) if normalize else clip
+
+    def _why_silent(self) -> str:
+        samples = by_channel(torch.as_tensor(self._given))
+        return why_silent([samples], self._rate, self.channel, *self._part)
 
     @cached_property
     def _resampled(self) -> NDArray[np.float32]:
-        return self.clip(normalize=False)[0].numpy()
+        return self.clip(normalize=False)[0].cpu().numpy()
 
 
 def resampled_length(samples: int, rate: int, new_rate: int) -> int:

@@ -68,8 +68,8 @@ class TableDataset(FileDataset):
     delimiter : str, optional
         What separates the cells of a text, if it is not what its ending says.
     **options
-        sample_rate, duration, normalize, contamination, cache_dir, clips, window_hop: see
-        `audiointerp.dataset.FileDataset`.
+        sample_rate, duration, normalize, contamination, cache_dir, clips, window_hop,
+        channel: see `audiointerp.dataset.FileDataset`.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ class UrbanSound8KDataset(FileDataset):
         Which folds to take, 1 to 10. None takes all.
     **options
         sample_rate, duration (4 s by default), normalize, contamination, cache_dir, clips,
-        window_hop: see `audiointerp.dataset.FileDataset`.
+        window_hop, channel: see `audiointerp.dataset.FileDataset`.
 
     Attributes
     ----------

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from audiointerp.dataset import ClipDataset, Contamination, open_dataset
+from audiointerp.dataset.channels import MID
 from audiointerp.dataset.choose import SYNTHETIC
 from audiointerp.interpretation import SaliencyInterpreter
 from audiointerp.masking import MASKS, apply_mask, base_level, make_masks
@@ -266,9 +267,16 @@ def _open(
             options["seed"] = about["seed"]
         if noise:
             file = noises[noise["noise_sha256"]]
-            options["contamination"] = Contamination(file, noise["alpha"])
+            channel = noise.get("channel", MID)
+            options["contamination"] = Contamination(file, noise["alpha"], channel=channel)
         opened[key] = open_dataset(data, **options)
     dataset = opened[key]
+    channel, wanted = (each.get("channel", MID) for each in (dataset.settings(), about))
+    if channel != wanted:
+        raise ValueError(
+            f"{data}: would be read with channel={channel}, {run.folder} was made with "
+            f"channel={wanted}: name the set as {str(data).partition('?')[0]}?channel={wanted}"
+        )
     there = {
         clip: "|".join(dataset.classes[label] for label in labels)
         for clip, labels in zip(dataset.clip_ids, dataset.label_sets, strict=True)

@@ -243,6 +243,8 @@ def describe_run(run: Run) -> list[tuple[str, str]]:
     network = ", ".join(_words(settings["model"]))
     folds = ", ".join(map(str, clips["folds"]))
     level = "" if clips["normalize"] else ", not normalised"
+    if "channel" in clips:
+        level += f", channel {clips['channel']}"
     unit = "power" if settings["domain"] == "power" or not run.processor.log else "dB"
     floor = f"{run.processor.floor:g} {'dB' if run.processor.log else 'power'}"
     base = {

@@ -18,12 +18,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from audiointerp.dataset import AudioError
+from audiointerp.dataset.channels import CHANNELS, MID
 from audiointerp.device import resolve_device
 from audiointerp.metrics import METRICS
 from audiointerp.runs.clip import Batch
 from audiointerp.runs.comparison import Comparison
 from audiointerp.runs.job import Job
-from audiointerp.runs.names import result_name
+from audiointerp.runs.names import result_name, with_channel
 from audiointerp.runs.passes import Recording, hear, interpret_windows, open_recording
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
@@ -83,6 +84,7 @@ def interpret_files(
     background: str | os.PathLike[str] = "synthetic",
     device: str = "auto",
     windowing: Windowing | None = None,
+    channel: str = MID,
     recipe: Recipe | None = None,
     **options: Any,
 ) -> FilesResult:
@@ -112,6 +114,9 @@ def interpret_files(
         "auto", "cpu", "cuda", "cuda:1", …
     windowing : Windowing, optional
         The part of each file to analyse, the windows, and how many of them to interpret.
+    channel : {"mid", "left", "right", "side"}
+        See `audiointerp.dataset.load_audio`. The clips' names say which was taken, ``dog (left)``,
+        if it is not "mid".
     recipe : Recipe, optional
         Methods, base, precision, labels to explain, seed; see `audiointerp.runs.recipe`.
     **options
@@ -127,13 +132,14 @@ def interpret_files(
         If a method, mask, class, format or weight file is unusable, or two files have one name;
         before anything is written.
     """
-    names = by_stem(files)
+    CHANNELS[channel]
+    names = {with_channel(name, channel): file for name, file in by_stem(files).items()}
     recipe = make_recipe(recipe, options)
     check_names((), masks or ())
     models = load_models(weights, resolve_device(device))
     for classifier in models.values():
         SOUND_FORMATS[sound].check_rate(classifier.front_end.sample_rate)
-    work = _FilesWork(Path(out), masks, sound, recipe.target, windowing or Windowing())
+    work = _FilesWork(Path(out), masks, sound, recipe.target, windowing or Windowing(), channel)
     total = len(models) * len(recipe.methods) * len(names)
     with tqdm(total=total, unit="clip", disable=not recipe.progress) as bar:
         for name, classifier in models.items():
@@ -159,6 +165,7 @@ def compare_methods(
     subset: str | None = None,
     device: str = "auto",
     windowing: Windowing | None = None,
+    channel: str = MID,
     recipe: Recipe | None = None,
     **options: Any,
 ) -> Comparison:
@@ -179,6 +186,8 @@ def compare_methods(
         "auto", "cpu", "cuda", "cuda:1", …
     windowing : Windowing, optional
         The part of the file to analyse, and the windows to choose from.
+    channel : {"mid", "left", "right", "side"}
+        See `audiointerp.dataset.load_audio`.
     recipe : Recipe, optional
         Methods, masks, base, the label to explain, seed; see `audiointerp.runs.recipe`.
     **options
@@ -197,7 +206,7 @@ def compare_methods(
     recipe = make_recipe(recipe, options)
     (classifier,) = load_models([weights], resolve_device(device)).values()
     windowing = windowing or Windowing()
-    recording = open_recording(file, classifier, windowing)
+    recording = open_recording(file, classifier, windowing, channel=channel)
     source = {"subset": subset} | windowing.of_background()
     jobs = recipe.jobs(classifier, recipe.background(background, classifier, **source))
     scorer = Scorer(classifier, batch_size=recipe.batch_size)
@@ -228,6 +237,7 @@ class _FilesWork:
     sound: str
     target: Target
     windowing: Windowing
+    channel: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
@@ -251,7 +261,12 @@ class _ModelWork:
         waiting: dict[int, list[tuple[str | Section, Tensor]]] = {}
         for name, file in files.items():
             try:
-                recording = open_recording(file, self._first.classifier, self._work.windowing)
+                recording = open_recording(
+                    file,
+                    self._first.classifier,
+                    self._work.windowing,
+                    channel=self._work.channel,
+                )
                 if not recording.is_clip:
                     self._interpret_recording(recording)
                     continue

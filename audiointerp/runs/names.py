@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from audiointerp.dataset.channels import MID
 from audiointerp.runs.targets import Above, Target, Top
 
 _UNSAFE = re.compile(r"[^\w .,()&'+-]|^\.|[ .]$")
@@ -31,6 +32,20 @@ def labelled(name: str, label: str, index: int) -> str:
     safe = _UNSAFE.sub("_", label)
     is_plain = bool(label) and safe == label and not _NUMBERED.search(label)
     return f"{name}@{label}" if is_plain else f"{name}@{safe}_{index}"
+
+
+def with_channel(name: str, channel: str) -> str:
+    """Return the name of a sound of which one channel is analysed: ``name (left)``.
+
+    Parameters
+    ----------
+    name : str
+        Of the sound.
+    channel : str
+        A name in `audiointerp.dataset.channels.CHANNELS`. The mean of all channels has no name of
+        its own.
+    """
+    return name if channel == MID else f"{name} ({channel})"
 
 
 def has_several_labels(target: Target) -> bool:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiointerp.dataset.channels import MID
 from audiointerp.dataset.decode import TOLERANCE, AudioError
 from audiointerp.dataset.stream import AudioStream, SoundStream, WaveformStream, Window
 from audiointerp.device import device_of
@@ -25,6 +26,7 @@ from audiointerp.model.classifier import Classifier
 from audiointerp.plots import in_db
 from audiointerp.runs.clip import Batch, analyse, classify
 from audiointerp.runs.job import Job
+from audiointerp.runs.names import with_channel
 from audiointerp.runs.result import Interpretation
 from audiointerp.runs.targets import Target, choose_targets
 from audiointerp.runs.timeline import Overview, Timeline
@@ -112,6 +114,7 @@ def open_recording(
     *,
     sample_rate: int | None = None,
     duration: float | None = None,
+    channel: str = MID,
 ) -> Recording:
     """Open a sound of any length for a classifier.
 
@@ -127,6 +130,8 @@ def open_recording(
         Of a waveform, Hz; a file knows its own.
     duration : float, optional
         Seconds of a window where `windowing` does not say; the classifier's own by default.
+    channel : {"mid", "left", "right", "side"}
+        See `audiointerp.dataset.load_audio`. The name says which was taken, if it is not "mid".
 
     Raises
     ------
@@ -137,14 +142,14 @@ def open_recording(
         If a waveform comes without its rate.
     """
     rate = classifier.front_end.sample_rate
-    part = {"start": windowing.start or 0.0, "end": windowing.end}
+    part = {"start": windowing.start or 0.0, "end": windowing.end, "channel": channel}
     if isinstance(audio, str | os.PathLike):
-        name = Path(audio).stem
+        name = with_channel(Path(audio).stem, channel)
         stream: SoundStream = AudioStream(audio, rate, **part)
     elif sample_rate is None:
         raise ValueError("a waveform needs its sample rate: predict(waveform, 44100)")
     else:
-        name = "waveform"
+        name = with_channel("waveform", channel)
         stream = WaveformStream(audio, sample_rate, rate, **part)
     window = windowing.window or duration or classifier.duration
     if window is None and stream.duration > LONGEST_WHOLE:
