@@ -51,4 +51,4 @@ def test_every_option_of_a_table_is_listed():
     rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"\w+", row)}
     taken = set(inspect.signature(TableDataset).parameters)
-    assert listed == taken - {"table", "folds", "classes", "options"} | {"window_hop"}
+    assert listed == taken - {"table", "folds", "classes", "options"} | {"window_hop", "channel"}
