@@ -223,12 +223,14 @@ def test_overwriting_removes_the_earlier_run_and_nothing_else(tmp_path):
     run = make(tmp_path)
     run.append(rows(*CLIPS))
     run.save_attributions({CLIPS[0]: np.ones((2, 3))}, [{"clip": CLIPS[0], "residual": 0.5}])
-    (tmp_path / "notes.txt").write_text("mine")
+    mine = ["notes.txt", "attributions/notes.txt", "csvs/plot.ipynb"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     other = make(tmp_path, settings=SETTINGS | {"base": "quiet"}, overwrite=True)
     assert other.done == set()
     assert other.load_attribution(CLIPS[0], (2, 3)) is None
     assert not (tmp_path / "diagnostics.csv").exists()
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert {(tmp_path / name).read_text() for name in mine} == {"mine"}
     assert read_run(tmp_path)["settings"]["base"] == "quiet"
 
 

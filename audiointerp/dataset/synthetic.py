@@ -491,7 +491,9 @@ def _write_clip(root: Path, category: str, number: int, seed: int) -> dict[str, 
     foreground, background = _to_pcm(scene.foreground), _to_pcm(scene.background)
     sounds = {"foreground": foreground, "background": background, "audio": foreground + background}
     for folder, sound in sounds.items():
-        soundfile.write(root / folder / name, sound, RATE, subtype="PCM_16")
+        buffer = io.BytesIO()
+        soundfile.write(buffer, sound, RATE, subtype="PCM_16", format="FLAC")
+        write_atomically(root / folder / name, buffer.getvalue())
     return {
         "filename": name,
         "fold": number % FOLDS + 1,
@@ -511,10 +513,11 @@ def _write_tables(folder: Path, rows: Sequence[dict[str, object]]) -> None:
         "parts.csv": ("filename", "snr_db", "background"),
     }
     for name, columns in tables.items():
-        with (folder / name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(folder / name, text.getvalue())
 
 
 def _write_wavs(

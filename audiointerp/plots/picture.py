@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from audiointerp.storage import claim, replacing, write_atomically
+
 if TYPE_CHECKING:
     pass
 
@@ -52,22 +54,24 @@ class Picture(Figure):
             the viewer. The PNG has 300 dpi. The same picture always gives the same bytes.
         """
         pdf, png = (Path(f"{os.fspath(stem)}.{ending}") for ending in ("pdf", "png"))
-        pdf.parent.mkdir(parents=True, exist_ok=True)
         # Cells are drawn at twice the resolution: at 300 dpi a small panel has fewer pixels than
         # frames and would drop some of them. The PNG takes the mean of every two by two pixels.
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=2 * PRINT_DPI, pil_kwargs={"compress_level": 1})
-        # One picture per panel: together, with what lies between them, they are twice as large.
-        with rc_context({"pdf.fonttype": 42, "image.composite_image": False}):
-            self.savefig(pdf, dpi=2 * PRINT_DPI, metadata={"CreationDate": None})
         small = Image.open(buffer).convert("RGB").reduce(2)
-        small.save(png, dpi=(PRINT_DPI, PRINT_DPI), optimize=True)
+        with claim(pdf, png):
+            pdf.parent.mkdir(parents=True, exist_ok=True)
+            # One picture per panel: together, with what lies between them, they are twice as large.
+            options = {"pdf.fonttype": 42, "image.composite_image": False}
+            with rc_context(options), replacing(pdf) as partial:
+                self.savefig(partial, dpi=2 * PRINT_DPI, metadata={"CreationDate": None})
+            with replacing(png) as partial:
+                small.save(partial, dpi=(PRINT_DPI, PRINT_DPI), optimize=True)
         return pdf, png
 
     def save_screen(self, path: str | os.PathLike[str], dpi: int = 80) -> Path:
         """Write the picture as a small PNG to look at on a screen."""
-        Path(path).write_bytes(self._screen_png(dpi))
-        return Path(path)
+        return write_atomically(path, self._screen_png(dpi))
 
     def _screen_png(self, dpi: int) -> bytes:
         buffer = io.BytesIO()

@@ -23,7 +23,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,8 @@ import numpy as np
 import pandas as pd
 
 from audiointerp.evaluation import METRICS
-from audiointerp.storage import replacing, write_atomically
+from audiointerp.registry import check_different
+from audiointerp.storage import append, ignores_case, replacing, write_atomically
 
 CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
 EXPLAINED = "explained"
@@ -81,7 +81,8 @@ class RunFolder:
     Raises
     ------
     ValueError
-        If the folder holds a run with other settings; the message names what differs.
+        If the folder holds a run with other settings; the message names what differs. If two
+        clips have one name where the file system ignores case.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class RunFolder:
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
+        if self.path.exists() and ignores_case(self.path):
+            check_different("clip", clips, name=str)  # maps are filed by it
         self.settings = json.loads(json.dumps(settings))
         self.clips = list(clips)
         self.metrics = list(metrics)
@@ -169,7 +172,7 @@ class RunFolder:
         """Add the rows of some clips: for every ("features" or "audio", mask) the same clips."""
         for key, added in rows.items():
             frame = pd.DataFrame(list(added), columns=self.columns)
-            frame.to_csv(self._tables[key], mode="a", header=False, index=False)
+            append(self._tables[key], frame.to_csv(header=False, index=False))
             before = self._rows[key]
             self._rows[key] = pd.concat([before, frame]) if len(before) else frame
 
@@ -206,10 +209,11 @@ class RunFolder:
         return self.attributions / f"{name}.npy"
 
     def _remove(self) -> None:
-        for folder in (self.attributions, *(self.path / name for name in TABLES.values())):
-            shutil.rmtree(folder, ignore_errors=True)
-        for name in ("run.json", "diagnostics.csv"):
-            (self.path / name).unlink(missing_ok=True)
+        """Remove what an earlier run wrote and nothing else; ``run.json`` last, which says so."""
+        tables = [file for name in TABLES.values() for file in (self.path / name).glob("*.csv")]
+        maps = self.attributions.glob("*.npy")
+        for file in (*maps, *tables, self.path / "diagnostics.csv", run_file(self.path)):
+            file.unlink(missing_ok=True)
 
     def _check_settings(self) -> dict[str, Any]:
         """Return the report of the run that is there, empty if it is not finished or not there."""
@@ -279,7 +283,7 @@ class RunFolder:
 
     def _write_run(self, report: Mapping[str, Any]) -> None:
         content = {"settings": self.settings, "report": dict(report)}
-        write_atomically(self.path / "run.json", json.dumps(content, indent=2) + "\n")
+        write_atomically(run_file(self.path), json.dumps(content, indent=2) + "\n")
 
 
 def attribution_name(clip: str, label: int | None = None) -> str:
@@ -349,6 +353,11 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(whole), dtype=kinds, na_values=empty, **READ_EXACTLY)
 
 
+def run_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file of a run's folder that says what the folder is: claim it to write there."""
+    return Path(path) / "run.json"
+
+
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the content of a run's ``run.json``, None if there is none.
 
@@ -357,7 +366,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     ValueError
         If the file is damaged.
     """
-    file = Path(path) / "run.json"
+    file = run_file(path)
     if not file.is_file():
         return None
     try:

@@ -14,6 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from audiointerp.storage import write_atomically
+
 
 class Bookmark(NamedTuple):
     """A line of the list that a reader shows beside the pages.
@@ -65,7 +67,7 @@ def add_navigation(
         _add_bookmarks(pdf, bookmarks)
     for page, group in groupby(sorted(links), key=lambda link: link.page):
         _add_links(pdf, page, list(group))
-    path.write_bytes(pdf.updated())
+    write_atomically(path, pdf.updated())
 
 
 class _Pdf:
