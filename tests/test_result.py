@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -102,6 +103,35 @@ def test_saving_in_another_format_leaves_none_of_the_first(result, tmp_path, qui
     result.save(tmp_path / "clip", ["topK_5"], sound="mp3")
     found = {path.name for path in files_of(tmp_path / "clip").values()}
     assert found == {"original.flac", "topK_5_in.mp3", "topK_5_out.mp3"}
+
+
+def test_saving_again_keeps_what_the_user_put_there(tmp_path, quick_pictures, monkeypatch):
+    """Also where masks of the user's own were drawn, and after an earlier version of the page."""
+    folder = tmp_path / "clip"
+    monkeypatch.setitem(MASKS, "mine", MASKS["bin"])
+    model, processor = make_model(RATE)
+    predict = ai.Predict(model, processor, ai.SaliencyInterpreter(model), masks=["mine", "bin"])
+    first = predict.predict_batch(torch.randn(1, 1, RATE), ["clip"])[0]
+    first.save(folder)
+    monkeypatch.delitem(MASKS, "mine")
+    (folder / "report.html").write_text("a page of the first numbers")
+    mine = {"notes.txt", ".DS_Store", "paper/draft.tex", "topK_5 of the other.png", "dog.wav"}
+    for name in mine:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"my {name}")
+        os.utime(path, (1e9, 1e9))
+    interpret().save(folder, ["topK_5"], sound="flac")
+    interpret().save(tmp_path / "fresh", ["topK_5"], sound="flac")
+
+    def below(top):
+        return {path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file()}
+
+    assert below(folder) == below(tmp_path / "fresh") | mine
+    for name in mine:
+        assert (folder / name).read_text() == f"my {name}"
+        assert (folder / name).stat().st_mtime == 1e9
+    assert {path.name for path in tmp_path.iterdir()} == {"clip", "fresh"}
 
 
 @pytest.mark.parametrize(

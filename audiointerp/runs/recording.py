@@ -20,12 +20,18 @@ from torch import Tensor
 from audiointerp.plots import Picture, plot_recording
 from audiointerp.processing import FrontEnd
 from audiointerp.runs.names import labelled, result_name
-from audiointerp.runs.result import RECORDING, Interpretation, Part, check_replaceable
+from audiointerp.runs.result import (
+    RECORDING,
+    Interpretation,
+    Part,
+    check_replaceable,
+    written_files,
+)
 from audiointerp.runs.targets import describe_target
 from audiointerp.runs.timeline import Timeline, reduce_frames
 from audiointerp.runs.windows import Coverage, join_maps
 from audiointerp.sound import Sound
-from audiointerp.storage import replacing_folder
+from audiointerp.storage import replacing, replacing_folder, write_atomically
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,7 @@ class RecordingInterpretation:
         Parameters
         ----------
         folder : path
-            Is made; an earlier result in it is replaced.
+            Is made; the files of an earlier result in it are replaced, others stay.
         masks, sound
             See `Interpretation.save`.
 
@@ -277,23 +283,26 @@ class SavedRecording:
     def finish(self) -> None:
         """Write what is of the whole recording."""
         heard = self._heard
-        heard.table().to_csv(self._folder / "timeline.csv")
-        np.save(self._folder / "probabilities.npy", heard.probabilities)
-        np.save(self._folder / "overview.npy", heard.overview)
+        write_atomically(self._folder / "timeline.csv", heard.table().to_csv())
+        for name, values in (("probabilities", heard.probabilities), ("overview", heard.overview)):
+            with replacing(self._folder / f"{name}.npy") as partial:
+                np.save(partial, values)
         shown = None
         for label in reversed(heard.explained_labels):  # the one that is drawn comes last
             maps = (np.load(folder / "attribution.npy") for folder in self._saved[label])
             frames, joined = shown = join_maps(_places(heard, label), maps)
-            np.savez(
-                self._folder / f"{labelled('attribution', heard.classes[label], label)}.npz",
-                attribution=joined,
-                times=heard.times(frames),
-                frequencies=heard.front_end.frequencies.cpu().numpy(),
-            )
+            name = labelled("attribution", heard.classes[label], label)
+            with replacing(self._folder / f"{name}.npz") as partial:
+                np.savez(
+                    partial,
+                    attribution=joined,
+                    times=heard.times(frames),
+                    frequencies=heard.front_end.frequencies.cpu().numpy(),
+                )
         picture = _plot(heard, self._method, shown, _heading(heard))
         picture.save_screen(self._folder / "recording.png")
         summary = json.dumps(_summary(heard, self._method), indent=2)
-        (self._folder / RECORDING).write_text(summary + "\n", encoding="utf-8")
+        write_atomically(self._folder / RECORDING, summary + "\n")
 
 
 @contextmanager
@@ -321,7 +330,7 @@ def saving_recording(
     Parameters
     ----------
     folder : path
-        Is made; an earlier result in it is replaced.
+        Is made; the files of an earlier result in it are replaced, others stay.
     heard : Timeline
     method : str
         Name of the method.
@@ -330,7 +339,7 @@ def saving_recording(
     """
     folder = Path(folder)
     check_replaceable(folder)
-    with replacing_folder(folder) as partial:
+    with replacing_folder(folder, written_files) as partial:
         saved = SavedRecording(partial, heard, method, masks, sound)
         yield saved
         saved.finish()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import fnmatch
 import html
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +22,18 @@ from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in
 from audiointerp.processing import FrontEnd, View
 from audiointerp.runs.windows import Section
 from audiointerp.sound import SOUND_FORMATS, Sound
-from audiointerp.storage import replacing_folder
+from audiointerp.storage import replacing, replacing_folder, write_atomically
 
 Part = Literal["in", "out"]
 
 SUMMARY, RECORDING = "summary.json", "recording.json"
 """What says what a folder is: an interpretation, or one of a recording."""
+
+_WINDOW = re.compile(r"\d+\.\d{3}s(@|$)")
+"""Name of the folder of a recording's window."""
+_ENDINGS = ("", "_audio")
+"""What the names of tables have for what was measured: features or sound."""
+_FORMS = tuple(SOUND_FORMATS)
 
 _PLAYED = ("topK_5", "topK_30", "minmax_pos")
 _FEW_LABELS = 4
@@ -187,7 +196,7 @@ class Interpretation:
         Parameters
         ----------
         folder : path
-            Is made; an earlier result in it is replaced.
+            Is made; the files of an earlier result in it are replaced, others stay.
         masks : iterable of str, optional
             Masks to draw and to make audible; all by default. The tables always have all.
         sound : {"wav", "flac", "mp3"}
@@ -218,7 +227,7 @@ class Interpretation:
             self.check_mask(mask)
         SOUND_FORMATS[sound].check_rate(self.processor.sample_rate)
         check_replaceable(folder)
-        with replacing_folder(folder) as partial:
+        with replacing_folder(folder, written_files) as partial:
             self._write(partial, chosen, sound)
         return folder
 
@@ -248,16 +257,18 @@ class Interpretation:
         self.plot().save_screen(folder / "masks.png")
         for place, metrics in self.metrics_on.items():
             ending = "" if place == "features" else f"_{place}"
-            metrics.to_csv(folder / f"metrics{ending}.csv")
-            self.class_probabilities_on[place].to_csv(folder / f"probabilities{ending}.csv")
-        np.save(folder / "attribution.npy", self.attribution[0, 0].cpu().numpy())
+            write_atomically(folder / f"metrics{ending}.csv", metrics.to_csv())
+            chances = self.class_probabilities_on[place]
+            write_atomically(folder / f"probabilities{ending}.csv", chances.to_csv())
+        with replacing(folder / "attribution.npy") as partial:
+            np.save(partial, self.attribution[0, 0].cpu().numpy())
         turned_down = {
             name: sound.excess_db
             for name, sound in files.items()
             if sound.excess_db > 0 and not name.endswith(".wav")
         }
         summary = self.summary() | {"turned_down_db": turned_down}
-        (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+        write_atomically(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def _repr_html_(self) -> str:
         """Show label, players and metrics; few masks have players, to keep notebooks small."""
@@ -307,14 +318,58 @@ class Interpretation:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise a FileExistsError if a folder holds something other than an earlier result."""
+    """Raise a FileExistsError if a folder holds files but no earlier result.
+
+    Hidden files do not count: file managers make them.
+    """
     results = (SUMMARY, RECORDING)
     if not folder.exists() or any((folder / name).is_file() for name in results):
         return
-    if any(folder.iterdir()):
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise FileExistsError(
             f"{folder}: holds files that are no earlier result; choose an empty folder"
         )
+
+
+def written_files(folder: Path) -> set[str]:
+    """Return which files of a folder an earlier result wrote, whatever its version.
+
+    Parameters
+    ----------
+    folder : Path
+        Of an `Interpretation`, or of a recording with its windows' folders.
+
+    Returns
+    -------
+    set of str
+        Paths below the folder. All other files are the user's.
+    """
+    masks = {*MASKS, *_scored_masks(folder)}
+    known = {
+        *(SUMMARY, "original.wav", "original.flac", "masks.png", "attribution.npy"),
+        *(f"{kind}{place}.csv" for kind in ("metrics", "probabilities") for place in _ENDINGS),
+        *(f"{mask}.png" for mask in masks),
+        *(f"{mask}_{part}.{form}" for mask in masks for part in ("in", "out") for form in _FORMS),
+        *(RECORDING, "recording.png", "timeline.csv", "probabilities.npy", "overview.npy"),
+        "report.html",  # a page of the earlier result would be of other numbers
+    }
+    names = {path.name for path in folder.iterdir()}
+    found = (names & known) | set(fnmatch.filter(names, "attribution@*.npz"))
+    for name in names:
+        if _WINDOW.match(name) and (folder / name / SUMMARY).is_file():
+            found |= {f"{name}/{inner}" for inner in written_files(folder / name)}
+    return found
+
+
+def _scored_masks(folder: Path) -> set[str]:
+    """Return the masks that a result has rows for, those of the user's own included."""
+    masks = set()
+    for ending in _ENDINGS:
+        path = folder / f"metrics{ending}.csv"
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                masks |= {row[0] for row in csv.reader(file) if row}
+    return masks
 
 
 def check_part(part: str) -> int:

@@ -65,6 +65,28 @@ def test_files_are_read_and_classified_once_for_all_methods(weights, file, tmp_p
 
 
 @pytest.mark.usefixtures("quick_pictures")
+def test_interpreting_again_keeps_what_the_user_put_beside_the_results(weights, file, tmp_path):
+    request = QUICK | {"methods": ["saliency"], "windowing": Windowing(windows=2)}
+    interpret_files([file], [weights], tmp_path / "out", **request)
+    folder = tmp_path / "out" / "tiny" / "saliency" / "night"
+    first = {path.name for path in folder.glob("*s")}
+    assert len(first) == 2
+    mine = {folder / "notes.txt": "mine", folder / "dog" / "summary.json": "mine"}
+    mine |= {folder / name / "notes.txt": name for name in first}
+    for path, text in mine.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    # Other windows than before.
+    request["windowing"] = Windowing(start=3.25, windows=1)
+    interpret_files([file], [weights], tmp_path / "out", **request)
+    (second,) = {path.parent.name for path in folder.glob("*s/summary.json")}
+    assert second not in first
+    assert {path: path.read_text() for path in mine} == mine
+    for name in first:
+        assert [path.name for path in (folder / name).iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.usefixtures("quick_pictures")
 def test_the_table_of_clips_alone_has_the_columns_it_had(weights, file, tmp_path):
     soundfile.write(tmp_path / "clip.wav", scene()[:RATE], RATE)
     result = interpret_files([tmp_path / "clip.wav"], [weights], tmp_path / "out", **QUICK)
