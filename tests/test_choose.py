@@ -268,7 +268,7 @@ class TestTables:
             ("layout=folder", "unknown option 'layout'"),
             ("splits=no", "unknown option 'splits'"),
             ("path", "options are written path?name=value&name=value"),
-            ("path=a&path=b", "an option is given twice"),
+            ("path=a&path=b", "the option 'path' is given twice, as 'a' and as 'b'"),
             ("num_folds=many", "expected a number"),
             ("window_hop=", "expected a number"),
             ("label=x", "no column 'path' (path); its columns are 'file', 'tags', 'when'"),

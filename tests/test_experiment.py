@@ -311,7 +311,7 @@ def test_files_of_any_length_and_number_are_interpreted_each_as_alone(
         ({"weights": []}, "weights/"),
         ({"weights": ["nowhere.safetensors"]}, r"nowhere\.safetensors: no such file"),
         ({"device": "cuda:99"}, "the device 'cuda:99' is not there"),
-        ({"files": ["a/dog.wav", "b/dog.wav"]}, "two files are called dog"),
+        ({"files": ["a/dog.wav", "b/dog.wav"]}, "'a/dog.wav' and 'b/dog.wav' are both called dog"),
         ({"target": "horse"}, "unknown class 'horse'"),
     ],
 )

@@ -65,7 +65,7 @@ def experiment(
 
     With labels to explain asked for, the tables name them in the column "explained".
     """
-    from audiointerp.runs.experiment import parse_noise, run_experiment
+    from audiointerp.runs.experiment import parse_noises, run_experiment
 
     recipe = build_recipe(
         method,
@@ -85,7 +85,7 @@ def experiment(
         fold=read_fold(fold),
         clips=clips,
         train_folds=[read_fold(each) for each in train_folds],
-        noises=dict(map(parse_noise, noise or [])),
+        noises=parse_noises(noise or []),
         clean=clean,
         alpha=alpha,
         snr_db=snr_db,

@@ -133,9 +133,13 @@ def _split_query(data: str) -> tuple[str, dict[str, str]]:
         raise ValueError(
             f"{data}: options are written path?name=value&name=value ({error})"
         ) from error
-    options = dict(pairs)
-    if len(options) < len(pairs):
-        raise ValueError(f"{data}: an option is given twice")
+    options: dict[str, str] = {}
+    for name, value in pairs:
+        if name in options:
+            raise ValueError(
+                f"{data}: the option {name!r} is given twice, as {options[name]!r} and as {value!r}"
+            )
+        options[name] = value
     return path, options
 
 

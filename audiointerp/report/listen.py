@@ -30,6 +30,7 @@ from audiointerp.metrics import METRICS, complexity, sparseness
 from audiointerp.model.weights import load, model_hash
 from audiointerp.predict import Predict
 from audiointerp.processing import View
+from audiointerp.registry import check_different
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.runs import Run, group_runs
 from audiointerp.runs.clip import Scores
@@ -80,10 +81,17 @@ def listen(runs: list[Run], options: Listening, sound: Form) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If an option fits no run, or set, noise, map or model is not the one that the runs were
-        made with.
+        If an option is given twice or fits no run, or set, noise, map or model is not the one that
+        the runs were made with.
     """
     METRICS[options.by]
+    for kind, given in (
+        ("weight file", options.weights),
+        ("noise", options.noises),
+        ("mask", options.masks or ()),
+        ("clip", () if isinstance(options.clips, int) else options.clips),
+    ):
+        check_different(kind, map(str, given))
     form = choose_form(sound, ())
     models = _load_models(runs, options.weights)
     noises = _read_noises(runs, options.noises)
@@ -208,7 +216,7 @@ def _choose_masks(runs: list[Run], wanted: Sequence[str] | None) -> list[str]:
             raise ValueError(f"mask {mask!r} is not in every run: choose from {', '.join(common)}")
     if not wanted:
         raise ValueError(f"no mask given: choose from {', '.join(common)}")
-    return list(dict.fromkeys(wanted))
+    return list(wanted)
 
 
 def _choose_clips(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from audiointerp.dataset import ClipDataset, Contamination
 from audiointerp.device import resolve_device
 from audiointerp.evaluation.statistics import share_interval
 from audiointerp.processing import FrontEnd
+from audiointerp.registry import check_different
 from audiointerp.runs.classification import SetPredictions, classify_set
 from audiointerp.runs.job import Place
 from audiointerp.runs.recipe import (
@@ -33,6 +34,7 @@ from audiointerp.runs.store import run_path
 
 CLEAN = "clean"
 TEST_FOLD = 5
+_TAKEN = {CLEAN: "the experiment of the clips as they are"}
 
 
 def run_experiment(
@@ -74,7 +76,8 @@ def run_experiment(
     train_folds : sequence of int or str
         Folds that SHAP's background is drawn from, two clips of each class.
     noises : mapping of str to path, optional
-        Noise file of each noisy condition, by the experiment's name.
+        Noise file of each noisy condition, by the experiment's name. None can be called "clean":
+        that is the experiment of the clips as they are.
     clean : bool
         Also interpret the clips as they are.
     alpha, snr_db : float, optional
@@ -100,11 +103,16 @@ def run_experiment(
     Raises
     ------
     ValueError
-        If a name, file or setting is unusable; before anything is written.
+        If a name, file or setting is unusable, or two names collide; before anything is written.
+    ClaimedError
+        If another run is writing to a folder; what was finished before that is kept.
     """
     recipe = make_recipe(recipe, options)
+    noises = noises or {}
+    check_different("noise", noises, name=str, taken=_TAKEN)
+    check_different("training fold", train_folds)
     conditions: dict[str, Contamination | None] = {CLEAN: None} if clean else {}
-    for name, file in (noises or {}).items():
+    for name, file in noises.items():
         conditions[name] = Contamination(file, alpha, snr_db=snr_db)
     if not conditions:
         raise ValueError("nothing to do: neither the clean clips nor a noise was asked for")
@@ -263,3 +271,21 @@ def parse_noise(text: str) -> tuple[str, str]:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not file:
         raise ValueError(f"noise {text!r}: expected FILE, or NAME=FILE with a plain name")
     return name, file
+
+
+def parse_noises(texts: Iterable[str]) -> dict[str, str]:
+    """Split each of several texts as `parse_noise` does one.
+
+    Returns
+    -------
+    dict of str to str
+        The noise files by their experiments' names.
+
+    Raises
+    ------
+    ValueError
+        If a name could not be part of a folder's, or two of them are one.
+    """
+    texts = list(texts)
+    check_different("noise", texts, name=lambda text: parse_noise(text)[0], taken=_TAKEN)
+    return dict(map(parse_noise, texts))

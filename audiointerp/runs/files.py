@@ -24,7 +24,7 @@ from audiointerp.metrics import METRICS
 from audiointerp.runs.clip import Batch
 from audiointerp.runs.comparison import Comparison
 from audiointerp.runs.job import Job
-from audiointerp.runs.names import result_name, with_channel
+from audiointerp.runs.names import has_several_labels, result_name, with_channel
 from audiointerp.runs.passes import Recording, hear, interpret_windows, open_recording
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
@@ -35,12 +35,18 @@ from audiointerp.runs.recipe import (
     make_recipe,
 )
 from audiointerp.runs.recording import saving_recording, window_name
-from audiointerp.runs.result import Interpretation
+from audiointerp.runs.result import RECORDING, SUMMARY, Interpretation
 from audiointerp.runs.store import EXPLAINED
 from audiointerp.runs.targets import Target
 from audiointerp.runs.windows import Coverage, Section, Windowing
 from audiointerp.sound import SOUND_FORMATS
 from audiointerp.speed.scoring import Scorer
+from audiointerp.storage import claim, write_atomically
+
+TABLE = "summary.csv"
+"""Table of all results, in the folder above them."""
+_FILES = {TABLE: "the table of all results", "report.html": "their page"}
+_RESULTS = {name: "a file that says what a folder is" for name in (SUMMARY, RECORDING)}
 
 CLIPS_PER_BATCH = 8
 """Clips that `interpret_files` interprets together; results do not depend on it."""
@@ -131,29 +137,37 @@ def interpret_files(
     ValueError
         If a method, mask, class, format or weight file is unusable, or two files have one name;
         before anything is written.
+    ClaimedError
+        If another run is writing to the folder.
     """
     CHANNELS[channel]
-    names = {with_channel(name, channel): file for name, file in by_stem(files).items()}
+    stems = by_stem("sound file", files, taken=_RESULTS)
+    names = {with_channel(name, channel): file for name, file in stems.items()}
     recipe = make_recipe(recipe, options)
+    if has_several_labels(recipe.target):
+        _check_label_names(names)
     check_names((), masks or ())
-    models = load_models(weights, resolve_device(device))
+    models = load_models(weights, resolve_device(device), taken=_FILES)
     for classifier in models.values():
         SOUND_FORMATS[sound].check_rate(classifier.front_end.sample_rate)
     work = _FilesWork(Path(out), masks, sound, recipe.target, windowing or Windowing(), channel)
     total = len(models) * len(recipe.methods) * len(names)
-    with tqdm(total=total, unit="clip", disable=not recipe.progress) as bar:
+    with (
+        claim(work.out / TABLE),
+        tqdm(total=total, unit="clip", disable=not recipe.progress) as bar,
+    ):
         for name, classifier in models.items():
             bar.set_description(name)
             drawn = recipe.background(background, classifier, **work.windowing.of_background())
             jobs = recipe.jobs(classifier, drawn)
             _ModelWork(work, name, jobs, bar).run(names)
-    columns = ["model", "method", "clip"]
-    if any("start" in row for row in work.rows):
-        columns += ["start", "end"]
-    columns += ["label", "probability"] + ([] if recipe.target is None else [EXPLAINED])
-    table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
-    if work.rows:
-        table.to_csv(work.out / "summary.csv", index=False)
+        columns = ["model", "method", "clip"]
+        if any("start" in row for row in work.rows):
+            columns += ["start", "end"]
+        columns += ["label", "probability"] + ([] if recipe.target is None else [EXPLAINED])
+        table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
+        if work.rows:
+            write_atomically(work.out / TABLE, table.to_csv(index=False))
     return FilesResult(work.out, table, work.failures, work.recordings, work.written)
 
 
@@ -349,6 +363,19 @@ class _ModelWork:
 
     def _note_unlabelled(self, clip: str) -> None:
         self._work.failures[f"{self._name}/{clip}"] = f"no label reaches {self._work.target}"
+
+
+def _check_label_names(names: Mapping[str, Path]) -> None:
+    """Raise a ValueError if a file is called as the result for a label of another would be."""
+    for name, path in names.items():
+        before = name.split("@")[:-1]
+        for end in range(1, len(before) + 1):
+            other = names.get("@".join(before[:end]))
+            if other is not None:
+                raise ValueError(
+                    f"the sound files {str(other)!r} and {str(path)!r}: results for the labels of "
+                    f"{other.stem} are filed as {other.stem}@LABEL, rename one"
+                )
 
 
 def _rows(model: str, result: Interpretation, target: Target) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from audiointerp.masking import (
 )
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.weights import model_hash
-from audiointerp.registry import Registry
+from audiointerp.registry import Registry, check_different
 from audiointerp.runs.targets import Target, describe_target
 from audiointerp.speed.precision import PRECISIONS
 
@@ -144,6 +144,8 @@ class Job:
                 raise ValueError(f"no {registry.kind} given: choose from {', '.join(registry)}")
             for name in names:
                 registry[name]
+            check_different(registry.kind, names)
+        check_different("mask", self.masks)
         if not self.masks:
             raise ValueError(f"no mask given: choose from {', '.join(masks)}")
         for name in self.masks:

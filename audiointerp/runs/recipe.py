@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from audiointerp.masking import MASKS, base_level
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import load
 from audiointerp.processing import FrontEnd, View
+from audiointerp.registry import check_different
 from audiointerp.runs.job import Job, Place, choose_masks, choose_places
 from audiointerp.runs.targets import Target
 
@@ -59,6 +60,8 @@ class Recipe:
     ------
     UnknownNameError
         If there is no such method or mask.
+    ValueError
+        If a method, mask, place or label is given twice.
     """
 
     methods: Sequence[str] | None = None
@@ -78,6 +81,9 @@ class Recipe:
         if self.masks is not None:
             object.__setattr__(self, "masks", tuple(self.masks))
         check_names(self.methods, self.masks or ())
+        check_different("place to measure on", choose_places(self.on))
+        if isinstance(self.target, list | tuple):
+            check_different("label to explain", self.target)
 
     def background(
         self, data: str | os.PathLike[str], classifier: Classifier, **source: Any
@@ -272,29 +278,69 @@ def background_features(
 
 
 def load_models(
-    weights: Sequence[str | os.PathLike[str]], device: torch.device
+    weights: Sequence[str | os.PathLike[str]],
+    device: torch.device,
+    *,
+    taken: Mapping[str, str] | None = None,
 ) -> dict[str, Classifier]:
-    """Return the classifiers of weight files by the files' names, which must differ."""
+    """Return the classifiers of weight files by the files' names, which must differ.
+
+    Parameters
+    ----------
+    weights : sequence of path
+    device : torch.device
+    taken : mapping of str to str, optional
+        Names that a model cannot have; see `by_stem`.
+    """
     if not weights:
         raise ValueError("no weight file given; those that are shipped lie in weights/")
-    return {name: load(path, device=device) for name, path in by_stem(weights).items()}
+    files = by_stem("weight file", weights, taken=taken)
+    return {name: load(path, device=device) for name, path in files.items()}
 
 
-def by_stem(files: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """Return the files by their names without ending, which must differ."""
+def by_stem(
+    kind: str,
+    files: Sequence[str | os.PathLike[str]],
+    *,
+    taken: Mapping[str, str] | None = None,
+) -> dict[str, Path]:
+    """Return files by their names without ending, which results are filed under.
+
+    Parameters
+    ----------
+    kind : str
+        What they are, as it reads in an error.
+    files : sequence of path
+    taken : mapping of str to str, optional
+        Names that they cannot have; see `audiointerp.registry.check_different`.
+
+    Raises
+    ------
+    ValueError
+        If a file is given twice, two names could be one on some file system, or a name begins
+        with a dot.
+    """
     paths = [Path(file) for file in files]
-    names = {path.stem: path for path in paths}
-    if len(names) < len(paths):
-        twice = sorted({path.stem for path in paths if names[path.stem] != path})
-        raise ValueError(
-            f"two files are called {', '.join(twice)}: results are filed by name, rename one"
-        )
-    return names
+    for path in paths:
+        if path.stem.startswith("."):
+            raise ValueError(f"{path}: begins with a dot, so that its results would be hidden")
+    check_different(kind, paths, name=lambda path: path.stem, taken=taken)
+    return {path.stem: path for path in paths}
 
 
-def check_names(methods: Iterable[str], masks: Iterable[str]) -> None:
-    """Raise `UnknownNameError` if there is no such method or mask."""
+def check_names(methods: Sequence[str], masks: Sequence[str]) -> None:
+    """Check names of methods and masks.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such method or mask.
+    ValueError
+        If one is given twice.
+    """
     for method in methods:
         METHODS[method]
     for mask in masks:
         MASKS[mask]
+    check_different("method", methods)
+    check_different("mask", masks)

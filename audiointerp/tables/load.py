@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.processing import build_processor
+from audiointerp.registry import check_different
 from audiointerp.runs.store import CLIP_COLUMNS, EXPLAINED, TABLES, read_run, read_table
 
 RUN_COLUMNS = ("model", "method", "experiment", "mask")
@@ -53,8 +54,8 @@ def load_results(
     Raises
     ------
     ValueError
-        If there are no results, none of a wanted name, or a table has no metrics, values that are
-        no numbers or a clip twice.
+        If there are no results, none of a wanted name, a name is given twice, or a table has no
+        metrics, values that are no numbers or a clip twice.
 
     Warns
     -----
@@ -249,6 +250,7 @@ def _only(
     """Return the files of some models or experiments."""
     if wanted is None:
         return paths
+    check_different(kind, wanted)
     known = {name_of(path) for path in paths}
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
