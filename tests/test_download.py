@@ -97,7 +97,7 @@ def fetch(server, folder, attempts=1, **options):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 class TestDownload:

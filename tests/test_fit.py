@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
+from system import full_disk
 from tones import Chords, Tones, front_end, small_model
 
 from audiointerp.fit import TrainingError, best_epoch, fit
@@ -236,6 +237,16 @@ def test_stops_when_patience_is_over(tmp_path, processor):
     training = run(tmp_path, processor, epochs=40, patience=2, learning_rate=0.3)
     assert len(training.history) < 40
     assert len(training.history) - training.best_epoch == 2
+
+
+def test_a_full_disk_is_told_by_the_checkpoints_name_and_leaves_the_last_one_whole(
+    tmp_path, processor
+):
+    run(tmp_path, processor, epochs=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(OSError, match=r"(best|last)\.ckpt'$"), full_disk(100_000):
+        run(tmp_path, processor, epochs=2, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_is_quiet(tmp_path, processor, capfd):

@@ -24,7 +24,7 @@ from audiointerp.dataset.audio import (
 )
 from audiointerp.dataset.esc50 import check_root, find_audio, locate_audio, read_meta
 from audiointerp.registry import Registry
-from audiointerp.storage import write_atomically
+from audiointerp.storage import claim, naming, write_atomically
 
 # One commit, not the branch: GitHub packs a branch anew whenever any file of it changes, which
 # is how the checksums other projects hold for "master.zip" stopped being right.
@@ -172,7 +172,8 @@ class ResumingDownloader:
         )
         with bar, self.part.open("ab" if start else "wb") as file:
             for chunk in response.iter_content(_CHUNK):
-                file.write(chunk)
+                with naming(self.part):
+                    file.write(chunk)
                 bar.update(len(chunk))
 
 
@@ -187,7 +188,8 @@ def download_esc50(
 
     An interrupted download goes on at the next call, an interrupted unpacking begins again from
     the archive. `root` appears only when all of it is there; the archive is removed then. ESC-50
-    is licensed CC BY-NC 3.0, its subset ESC-10 CC BY 3.0.
+    is licensed CC BY-NC 3.0, its subset ESC-10 CC BY 3.0. Where another run is fetching it to the
+    same folder, this one says so and waits for it.
 
     Parameters
     ----------
@@ -215,19 +217,20 @@ def download_esc50(
     ConnectionError
         If the transfer did not finish.
     """
-    root = Path(root)
-    if _is_whole(root):
-        return root
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise FileExistsError(
-            f"{root}: exists and is not a whole ESC-50; move it away or name another folder"
-        )
+    root = Path(os.path.abspath(root))
     archive = root.with_name(f"{root.name}.zip")
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    downloader = downloader or ResumingDownloader(archive.with_name(f"{archive.name}.part"))
-    _retrieve(url, checksum, archive, downloader)
-    _unpack(archive, root)
-    archive.unlink()
+    with claim(root, wait=True):
+        if _is_whole(root):
+            return root
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+            raise FileExistsError(
+                f"{root}: exists and is not a whole ESC-50; move it away or name another folder"
+            )
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        downloader = downloader or ResumingDownloader(archive.with_name(f"{archive.name}.part"))
+        _retrieve(url, checksum, archive, downloader)
+        _unpack(archive, root)
+        archive.unlink()
     return root
 
 
@@ -266,7 +269,8 @@ def _unpack(archive: Path, root: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as packed:
             for member in tqdm(packed.infolist(), desc="unpack", unit="file"):
-                packed.extract(member, space)
+                with naming(space / member.filename):
+                    packed.extract(member, space)
         inner = [path.parent.parent for path in space.glob("*/meta/esc50.csv")]
         unpacked = check_root(inner[0] if len(inner) == 1 else space)
         missing = _missing(unpacked)
@@ -329,12 +333,13 @@ def copy_samples(
     if there and not overwrite:
         raise FileExistsError(f"would replace {', '.join(there)}; pass overwrite=True to do so")
     decoded = {name: _read_sample(sources[name], chosen[name]) for name in chosen}
-    destination.mkdir(parents=True, exist_ok=True)
-    for name, target in targets.items():
-        if sources[name].suffix.lower() == ".wav":
-            write_atomically(target, sources[name].read_bytes())
-        else:
-            save_audio(target, *decoded[name], subtype="PCM_16")
+    with claim(*targets.values()):
+        destination.mkdir(parents=True, exist_ok=True)
+        for name, target in targets.items():
+            if sources[name].suffix.lower() == ".wav":
+                write_atomically(target, sources[name].read_bytes())
+            else:
+                save_audio(target, *decoded[name], subtype="PCM_16")
     return targets
 
 

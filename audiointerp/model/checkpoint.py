@@ -26,6 +26,7 @@ from audiointerp.model.base import MODELS, TransferModel, build_model
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.heads import Sigmoid
 from audiointerp.processing import LogMelSTFTSpectrogram
+from audiointerp.storage import claim, naming
 
 ZENODO = "https://zenodo.org/record/3987831"
 FRONT_END_KEYS = ("spectrogram_extractor.", "logmel_extractor.")
@@ -75,6 +76,7 @@ def download_panns(
 
     A file counts as there only if its MD5 is right; otherwise it is fetched again, into a temporary
     file that takes the name once its MD5 has been checked. A partial file is never left behind.
+    Where another run is fetching it, this one says so and waits for it.
 
     Parameters
     ----------
@@ -112,13 +114,14 @@ def download_panns(
             f"download {url} yourself and pass its path"
         )
     try:
-        path = pooch.retrieve(
-            url,
-            known_hash=f"md5:{file.md5}",
-            fname=file.filename,
-            path=folder,
-            downloader=pooch.HTTPDownloader(progressbar=progress),
-        )
+        with claim(target, wait=True), naming(target):
+            path = pooch.retrieve(
+                url,
+                known_hash=f"md5:{file.md5}",
+                fname=file.filename,
+                path=folder,
+                downloader=pooch.HTTPDownloader(progressbar=progress),
+            )
     except requests.exceptions.RequestException as error:
         raise CheckpointError(
             f"could not fetch {url}: {error}. Without a network, download it elsewhere and "

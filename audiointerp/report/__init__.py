@@ -16,7 +16,7 @@ from audiointerp.report.listen import BY, CLIPS, Listening, listen
 from audiointerp.report.media import Form
 from audiointerp.report.runs import find_runs, page_of_runs, read_runs
 from audiointerp.report.saved import find_saved, page_of_saved
-from audiointerp.storage import write_atomically
+from audiointerp.storage import claim, write_atomically
 
 PAGE = "report.html"
 """Name of the page, in the folder that it is made from."""
@@ -77,35 +77,38 @@ def write_report(
     ValueError
         If there are no results, or they, the set, the weights or the noises are not usable or do
         not belong together; nothing is written.
+    ClaimedError
+        If another run is writing the page.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    saved = find_saved(folder) if results is None else [Path(result) for result in results]
-    runs = find_runs(folder) if results is None else []
-    if saved and runs:
-        raise ValueError(
-            f"{folder}: holds both saved interpretations, {saved[0]}, and runs of an experiment, "
-            f"{runs[0]}: name a folder that holds one kind"
-        )
-    if runs:
-        read = read_runs(folder, runs)
-        heard = listen(read, Listening(data, weights, noises, masks, clips, by), sound)
-        content = page_of_runs(_title(folder, runs), read, heard)
-    elif saved:
-        if data is not None or weights or noises or masks is not None:
-            raise ValueError(
-                f"{folder}: holds saved interpretations, whose sounds and probabilities are in "
-                "it; a set, weights, noises and masks are for the runs of an experiment"
-            )
-        content = page_of_saved(folder, saved, sound)
-    else:
-        raise ValueError(
-            f"{folder}: no result of `audiointerp interpret` and no run of `audiointerp "
-            "experiment` in it"
-        )
     target = folder / PAGE if out is None else Path(out)
-    return write_atomically(target, content)
+    with claim(target):
+        saved = find_saved(folder) if results is None else [Path(result) for result in results]
+        runs = find_runs(folder) if results is None else []
+        if saved and runs:
+            raise ValueError(
+                f"{folder}: holds both saved interpretations, {saved[0]}, and runs of an "
+                f"experiment, {runs[0]}: name a folder that holds one kind"
+            )
+        if runs:
+            read = read_runs(folder, runs)
+            heard = listen(read, Listening(data, weights, noises, masks, clips, by), sound)
+            content = page_of_runs(_title(folder, runs), read, heard)
+        elif saved:
+            if data is not None or weights or noises or masks is not None:
+                raise ValueError(
+                    f"{folder}: holds saved interpretations, whose sounds and probabilities are in "
+                    "it; a set, weights, noises and masks are for the runs of an experiment"
+                )
+            content = page_of_saved(folder, saved, sound)
+        else:
+            raise ValueError(
+                f"{folder}: no result of `audiointerp interpret` and no run of `audiointerp "
+                "experiment` in it"
+            )
+        return write_atomically(target, content)
 
 
 def _title(folder: Path, runs: Sequence[Path]) -> str:

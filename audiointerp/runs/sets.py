@@ -23,11 +23,13 @@ from audiointerp.evaluation import METRICS
 from audiointerp.evaluation.truth import Truth
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
+from audiointerp.registry import check_different
 from audiointerp.runs.clip import Scores, classify, interpret_batch, job_metrics
 from audiointerp.runs.job import Job, Place
-from audiointerp.runs.store import EXPLAINED, RunFolder, attribution_name
+from audiointerp.runs.store import EXPLAINED, RunFolder, attribution_name, run_file
 from audiointerp.runs.targets import choose_targets
 from audiointerp.speed.scoring import Scorer
+from audiointerp.storage import claim
 from audiointerp.version import code_version
 
 
@@ -106,14 +108,18 @@ def interpret_set(
     ValueError
         If the set does not fit the model, the jobs are of several classifiers, or a folder holds
         a run with other settings; before anything is written.
+    ClaimedError
+        If another run is writing to one of the folders.
     """
-    work = _SetWork(jobs, dataset, overwrite=overwrite)
-    size = clips_per_batch
-    if size is None:
-        # Enough clips that a GPU waits for none of them.
-        size = 8 if device_of(work.classifier.network).type == "cpu" else 64
-    work.run(size, progress)
-    return work.results()
+    check_different("results folder", jobs, name=os.path.abspath)
+    with claim(*map(run_file, jobs)):
+        work = _SetWork(jobs, dataset, overwrite=overwrite)
+        size = clips_per_batch
+        if size is None:
+            # Enough clips that a GPU waits for none of them.
+            size = 8 if device_of(work.classifier.network).type == "cpu" else 64
+        work.run(size, progress)
+        return work.results()
 
 
 class _SetWork:

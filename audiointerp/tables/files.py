@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from audiointerp.plots import plot_plane
-from audiointerp.storage import write_atomically
+from audiointerp.storage import claim, replacing, write_atomically
 from audiointerp.tables.cells import Cell, Column, Row
 from audiointerp.tables.load import load_results
 from audiointerp.tables.paper import make_tables
@@ -89,13 +89,19 @@ def export_tables(tables: Tables, out: str | os.PathLike[str]) -> list[Path]:
     -------
     list of Path
         The files.
+
+    Raises
+    ------
+    ClaimedError
+        If another run is writing tables to the folder.
     """
     folder = Path(out)
-    return [
-        *write_csv(tables, folder / "csv"),
-        *write_latex(tables, folder / "latex"),
-        write_pdf(tables, folder / "tables.pdf"),
-    ]
+    with claim(folder / "tables.pdf"):
+        return [
+            *write_csv(tables, folder / "csv"),
+            *write_latex(tables, folder / "latex"),
+            write_pdf(tables, folder / "tables.pdf"),
+        ]
 
 
 def write_csv(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
@@ -129,7 +135,8 @@ def write_latex(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
     for (model, experiment), plane in planes:
         name = f"plane_{model}_{experiment}.pdf"
         picture = plot_plane(plane, heading=f"{model}, {experiment}", metrics=tables.scored)
-        picture.savefig(folder / name, metadata={"CreationDate": None})
+        with replacing(folder / name) as partial:
+            picture.savefig(partial, metadata={"CreationDate": None})
         figures.append(f"\\includegraphics[width=0.48\\linewidth]{{\\detokenize{{{name}}}}}")
         files.append(folder / name)
     sections.append(f"{_entry('plane')}\\noindent\n" + "\\hfill\n".join(figures))

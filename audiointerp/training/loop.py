@@ -31,6 +31,7 @@ from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.runs.classification import check_set, shares_of
+from audiointerp.storage import claim, replacing
 from audiointerp.training import augment
 from audiointerp.training.augment import SpecAugment
 from audiointerp.training.checkpoints import (
@@ -176,6 +177,8 @@ def fit(
         another training, or the device is not there. Nothing is written then.
     TrainingError
         If the loss becomes infinite or NaN.
+    ClaimedError
+        If another run is training in `out`.
 
     Examples
     --------
@@ -206,16 +209,17 @@ def fit(
     _check_numbers(settings)
     hardware = resolve_device(device)
     out = Path(out).resolve()
-    earlier = read_earlier(out, settings, resume, overwrite)
-    if earlier is None or not is_finished(earlier, epochs, patience):
-        task = _Task(model, processor, spec_augment, settings, out)
-        loaders = (
-            _loader(train, batch_size, num_workers, seed),
-            _loader(validation, batch_size, num_workers),
-        )
-        _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
-        earlier = task.history
-    model.load_state_dict(best_state(out / BEST), strict=True)
+    with claim(out / LAST):
+        earlier = read_earlier(out, settings, resume, overwrite)
+        if earlier is None or not is_finished(earlier, epochs, patience):
+            task = _Task(model, processor, spec_augment, settings, out)
+            loaders = (
+                _loader(train, batch_size, num_workers, seed),
+                _loader(validation, batch_size, num_workers),
+            )
+            _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
+            earlier = task.history
+        model.load_state_dict(best_state(out / BEST), strict=True)
     model.classes, model.duration = train.classes, train.duration
     best = best_epoch(earlier)
     return Training(model.eval(), pd.DataFrame(earlier), best, out / BEST)
@@ -306,9 +310,9 @@ class _Task(LightningModule):
         self.history = [*self.history, row]
         self.out.mkdir(parents=True, exist_ok=True)
         best = best_epoch(self.history)
-        if best == epoch:
-            self.trainer.save_checkpoint(self.out / BEST)
-        self.trainer.save_checkpoint(self.out / LAST)
+        for name in (BEST, LAST) if best == epoch else (LAST,):
+            with replacing(self.out / name) as partial:
+                self.trainer.save_checkpoint(partial)
         write_history(self.history, self.out / HISTORY)
         patience = self.settings["patience"]
         self.trainer.should_stop = patience is not None and epoch - best >= patience

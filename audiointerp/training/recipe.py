@@ -28,9 +28,11 @@ from audiointerp.model import (
 )
 from audiointerp.model.weights import load, save_weights
 from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.registry import check_different
 from audiointerp.runs.classification import SetPredictions, classify_set
-from audiointerp.storage import write_atomically
+from audiointerp.storage import claim, write_atomically
 from audiointerp.training.augment import SpecAugment
+from audiointerp.training.checkpoints import LAST
 from audiointerp.training.loop import Training, fit
 from audiointerp.version import __version__
 
@@ -173,7 +175,9 @@ def train_classifier(
         Hide stripes, two each of up to an eighth of the frequency axis and of the time axis: the
         sizes of PANNs, whatever the front end.
     run_dir : path, optional
-        For checkpoints and the history; by default ``results/training/<name of out>``.
+        For checkpoints and the history; by default below ``results/training`` as `out` lies below
+        the current folder, ``results/training/weights/mine.safetensors``. A training that was begun
+        by an earlier version, in ``results/training/mine``, is found there.
     cache_dir : path, optional
         For decoded clips; by default in memory.
     epochs, batch_size, learning_rate, weight_decay, label_smoothing, dropout_scale, mixup_alpha, \
@@ -188,6 +192,8 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     ------
     ValueError
         If a name is unknown or the arguments do not fit each other. No weights are written then.
+    ClaimedError
+        If another run is training to `out` or in `run_dir`.
 
     Examples
     --------
@@ -203,43 +209,44 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     folds = _check_folds(train_folds, validation_fold, test_fold)
     processor = build_processor({"name": front_end})
     rate = processor.sample_rate
-    options = {"subset": subset, "sample_rate": rate, "cache_dir": cache_dir, "clips": clips}
-    train, validation, test = (open_dataset(data, folds=fold, **options) for fold in folds)
-    network = _build(model, head, width, len(train.classes), processor, seed)
-    if pretrained is not None:
-        _initialise(network, pretrained)
-    training = fit(
-        network,
-        processor,
-        train,
-        validation,
-        out=_run_dir(out) if run_dir is None else run_dir,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        dropout_scale=dropout_scale,
-        mixup_alpha=mixup_alpha,
-        spec_augment=panns_stripes(processor, train.num_samples) if spec_augment else None,
-        time_shift=time_shift,
-        patience=patience,
-        seed=seed,
-        device=device,
-        precision=precision,
-        resume=resume,
-        overwrite=overwrite,
-        num_workers=num_workers,
-        progress=progress,
-    )
-    predictions = classify_set(network, processor, test, progress=progress)
-    source = _source(data, subset, train)
-    card = _describe(source, training, predictions, folds, command_line(data, out, given))
-    duration = train.duration
-    save_weights(out, network, processor, classes=train.classes, duration=duration, card=card)
-    page = out.with_suffix(".md")
-    write_atomically(page, _page(out.stem, network, processor, train, card, predictions))
-    return Trained(out, page, training, predictions)
+    with claim(out):
+        options = {"subset": subset, "sample_rate": rate, "cache_dir": cache_dir, "clips": clips}
+        train, validation, test = (open_dataset(data, folds=fold, **options) for fold in folds)
+        network = _build(model, head, width, len(train.classes), processor, seed)
+        if pretrained is not None:
+            _initialise(network, pretrained)
+        training = fit(
+            network,
+            processor,
+            train,
+            validation,
+            out=_run_dir(out) if run_dir is None else run_dir,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            dropout_scale=dropout_scale,
+            mixup_alpha=mixup_alpha,
+            spec_augment=panns_stripes(processor, train.num_samples) if spec_augment else None,
+            time_shift=time_shift,
+            patience=patience,
+            seed=seed,
+            device=device,
+            precision=precision,
+            resume=resume,
+            overwrite=overwrite,
+            num_workers=num_workers,
+            progress=progress,
+        )
+        predictions = classify_set(network, processor, test, progress=progress)
+        source = _source(data, subset, train)
+        card = _describe(source, training, predictions, folds, command_line(data, out, given))
+        duration = train.duration
+        save_weights(out, network, processor, classes=train.classes, duration=duration, card=card)
+        page = out.with_suffix(".md")
+        write_atomically(page, _page(out.stem, network, processor, train, card, predictions))
+        return Trained(out, page, training, predictions)
 
 
 class Start(NamedTuple):
@@ -397,6 +404,7 @@ def _check_folds(
     train: Iterable[Fold], validation: Fold, test: Fold
 ) -> tuple[tuple[Fold, ...], ...]:
     folds = (tuple(train), (validation,), (test,))
+    check_different("training fold", folds[0])
     numbers = [number for part in folds for number in part]
     if len(set(numbers)) != len(numbers):
         raise ValueError(
@@ -445,7 +453,14 @@ def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> Non
 
 
 def _run_dir(out: Path) -> Path:
-    return Path("results", "training", out.stem)
+    """Return the folder of the training of a weight file: another one for every file."""
+    folder = Path("results", "training")
+    earlier = folder / out.stem  # of earlier versions, the same for all files of one name
+    full = Path(os.path.abspath(out))
+    inside = full.is_relative_to(Path.cwd())
+    run_dir = folder / full.relative_to(Path.cwd() if inside else full.anchor)
+    is_earlier = (earlier / LAST).is_file() and not (run_dir / LAST).is_file()
+    return earlier if is_earlier else run_dir
 
 
 def _source(
