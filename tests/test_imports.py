@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 
+import pytest
 from repository import REPOSITORY
 
 
@@ -33,3 +36,26 @@ def test_no_module_imports_one_that_imports_it():
     while free := {name for name, needs in left.items() if not needs & left.keys()}:
         left = {name: needs for name, needs in left.items() if name not in free}
     assert not left
+
+
+def test_public_names_are_imported_when_they_are_used():
+    """From the first moment on, Ctrl-C has to find the command line ready: torch takes seconds."""
+    script = (
+        "import sys, audiointerp.cli; assert not {'torch', 'numpy', 'typer'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=REPOSITORY)
+
+
+def test_every_public_name_is_in_its_module_for_people_and_for_type_checkers():
+    import audiointerp
+
+    assert all(hasattr(audiointerp, name) for name in audiointerp.__all__)
+    assert set(audiointerp.__all__) == audiointerp._HOME.keys()
+    tree = ast.parse((REPOSITORY / "audiointerp" / "__init__.py").read_text())
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    checked = {alias.name: node.module for node in froms for alias in node.names}
+    assert {name: checked.get(name) for name in audiointerp._HOME} == audiointerp._HOME
+    assert audiointerp.masking.MASKS is audiointerp.MASKS
+    with pytest.raises(AttributeError, match="no attribute 'saliency'"):
+        _ = audiointerp.saliency
+    assert set(audiointerp.__all__) <= set(dir(audiointerp))

@@ -14,7 +14,7 @@ import pypdf
 import pytest
 from typer.testing import CliRunner
 
-from audiointerp.cli import app
+from audiointerp.cli.commands import app
 from audiointerp.interpretation import METHODS
 from audiointerp.metrics import METRICS
 from audiointerp.plots import plot_plane

@@ -1,0 +1,28 @@
+"""The commands, put together; the library is imported inside them, so that help comes at once."""
+
+from __future__ import annotations
+
+import typer
+
+from audiointerp.cli import check, data, experiment, figure, interpret, report, tables, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="See, hear and measure what an audio classifier listened to.",
+)
+for _command in (
+    interpret.interpret,
+    figure.figure,
+    report.report,
+    experiment.experiment,
+    train.train,
+    tables.tables,
+    check.check,
+):
+    app.command()(_command)
+_data = typer.Typer(no_args_is_help=True, help="Get or make data: ESC-50, the synthetic set.")
+for _command in (data.esc50, data.samples, data.synthetic):
+    _data.command()(_command)
+app.add_typer(_data, name="data")
