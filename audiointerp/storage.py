@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -82,6 +84,47 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if path.exists():
             shutil.rmtree(earlier, ignore_errors=True)
+
+
+def check_writable(path: str | os.PathLike[str], *, folder: bool = False) -> None:
+    """Check that a file can be written, before the work that it is to hold.
+
+    Nothing is left behind: a temporary file is made, in the folder or in the nearest one above it
+    that exists, and removed.
+
+    Parameters
+    ----------
+    path : path
+        The file to write; it and its folder may be missing.
+    folder : bool
+        Whether `path` is a folder to write files into.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the message names `path` and the reason.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() and not folder:
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        missing = [] if path.is_dir() else [path.name]
+        there = path if path.is_dir() else path.parent
+        while not there.exists() and there != there.parent:
+            missing.append(there.name)
+            there = there.parent
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file, not a folder")
+        if folder and path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a folder")
+        for name in missing:
+            with suppress(FileNotFoundError):
+                os.lstat(_beside(there / name))  # temporary names are longer, perhaps too long
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = "into the folder" if folder else "the file"
+        raise type(error)(f"cannot write {what} {path}: {error.strerror}") from error
 
 
 def _beside(path: Path) -> Path:

@@ -21,6 +21,7 @@ from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import load
 from audiointerp.processing import FrontEnd, View
 from audiointerp.runs.job import Job, Place, choose_masks, choose_places
+from audiointerp.runs.names import file_name
 from audiointerp.runs.targets import Target
 
 TRAIN_FOLDS = (1, 2, 3)
@@ -283,9 +284,9 @@ def load_models(
 def by_stem(files: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     """Return the files by their names without ending, which must differ."""
     paths = [Path(file) for file in files]
-    names = {path.stem: path for path in paths}
+    names = {file_name(path): path for path in paths}
     if len(names) < len(paths):
-        twice = sorted({path.stem for path in paths if names[path.stem] != path})
+        twice = sorted({file_name(path) for path in paths if names[file_name(path)] != path})
         raise ValueError(
             f"two files are called {', '.join(twice)}: results are filed by name, rename one"
         )
