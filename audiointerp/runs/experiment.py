@@ -28,7 +28,7 @@ from audiointerp.runs.recipe import (
     make_recipe,
     open_set,
 )
-from audiointerp.runs.sets import SetResult, interpret_set
+from audiointerp.runs.sets import SetResult, interpret_sets
 from audiointerp.runs.store import run_path
 
 CLEAN = "clean"
@@ -100,7 +100,10 @@ def run_experiment(
     Raises
     ------
     ValueError
-        If a name, file or setting is unusable; before anything is written.
+        If a name, file or setting is unusable, of any model or condition; before anything is
+        written.
+    OSError
+        If a folder cannot be written, or the disk is full.
     """
     recipe = make_recipe(recipe, options)
     conditions: dict[str, Contamination | None] = {CLEAN: None} if clean else {}
@@ -108,7 +111,7 @@ def run_experiment(
         conditions[name] = Contamination(file, alpha, snr_db=snr_db)
     if not conditions:
         raise ValueError("nothing to do: neither the clean clips nor a noise was asked for")
-    done: dict[Path, SetResult] = {}
+    requests = []
     for model_name, classifier in load_models(weights, resolve_device(device)).items():
         source = {"subset": subset, "cache_dir": cache_dir}
         sets = {
@@ -120,8 +123,8 @@ def run_experiment(
         )
         for name, dataset in sets.items():
             folders = {run_path(results, model_name, m, name): job for m, job in jobs.items()}
-            done |= interpret_set(folders, dataset, overwrite=overwrite, progress=recipe.progress)
-    return done
+            requests.append((folders, dataset))
+    return interpret_sets(requests, overwrite=overwrite, progress=recipe.progress)
 
 
 def list_runs(done: Mapping[Path, SetResult]) -> pd.DataFrame:
