@@ -15,7 +15,9 @@ from audiointerp.dataset import AudioError, FolderDataset
 from audiointerp.dataset.batches import check_clips, read_ahead
 from audiointerp.dataset.failures import ALIKE, Failures, describe, each_alone
 from audiointerp.dataset.files import hashed_fold
+from audiointerp.report import write_report
 from audiointerp.storage import check_writable
+from audiointerp.tables.files import write_tables
 
 
 def failing(kind=RuntimeError, message="broken"):
@@ -214,6 +216,24 @@ class TestNames:
 
 
 class TestCheckWritable:
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda folder, out: write_tables(folder, out),
+            lambda folder, out: write_report(folder, out=out / "page.html"),
+        ],
+        ids=["tables", "a page"],
+    )
+    def test_tables_and_pages_ask_before_they_read(self, tmp_path, write):
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match="cannot write"):
+            write(tmp_path, tmp_path / "file" / "below")
+
+    def test_a_cache_that_is_a_file_is_no_cache(self, write_tones, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(NotADirectoryError, match=r"cache_dir .*file is a file"):
+            FolderDataset(write_tones("set", ["dog/1.wav"]), cache_dir=tmp_path / "file")
+
     def test_it_leaves_nothing(self, tmp_path):
         check_writable(tmp_path / "new" / "deep" / "file.txt")
         check_writable(tmp_path / "new", folder=True)

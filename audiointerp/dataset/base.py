@@ -151,6 +151,8 @@ class ClipDataset(Dataset[Clip], ABC):
         self.normalize = bool(normalize)
         self.contamination = contamination
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        if self.cache_dir is not None and self.cache_dir.exists() and not self.cache_dir.is_dir():
+            raise NotADirectoryError(f"cache_dir {self.cache_dir} is a file, not a folder")
         self._positions = {name: place for place, name in enumerate(self.clip_ids)}
         self._memory: dict[int, Tensor] = {}
         if contamination is not None:

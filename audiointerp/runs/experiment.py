@@ -18,7 +18,7 @@ from audiointerp.dataset import ClipDataset, Contamination
 from audiointerp.device import resolve_device
 from audiointerp.evaluation.statistics import share_interval
 from audiointerp.processing import FrontEnd
-from audiointerp.runs.classification import SetPredictions, classify_set
+from audiointerp.runs.classification import SetPredictions, check_set, classify_set
 from audiointerp.runs.job import Place
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
@@ -229,6 +229,8 @@ def measure_accuracy(
     ValueError
         If a set does not fit the model.
     """
+    for experiment, dataset in sets.items():
+        check_set(model, processor, dataset, f"set {experiment!r}")
     found = {
         experiment: classify_set(model, processor, dataset, progress=progress)
         for experiment, dataset in sets.items()

@@ -221,13 +221,13 @@ def fit(
     earlier = read_earlier(out, settings, resume, overwrite)
     if earlier is None or not is_finished(earlier, epochs, patience):
         check_writable(out, folder=True)
-        sets = {"training": train, "validation": validation}
-        check_clips(sets if test is None else sets | {"test": test}, progress=progress)
         task = _Task(model, processor, spec_augment, settings, out)
         loaders = (
             _loader(train, batch_size, num_workers, seed),
             _loader(validation, batch_size, num_workers),
         )
+        sets = {"training": train, "validation": validation}
+        check_clips(sets if test is None else sets | {"test": test}, progress=progress)
         _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
         earlier = task.history
     model.load_state_dict(best_state(out / BEST), strict=True)
