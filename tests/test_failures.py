@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import weakref
 
@@ -113,6 +114,13 @@ def test_a_reason_says_what_an_error_is_unless_it_is_of_the_package():
     assert describe(AudioError("x.wav: empty")) == "x.wav: empty"
     assert describe(KeyError("gain")) == "KeyError: 'gain'"
     assert describe(AudioError(os.fsdecode(b"caf\xe9.wav"))) == r"caf\udce9.wav"
+
+
+def test_a_console_that_lacks_the_letters_of_a_name_stops_nothing(monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", write_through=True)
+    monkeypatch.setattr("sys.stdout", console)
+    Failures().add("\u96e8", AudioError("\u96e8.wav: empty"))
+    assert console.buffer.getvalue().split() == [b"skipped", rb"\u96e8:", rb"\u96e8.wav:", b"empty"]
 
 
 class TestEachAlone:

@@ -9,6 +9,7 @@ after a mistake in a model.
 from __future__ import annotations
 
 import errno
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -74,7 +75,7 @@ class Failures:
             raise error
         why = describe(error)
         if not self._quiet and self.reasons.get(clip) != why:
-            tqdm.write(f"skipped {printable(clip)}: {why}")
+            _say(f"skipped {clip}: {why}")
         self.reasons[clip] = why
         if self._differ:
             return
@@ -125,7 +126,7 @@ def each_alone(
         if len(items) == 1:
             failed(items[0], error)
             return []
-        tqdm.write(f"{len(items)} together failed ({describe(error)}): each is tried alone")
+        _say(f"{len(items)} together failed ({describe(error)}): each is tried alone")
     # Only here the error, and what its frames hold, is gone.
     return [result for item in items for result in each_alone([item], work, failed)]
 
@@ -153,6 +154,12 @@ def printable(text: str) -> str:
     True
     """
     return text.encode(errors="backslashreplace").decode()
+
+
+def _say(text: str) -> None:
+    """Print a line above the progress bar, whatever characters the console lacks."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    tqdm.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
 
 
 def _is_like(error: Exception, other: Exception | None) -> bool:

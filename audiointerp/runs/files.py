@@ -161,18 +161,26 @@ def interpret_files(
         for method in recipe.methods:
             _check_folders(work.out / name / method, names, recipe.target)
     total = len(models) * len(recipe.methods) * len(names)
-    with tqdm(total=total, unit="clip", disable=not recipe.progress) as bar:
-        for name in models:
-            bar.set_description(name)
-            _ModelWork(work, name, jobs[name], bar).run(names)
+    try:
+        with tqdm(total=total, unit="clip", disable=not recipe.progress) as bar:
+            for name in models:
+                bar.set_description(name)
+                _ModelWork(work, name, jobs[name], bar).run(names)
+    finally:  # an error that ends the work leaves what is done, and a table of it
+        table = _write_table(work)
+    return FilesResult(work.out, table, work.failures, work.recordings, work.written)
+
+
+def _write_table(work: _FilesWork) -> pd.DataFrame:
+    """Write the metrics of all that is interpreted, and return them."""
     columns = ["model", "method", "clip"]
     if any("start" in row for row in work.rows):
         columns += ["start", "end"]
-    columns += ["label", "probability"] + ([] if recipe.target is None else [EXPLAINED])
+    columns += ["label", "probability"] + ([] if work.target is None else [EXPLAINED])
     table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
     if work.rows:
         write_atomically(work.out / SUMMARY_TABLE, table.to_csv(index=False))
-    return FilesResult(work.out, table, work.failures, work.recordings, work.written)
+    return table
 
 
 def compare_methods(
@@ -335,6 +343,15 @@ class _ModelWork:
 
     def run(self, files: Mapping[str, Path]) -> None:
         """Interpret files; note those that something goes wrong with."""
+        try:
+            self._interpret(files)
+        finally:
+            place = {name: number for number, name in enumerate(files)}
+            method = {name: number for number, name in enumerate(self._jobs)}
+            self._rows.sort(key=lambda row: (method[row["method"]], place[row["clip"]]))
+            self._work.rows.extend(self._rows)
+
+    def _interpret(self, files: Mapping[str, Path]) -> None:
         waiting: dict[int, list[_Clip]] = {}
         for name, file in files.items():
             try:
@@ -365,10 +382,6 @@ class _ModelWork:
         for failures in (self._work.unread, self._failures, *self._of_method.values()):
             failures.finish()
             self._work.failures.update(failures.reasons)
-        place = {name: number for number, name in enumerate(files)}
-        method = {name: number for number, name in enumerate(self._jobs)}
-        self._rows.sort(key=lambda row: (method[row["method"]], place[row["clip"]]))
-        self._work.rows.extend(self._rows)
 
     def _interpret_clips(self, clips: Sequence[_Clip]) -> None:
         """Interpret clips of one length together, those that fail apart."""

@@ -137,9 +137,17 @@ def test_a_full_disk_ends_the_work(weights, clips, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("quick_pictures")
 def test_what_fails_for_every_clip_is_raised_as_it_is(weights, clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(ai.SaliencyInterpreter, "explain", lambda self, view, target: {}["gain"])
+    explain = ai.SaliencyInterpreter.explain
+
+    def fail(self, view, target):
+        return explain(self, view, target) if "hiss" in self.classifier.classes else {}["gain"]
+
+    monkeypatch.setattr(ai.SaliencyInterpreter, "explain", fail)
     with pytest.raises(KeyError, match="gain"):
-        interpret_files(clips, weights[:1], tmp_path / "out", **QUICK)
+        interpret_files(clips, weights, tmp_path / "out", **QUICK)
+    table = pd.read_csv(tmp_path / "out" / "summary.csv")  # of the model before
+    assert set(table["model"]) == {"tiny"}
+    assert set(table["clip"]) == {"clip0", "clip1", "clip2"}
 
 
 @pytest.mark.usefixtures("quick_pictures")
