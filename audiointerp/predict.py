@@ -247,7 +247,8 @@ class Predict:
         """Interpret every clip of a set, explaining the predicted class, and file the results.
 
         What the folder already holds is not done again, whether the earlier set had fewer clips
-        of these folds or more. A clip that cannot be read is reported and skipped.
+        of these folds or more. A clip that something goes wrong with is reported and skipped; see
+        `audiointerp.dataset.failures`.
 
         Parameters
         ----------
@@ -269,7 +270,10 @@ class Predict:
         Raises
         ------
         ValueError
-            If the set does not fit the model, or the folder holds a run with other settings.
+            If the set does not fit the model, or the folder holds a run with other settings;
+            before anything is written.
+        OSError
+            If the folder cannot be written, or the disk is full.
         """
         folder = Path(folder)
         done = interpret_set(

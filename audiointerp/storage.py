@@ -12,11 +12,12 @@ import shlex
 import shutil
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from errno import EACCES, ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP, EROFS
+from errno import EACCES, EISDIR, ENOLCK, ENOSYS, ENOTDIR, ENOTSUP, EOPNOTSUPP, EROFS
 from pathlib import Path
 from typing import IO
 
@@ -233,7 +234,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
         If it cannot be written; the message names `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = _beside(path)
     try:
         with naming(path, temporary):
             yield temporary
@@ -241,6 +242,10 @@ def replacing(path: PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{path.suffix}")
 
 
 def append(path: PathLike, content: str) -> None:
@@ -359,6 +364,47 @@ def _check_free(path: Path, new: Path, written: Callable[[Path], Collection[str]
                 f"{path / name}: is not of the earlier result and would be replaced; move or "
                 "rename it"
             )
+
+
+def check_writable(path: PathLike, *, folder: bool = False) -> None:
+    """Check that a file can be written, before the work that it is to hold.
+
+    Nothing is left behind: a temporary file is made, in the folder or in the nearest one above it
+    that exists, and removed.
+
+    Parameters
+    ----------
+    path : path
+        The file to write; it and its folder may be missing.
+    folder : bool
+        Whether `path` is a folder to write files into.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the message names `path` and the reason.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() and not folder:
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        missing = [] if path.is_dir() else [path.name]
+        there = path if path.is_dir() else path.parent
+        while not there.exists() and there != there.parent:
+            missing.append(there.name)
+            there = there.parent
+        if not there.is_dir():
+            raise NotADirectoryError(ENOTDIR, f"{there} is a file, not a folder")
+        if folder and path.exists() and not path.is_dir():
+            raise NotADirectoryError(ENOTDIR, "it is a file, not a folder")
+        for name in missing:
+            with suppress(FileNotFoundError):
+                os.lstat(_beside(there / name))  # temporary names are longer, perhaps too long
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = "into the folder" if folder else "the file"
+        raise type(error)(f"cannot write {what} {path}: {error.strerror}") from error
 
 
 def ignores_case(folder: PathLike) -> bool:

@@ -12,10 +12,12 @@ from sklearn.metrics import (
 )
 from tones import Chords, Tones, front_end, small_model
 
+from audiointerp.dataset import AudioError
 from audiointerp.model import HEADS, as_classifier, build_head, classifier
 from audiointerp.runs import classification
 from audiointerp.runs.classification import (
     SetPredictions,
+    SkippedClipsWarning,
     accuracy,
     classify_set,
     confusion,
@@ -190,3 +192,33 @@ def test_several_labels_have_no_confusion_matrix():
     labels = predictions_of("sigmoid").labels
     with pytest.raises(ValueError, match=r"one label each; classify_set\(…\)\.label_counts\(\)"):
         confusion(labels, ["a", "b", "c"])
+
+
+class Broken(Tones):
+    """Tones of which some are broken files."""
+
+    def __init__(self, clips, broken):
+        super().__init__(clips)
+        self.broken = broken
+
+    def _decode(self, index):
+        if index in self.broken:
+            raise AudioError(f"{self.clip_ids[index]}.wav: empty")
+        return super()._decode(index)
+
+
+def test_broken_clips_are_left_out_with_a_warning():
+    model, processor = small_model(), front_end()
+    with pytest.warns(SkippedClipsWarning, match=r"2 of 5 clips .* first tone1: tone1\.wav: empty"):
+        found = classify_set(model, processor, Broken(5, {1, 4}), batch_size=2)
+    assert found.clip_ids == ["tone0", "tone2", "tone3"]
+    assert found.failures == {"tone1": "tone1.wav: empty", "tone4": "tone4.wav: empty"}
+    whole = classify_set(model, processor, Tones(5), batch_size=2)
+    assert found.probabilities == pytest.approx(whole.probabilities[[0, 2, 3]], abs=1e-6)
+    assert (found.truth == whole.truth[[0, 2, 3]]).all()
+    assert whole.failures == {}
+
+
+def test_a_set_without_a_clip_to_classify_is_an_error():
+    with pytest.raises(AudioError, match="3 of 3 clips could not be classified, the first tone0"):
+        classify_set(small_model(), front_end(), Broken(3, {0, 1, 2}))

@@ -242,6 +242,17 @@ def test_accuracy_comes_with_its_interval_for_every_condition(weights, tiny_esc5
     assert np.isnan(found.loc["one clip", "accuracy_low"])
 
 
+def test_all_sets_of_an_accuracy_are_checked_before_the_first(weights, tiny_esc50, monkeypatch):
+    model, processor = load(weights[0])
+    sets = {
+        "clean": open_set(tiny_esc50, model, processor),
+        "room": ESC50Dataset(tiny_esc50, sample_rate=2 * RATE, duration=1.0),
+    }
+    monkeypatch.setattr(ESC50Dataset, "__getitem__", lambda *_: pytest.fail("too late"))
+    with pytest.raises(ValueError, match="the set 'room' is at 16000 Hz"):
+        measure_accuracy(model, processor, sets)
+
+
 def test_a_set_is_opened_as_the_model_takes_it(weights, tiny_esc50):
     model, processor = load(weights[0])
     clips = open_set(tiny_esc50, model, processor, folds=5, clips=2)

@@ -163,7 +163,8 @@ def test_a_training_that_broke_down_resumes_to_the_same_weights(tmp_path, proces
     augmented = {"spec_augment": SpecAugment(2, 6, 2, 4), "mixup_alpha": 0.5}
     whole = run(tmp_path / "whole", processor, **augmented)
     broken = Tones(10)
-    broken.breaks_after = clips_taken  # in the middle of the third, then of the fourth epoch
+    # In the middle of the third, then of the fourth epoch; all were read once before the first.
+    broken.breaks_after = 10 + clips_taken
     with pytest.raises(OSError, match="disk is gone"):
         run(tmp_path / "cut", processor, train=broken, **augmented)
     assert len(pd.read_csv(tmp_path / "cut" / "history.csv")) == clips_taken // 10
@@ -212,11 +213,11 @@ def test_an_earlier_training_of_other_clips_is_replaced_if_asked(tmp_path, proce
 def test_overwriting_begins_anew_but_resuming_still_goes_on(tmp_path, processor):
     clips = Tones(10)
     first = run(tmp_path, processor, epochs=1, train=clips)
-    assert clips.taken == 10
+    assert clips.taken == 20  # once to check them, once to learn
     run(tmp_path, processor, epochs=1, train=clips, resume=True, overwrite=True)
-    assert clips.taken == 10
-    again = run(tmp_path, processor, epochs=1, train=clips, overwrite=True)
     assert clips.taken == 20
+    again = run(tmp_path, processor, epochs=1, train=clips, overwrite=True)
+    assert clips.taken == 40
     assert same_weights(first.model, again.model)
 
 
@@ -509,7 +510,7 @@ def test_a_sigmoid_training_that_broke_down_resumes_to_the_same_weights(tmp_path
 
     whole = run(tmp_path / "whole", processor, model=model(), train=chords(clips=10), **options)
     broken = chords(clips=10)
-    broken.breaks_after = 25
+    broken.breaks_after = 35  # 10 of them before the first epoch
     with pytest.raises(OSError, match="disk is gone"):
         run(tmp_path / "cut", processor, model=model(), train=broken, **options)
     resumed = run(

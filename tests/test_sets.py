@@ -1,5 +1,6 @@
 """Sets by several methods: each clip is read and classified once; runs are completed."""
 
+import errno
 import json
 
 import pandas as pd
@@ -12,7 +13,7 @@ from audiointerp.interpretation import GradCAMInterpreter, SaliencyInterpreter
 from audiointerp.model import build_model, classifier
 from audiointerp.processing import LogSTFTSpectrogram
 from audiointerp.runs.job import Job
-from audiointerp.runs.sets import interpret_set
+from audiointerp.runs.sets import interpret_set, interpret_sets
 from audiointerp.runs.targets import Above, Top
 
 CLASSES = ("dog", "cat", "rain")
@@ -226,3 +227,161 @@ def _foreground_share(evidence):
     both = (evidence.truth.foreground, evidence.truth.background)
     foreground, background = (each.waveform.double().square().sum((1, 2)) for each in both)
     return foreground / (foreground + background)
+
+
+class Fussy(LogSTFTSpectrogram):
+    """A front end that fails on one of the clips, as a clip's own error would."""
+
+    refused = None
+    error = RuntimeError("no such sound")
+
+    def analyse(self, waveform):
+        refused = self.refused
+        if refused is not None and any(torch.equal(refused, each) for each in waveform):
+            raise self.error
+        return super().analyse(waveform)
+
+
+@pytest.fixture
+def fussy(network):
+    front_end = Fussy(sample_rate=RATE, n_fft=128, hop_length=64)
+    return classifier(network, front_end=front_end, classes=CLASSES, duration=1.0)
+
+
+def saliency(model, **options):
+    return Job(model, SaliencyInterpreter(model), masks=("bin", "topK_30"), **options)
+
+
+def test_a_clip_that_fails_costs_no_other_its_rows(fussy, clips, tmp_path):
+    (whole,) = interpret_set({tmp_path / "whole": saliency(fussy)}, clips, progress=False).values()
+    bad = clips.clip_ids[2]
+    fussy.front_end.refused = clips[2].waveform
+    folder = tmp_path / "run"
+    (result,) = interpret_set({folder: saliency(fussy)}, clips, progress=False).values()
+    assert result.failures == {bad: "RuntimeError: no such sound"}
+    assert result.interpreted == 5
+    assert json.loads((folder / "run.json").read_text())["report"]["failures"] == result.failures
+    for key, table in whole.tables.items():
+        expected = table[table["clip"] != bad].reset_index(drop=True)
+        pd.testing.assert_frame_equal(result.tables[key], expected, atol=1e-5)
+    # It fails alone, and is no reason to end a run that has others.
+    (again,) = interpret_set({folder: saliency(fussy)}, clips, progress=False).values()
+    assert again.failures == result.failures
+    fussy.front_end.refused = None
+    (mended,) = interpret_set({folder: saliency(fussy)}, clips, progress=False).values()
+    for key, table in whole.tables.items():
+        pd.testing.assert_frame_equal(mended.tables[key], table, atol=1e-5)
+
+
+def test_a_clip_that_one_method_fails_on_is_complete_in_the_others(
+    make, clips, tmp_path, monkeypatch
+):
+    jobs = {tmp_path / method: make(method) for method in ("saliency", "gradcam")}
+    interpreter = jobs[tmp_path / "saliency"].interpreter
+    explain, refused = interpreter.explain, clips[1].waveform
+
+    def fail(view, target):
+        if any(torch.equal(refused, each) for each in view.waveform):
+            raise RuntimeError("no gradient")
+        return explain(view, target)
+
+    monkeypatch.setattr(interpreter, "explain", fail)
+    done = interpret_set(jobs, clips, progress=False)
+    assert done[tmp_path / "gradcam"].failures == {}
+    assert done[tmp_path / "saliency"].failures == {clips.clip_ids[1]: "RuntimeError: no gradient"}
+    assert [len(each.tables["features", "bin"]) for each in done.values()] == [5, 6]
+
+
+def test_a_mistake_that_fails_every_clip_is_raised_as_it_is(fussy, clips, tmp_path, monkeypatch):
+    job = saliency(fussy)
+    monkeypatch.setattr(job.interpreter, "explain", lambda view, target: {}["gain"])
+    with pytest.raises(KeyError, match="gain"):
+        interpret_set({tmp_path / "run": job}, clips, progress=False)
+
+
+def test_a_full_disk_ends_the_run(fussy, clips, tmp_path, monkeypatch):
+    job = saliency(fussy)
+    seen = []
+
+    def fail(view, target):
+        seen.append(len(target))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(job.interpreter, "explain", fail)
+    with pytest.raises(OSError, match="No space left"):
+        interpret_set({tmp_path / "run": job}, clips, progress=False)
+    assert seen == [6]
+
+
+class Overflowing(torch.nn.Module):
+    """Scores that are NaN for one clip."""
+
+    refused = None
+
+    def forward(self, cells):
+        level = cells.mean((1, 2, 3)) / 50
+        scores = torch.stack([level, -level, 0 * level], 1)
+        if self.refused is None:
+            return scores
+        is_refused = (cells == self.refused).flatten(1).all(1)
+        return torch.where(is_refused[:, None], torch.nan, scores)
+
+
+def test_a_clip_that_a_model_has_no_number_for_is_reported_and_has_no_row(clips, tmp_path):
+    front_end = LogSTFTSpectrogram(sample_rate=RATE, n_fft=128, hop_length=64)
+    model = classifier(Overflowing(), front_end=front_end, classes=CLASSES, duration=1.0)
+    model.network.refused = front_end(clips[3].waveform[None])
+    (result,) = interpret_set({tmp_path / "run": saliency(model)}, clips, progress=False).values()
+    assert list(result.failures) == [clips.clip_ids[3]]
+    assert "the model returns NaN or infinite scores" in result.failures[clips.clip_ids[3]]
+    for table in result.tables.values():
+        assert clips.clip_ids[3] not in set(table["clip"])
+        assert len(table) == 5
+
+
+def test_all_is_checked_before_the_first_set(make, clips, tmp_path):
+    other = ESC50Dataset(clips.root, sample_rate=RATE, duration=1.0, folds=[3])
+    interpret_set({tmp_path / "b": make("saliency", base="quiet")}, other, progress=False)
+    kept = {path: path.read_bytes() for path in tmp_path.glob("b/**/*.*")}
+    requests = [
+        ({tmp_path / "a": make("saliency")}, clips),
+        ({tmp_path / "b": make("saliency")}, other),
+    ]
+    with pytest.raises(ValueError, match=r"other settings \(base\)"):
+        interpret_sets(requests, progress=False)
+    assert not (tmp_path / "a").exists()
+    requests[1] = ({tmp_path / "c": make("saliency")}, SyntheticDataset(folds=5, sample_rate=RATE))
+    with pytest.raises(ValueError, match="classes that the model does not know"):
+        interpret_sets([({tmp_path / "b": make("saliency")}, other), requests[1]], overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.glob("b/**/*.*")} == kept
+
+
+def test_a_folder_that_cannot_be_written_is_found_first(make, clips, tmp_path):
+    (tmp_path / "file").touch()
+    jobs = {tmp_path / "run": make("saliency"), tmp_path / "file" / "run": make("gradcam")}
+    with pytest.raises(OSError, match="cannot write into the folder"):
+        interpret_set(jobs, clips, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_clips_too_short_for_the_model_are_refused_before_anything_is_written(
+    make, tiny_esc50, tmp_path
+):
+    short = ESC50Dataset(tiny_esc50, sample_rate=RATE, duration=0.005, folds=1)
+    with pytest.raises(ValueError, match=r"the model fails on sounds of 0\.005 s, 40 samples"):
+        interpret_set({tmp_path / "run": make("saliency")}, short, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "x" * 201])
+def test_clips_that_cannot_be_filed_are_refused(make, clips, tmp_path, name):
+    clips.clip_ids[0] = name
+    with pytest.raises(ValueError, match="attribution maps are filed by the clips' names"):
+        interpret_set({tmp_path / "run": make("saliency")}, clips, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("target", ["horse", 3, Top(4), ["dog", "cow"]])
+def test_a_target_that_the_model_does_not_know_makes_no_job(make, target):
+    with pytest.raises(ValueError, match=r"horse|target 3|top 4|cow"):
+        make("saliency", target=target)

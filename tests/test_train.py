@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,14 @@ import torch
 from tones import Chords
 
 from audiointerp.cli import main
-from audiointerp.dataset import save_audio
+from audiointerp.dataset import AudioError, save_audio
 from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.model.heads import Softmax
 from audiointerp.model.weights import load
 from audiointerp.processing import FRONT_ENDS
 from audiointerp.runs.classification import SetPredictions, accuracy, classify_set
 from audiointerp.training import recipe
+from audiointerp.training.loop import TrainingError, fit
 from audiointerp.training.recipe import (
     _OPTIONS,
     Start,
@@ -315,6 +317,96 @@ def test_bad_arguments_write_nothing(folder, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         train_classifier(**arguments, run_dir=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def broken(folder, tmp_path):
+    """Return a copy of the set with a broken clip in each of some folds: ``broken(1, 5)``."""
+
+    def make(*folds):
+        root = tmp_path / "broken"
+        shutil.copytree(folder, root)
+        for fold in folds:
+            (root / "audio" / f"{fold}-cow-A-3.wav").write_bytes(b"no sound")
+        return root
+
+    return make
+
+
+def test_broken_clips_of_all_folds_are_named_before_the_first_epoch(broken, tmp_path):
+    out = tmp_path / "x.safetensors"
+    with pytest.raises(AudioError, match="3 of 10 clips cannot be read") as raised:
+        train_classifier(broken(2, 4, 5), out, run_dir=tmp_path / "run", **SMALL)
+    for clip in ("2-cow-A-3 (training)", "4-cow-A-3 (validation)", "5-cow-A-3 (test)"):
+        assert f"\n  {clip}: " in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_the_weights_are_there_whatever_happens_at_the_test(broken, tmp_path, monkeypatch):
+    out, root = tmp_path / "x.safetensors", broken()
+    request = SMALL | {"run_dir": tmp_path / "run"}
+    lost = root / "audio" / "5-cow-A-3.wav"
+    kept = lost.read_bytes()
+
+    def fit_and_lose(*arguments, **options):
+        training = fit(*arguments, **options)
+        options["test"]._memory.clear()
+        lost.unlink()
+        return training
+
+    monkeypatch.setattr(recipe, "fit", fit_and_lose)
+    with pytest.raises(TrainingError, match=r"the weights are written.*5-cow-A-3.*resume") as error:
+        train_classifier(root, out, **request)
+    assert str(out) in str(error.value)
+    model, _ = load(out)
+    assert "validation_accuracy" in model.card
+    assert "test_accuracy" not in model.card
+    assert "not tested yet" in out.with_suffix(".md").read_text()
+    lost.write_bytes(kept)
+    monkeypatch.setattr(recipe, "fit", fit)
+    before = (tmp_path / "run" / "last.ckpt").read_bytes()
+    again = train_classifier(root, out, resume=True, **request)
+    assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
+    tested, _ = load(out)
+    assert tested.card["test_accuracy"] == again.test_accuracy
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, tested.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"out": "file/x.safetensors"}, "cannot write the file .*x.safetensors: .*file is a file"),
+        ({"out": "folder.safetensors"}, "folder.safetensors: it is a folder"),
+        ({"out": "card.safetensors"}, "card.md: it is a folder"),
+        ({"run_dir": "file/run"}, "cannot write into the folder .*run: .*file is a file"),
+    ],
+)
+def test_what_cannot_be_written_is_found_before_a_clip_is_read(
+    folder, tmp_path, monkeypatch, change, message
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "card.md").mkdir()
+    monkeypatch.setattr(ESC50Dataset, "_decode", lambda *_: pytest.fail("too late"))
+    paths = {"out": "x.safetensors", "run_dir": "run"} | change
+    with pytest.raises(OSError, match=message):
+        train_classifier(folder, **{name: tmp_path / paths[name] for name in paths}, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"precision": "16"}, "unknown precision '16'"),
+        ({"device": "cuda:99"}, "'cuda:99' is not there"),
+    ],
+)
+def test_numbers_are_checked_before_anything_is_fetched(tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr(recipe, "download_panns", lambda *_: pytest.fail("too late"))
+    request = SMALL | {"width": None, "pretrained": "audioset"} | change
+    with pytest.raises(ValueError, match=message):
+        train_classifier("synthetic", tmp_path / "x.safetensors", **request)
 
 
 def test_weights_of_another_architecture_are_refused(trained, folder, tmp_path):

@@ -99,5 +99,6 @@ def experiment(
     for folder, result in done.items():
         typer.echo(f"\n{folder}: accuracy {100 * result.accuracy:.2f} %")
         typer.echo(result.mean_metrics(on[0]).round(3).to_string())
-        failures |= {f"{folder.name}/{clip}": why for clip, why in result.failures.items()}
+        run = f"{folder.parent.name}/{folder.name}"
+        failures |= {f"{run}/{clip}": why for clip, why in result.failures.items()}
     report_skipped(failures)

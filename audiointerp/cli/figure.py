@@ -55,11 +55,13 @@ def figure(
 
     It explains one label: --top and --above are for sounds that just one label fits.
     """
+    from audiointerp.runs.comparison import check_figure
     from audiointerp.runs.files import compare_methods
     from audiointerp.runs.recipe import SHOWN_MASKS
     from audiointerp.runs.windows import Windowing
 
     shown = mask or SHOWN_MASKS
+    check_figure(shown, part, out)
     recipe = build_recipe(method, target, top, above, masks=shown, base=base, seed=seed)
     comparison = compare_methods(
         file,

@@ -95,9 +95,13 @@ def interpret(
         typer.echo(summarise_files(result.table, shown).to_string())
         typer.echo(f"\nPictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
         typer.echo(f"Every metric of every mask:  {result.folder}/summary.csv")
+    skipped = dict(result.failures)
     if report and result.written:
-        from audiointerp.report import write_report
+        from audiointerp.report import PAGE, write_report
 
-        page = write_report(result.folder, results=result.written)
-        typer.echo(f"To look at and listen to:    {page}")
-    report_skipped(result.failures)
+        try:
+            page = write_report(result.folder, results=result.written)
+            typer.echo(f"To look at and listen to:    {page}")
+        except (ValueError, OSError) as error:
+            skipped[PAGE] = f"{error}; all results are there, `audiointerp report` makes their page"
+    report_skipped(skipped)

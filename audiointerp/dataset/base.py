@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
+import itertools
 import operator
 import re
 from abc import ABC, abstractmethod
@@ -29,6 +30,7 @@ from audiointerp.dataset.audio import (
 )
 from audiointerp.dataset.channels import SILENT
 from audiointerp.dataset.contamination import Contamination
+from audiointerp.dataset.failures import printable
 from audiointerp.storage import write_atomically
 
 Fold = int | str
@@ -131,6 +133,7 @@ class ClipDataset(Dataset[Clip], ABC):
         if len(set(clip_ids)) != len(clip_ids):
             twice = sorted(name for name, count in Counter(clip_ids).items() if count > 1)
             raise ValueError(f"clip ids must be unique, results are filed by them: {twice} repeat")
+        _check_text(clip_ids, classes, folds)
         if contamination is not None and not isinstance(contamination, Contamination):
             raise TypeError(
                 f"contamination must be a Contamination, not {contamination!r}: "
@@ -148,6 +151,8 @@ class ClipDataset(Dataset[Clip], ABC):
         self.normalize = bool(normalize)
         self.contamination = contamination
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        if self.cache_dir is not None and self.cache_dir.exists() and not self.cache_dir.is_dir():
+            raise NotADirectoryError(f"cache_dir {self.cache_dir} is a file, not a folder")
         self._positions = {name: place for place, name in enumerate(self.clip_ids)}
         self._memory: dict[int, Tensor] = {}
         if contamination is not None:
@@ -318,8 +323,9 @@ class ClipDataset(Dataset[Clip], ABC):
         return self._memory[index]
 
     def _from_disk(self, index: int, folder: Path) -> Tensor:
-        key = f"{_CACHE_VERSION}|{self._source(index)}|{self.sample_rate}".encode()
-        path = folder / f"{hashlib.sha256(key).hexdigest()[:32]}.npy"
+        key = f"{_CACHE_VERSION}|{self._source(index)}|{self.sample_rate}"
+        digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
+        path = folder / f"{digest[:32]}.npy"
         kept = _read_entry(path)
         if kept is not None:
             return kept
@@ -448,6 +454,18 @@ def choose_clips(labels: Sequence[int] | Sequence[Collection[int]], clips: int |
         turns.append((taken[label], label < 0, label, place))
         taken[label] += 1
     return sorted(place for *_, place in sorted(turns)[:clips])
+
+
+def _check_text(*names: Iterable[object]) -> None:
+    """Check that names can be written into tables: bytes of a folder's name may be no text."""
+    for name in map(str, itertools.chain(*names)):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{printable(name)}: the name holds bytes that are no UTF-8, which no table can "
+                "hold: rename the file or folder"
+            ) from error
 
 
 def _label_sets(

@@ -150,7 +150,7 @@ class SoundReader:
         self.loudest = 0.0
         check_file(path)
         with self._errors_named():  # a TypeError where the ending is .raw
-            self._file = soundfile.SoundFile(path)
+            self._file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)
         self.rate = self._file.samplerate
         try:
             self.frames = self._count_frames()

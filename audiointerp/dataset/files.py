@@ -232,6 +232,7 @@ class FileDataset(ClipDataset):
     def _cached(self, index: int) -> Tensor:
         waveform = super()._cached(index)
         if not self._cut_reported and self._too_long(waveform.shape[-1] / self.sample_rate):
+            self._cut_reported = True  # at once: another thread may read the next clip
             self._cut_reported = self._report_cut(index)
         return waveform
 
@@ -288,10 +289,29 @@ def clip_name(path: str, start: float = 0.0, end: float | None = None) -> str:
     if start or end is not None:
         until = "" if end is None else format_seconds(end)
         name = f"{name}@{format_seconds(start)}-{until}"
-    if len(name.encode()) <= _LONGEST_ID:
+    return shorten_name(name, _LONGEST_ID)
+
+
+def shorten_name(name: str, longest: int) -> str:
+    """Return a name of at most so many bytes in UTF-8: a longer one ends in ``~`` and a hash."""
+    encoded = name.encode()
+    if len(encoded) <= longest:
         return name
-    kept = name.encode()[: _LONGEST_ID - 33].decode(errors="ignore")
-    return f"{kept}~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    kept = encoded[: longest - 33].decode(errors="ignore")
+    return f"{kept}~{hashlib.sha256(encoded).hexdigest()[:32]}"
+
+
+def escape_bytes(name: str) -> str:
+    r"""Return a file's name with percent codes for bytes that are no UTF-8.
+
+    Python has these bytes as lone surrogates, which no table and no page can hold.
+
+    Examples
+    --------
+    >>> escape_bytes(os.fsdecode(b"caf\xe9.wav"))
+    'caf%E9.wav'
+    """
+    return re.sub("[\ud800-\udfff]", _percent, name)
 
 
 def format_seconds(seconds: float) -> str:
@@ -320,7 +340,8 @@ def hashed_fold(path: str, folds: int) -> int:
     folds : int
         How many folds there are.
     """
-    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") % folds + 1
+    encoded = path.encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.sha256(encoded).digest()[:8], "big") % folds + 1
 
 
 def check_num_folds(num_folds: int) -> int:
@@ -407,12 +428,13 @@ def _windows(row: FileClip, rate: int, duration: float, hop: float) -> list[File
 
 def _escape(folder: str) -> str:
     """Replace what must not be in a name, so that two underscores stand for a slash only."""
-    escaped = re.sub(r'[%@~\\:*?"<>|\x00-\x1f\x7f]', _percent, folder)
+    escaped = escape_bytes(re.sub(r'[%@~\\:*?"<>|\x00-\x1f\x7f]', _percent, folder))
     return re.sub(r"^_|_$|(?<=_)_", "%5F", escaped)
 
 
 def _percent(match: re.Match[str]) -> str:
-    return f"%{ord(match.group()):02X}"
+    code = ord(match.group())
+    return f"%{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02X}"
 
 
 def _fingerprint(rows: Sequence[FileClip]) -> str:

@@ -76,11 +76,7 @@ def plot_comparison(
         masks than fit.
     """
     columns = list(next(iter(masked.values()), ()))
-    if len(columns) > _MOST_COLUMNS - 2:
-        raise ValueError(
-            f"{len(columns)} masks are too many for the width of a page: choose at most "
-            f"{_MOST_COLUMNS - 2}"
-        )
+    check_columns(columns)
     if not attributions or list(masked) != list(attributions):
         raise ValueError(
             f"attribution maps of {', '.join(attributions) or 'no method'}, masked spectrograms "
@@ -102,6 +98,15 @@ def plot_comparison(
             tiles.append(_Tile(in_db(cells, processor), level, caption))
         rows.append((method, tiles))
     return _draw_sheet(rows, ["original", "attribution", *columns], processor, heading)
+
+
+def check_columns(masks: Sequence[str]) -> None:
+    """Raise a ValueError if there are more masks than columns on a page."""
+    if len(masks) > _MOST_COLUMNS - 2:
+        raise ValueError(
+            f"{len(masks)} masks are too many for the width of a page: choose at most "
+            f"{_MOST_COLUMNS - 2}"
+        )
 
 
 def plot_attributions(

@@ -12,11 +12,12 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from audiointerp.metrics import METRICS
 from audiointerp.report.listen import BY, CLIPS, Listening, listen
-from audiointerp.report.media import Form
+from audiointerp.report.media import Form, check_form
 from audiointerp.report.runs import find_runs, page_of_runs, read_runs
 from audiointerp.report.saved import find_saved, page_of_saved
-from audiointerp.storage import claim, write_atomically
+from audiointerp.storage import check_writable, claim, write_atomically
 
 PAGE = "report.html"
 """Name of the page, in the folder that it is made from."""
@@ -79,11 +80,16 @@ def write_report(
         not belong together; nothing is written.
     ClaimedError
         If another run is writing the page.
+    OSError
+        If the page cannot be written; before anything is read.
     """
     folder = Path(folder)
+    METRICS[by]
+    check_form(sound)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     target = folder / PAGE if out is None else Path(out)
+    check_writable(target)
     with claim(target):
         saved = find_saved(folder) if results is None else [Path(result) for result in results]
         runs = find_runs(folder) if results is None else []

@@ -84,7 +84,6 @@ def listen(runs: list[Run], options: Listening, sound: Form) -> dict[str, Any]:
         If an option is given twice or fits no run, or set, noise, map or model is not the one that
         the runs were made with.
     """
-    METRICS[options.by]
     for kind, given in (
         ("weight file", options.weights),
         ("noise", options.noises),
@@ -92,7 +91,6 @@ def listen(runs: list[Run], options: Listening, sound: Form) -> dict[str, Any]:
         ("clip", () if isinstance(options.clips, int) else options.clips),
     ):
         check_different(kind, map(str, given))
-    form = choose_form(sound, ())
     models = _load_models(runs, options.weights)
     noises = _read_noises(runs, options.noises)
     silent = [_why_silent(run, options.data, noises) for run in runs]
@@ -121,8 +119,8 @@ def listen(runs: list[Run], options: Listening, sound: Form) -> dict[str, Any]:
     sets: dict[str, ClipDataset] = {}
     everything = group_runs(runs)
     scenes = []
-    for group in groups:
-        dataset = _open(group[0], options.data, noises, sets)
+    datasets = [_open(group[0], options.data, noises, sets) for group in groups]
+    for group, dataset in zip(groups, datasets, strict=True):
         model = models.get(group[0].settings["model_hash"])
         place = next(n for n, others in enumerate(everything) if group[0] in others)
         clips = _of_group(group, chosen)

@@ -26,6 +26,12 @@ _SOFT_LEVELS = 31
 """Shades of a soft mask less one: finer ones are not seen, and double the file."""
 
 
+def check_form(form: str) -> None:
+    """Raise a ValueError if there is no such format of a page's sounds."""
+    if form not in FORMS:
+        raise ValueError(f"unknown sound format {form!r}: choose from {', '.join(FORMS)}")
+
+
 def choose_form(form: Form, lengths: Iterable[int]) -> Literal["wav", "mp3"]:
     """Return the format of a page's sounds, given how many samples each has.
 
@@ -34,8 +40,7 @@ def choose_form(form: Form, lengths: Iterable[int]) -> Literal["wav", "mp3"]:
     ValueError
         If the format is unknown.
     """
-    if form not in FORMS:
-        raise ValueError(f"unknown sound format {form!r}: choose from {', '.join(FORMS)}")
+    check_form(form)
     if form != "auto":
         return form
     return "wav" if sum(2 * samples for samples in lengths) <= LOSSLESS_LIMIT else "mp3"

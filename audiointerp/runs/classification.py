@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
-from audiointerp.dataset.base import ClipDataset
+from audiointerp.dataset.base import Clip, ClipDataset
+from audiointerp.dataset.batches import read_ahead
+from audiointerp.dataset.decode import AudioError
+from audiointerp.dataset.failures import Failures, each_alone
 from audiointerp.device import device_of, resolve_device
 from audiointerp.evaluation.ranking import average_precision, mean_average_precision
 from audiointerp.evaluation.statistics import bootstrap_means, interval
@@ -33,6 +37,10 @@ MAP_RESAMPLES = 1_000
 _WEIGHTS_AT_ONCE = 10_000_000
 
 
+class SkippedClipsWarning(UserWarning):
+    """Clips of a set could not be classified, so that what is measured is of the others."""
+
+
 @dataclass(frozen=True)
 class SetPredictions:
     """What a classifier says of the clips of a set, beside what they are.
@@ -46,6 +54,8 @@ class SetPredictions:
     probabilities : ndarray, shape (clips, classes)
     truth : ndarray of bool, shape (clips, classes)
         Which labels a clip has: one of several classes, or any number of labels.
+    failures : dict of str to str
+        Clips of the set that could not be classified, and why; they are in nothing else.
     """
 
     head: Head
@@ -53,6 +63,7 @@ class SetPredictions:
     clip_ids: Sequence[str] = field(repr=False)
     probabilities: NDArray[np.floating] = field(repr=False)
     truth: NDArray[np.bool_] = field(repr=False)
+    failures: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def decisions(self) -> NDArray[np.bool_]:
@@ -184,6 +195,8 @@ def classify_set(
 ) -> SetPredictions:
     """Classify every clip of a set.
 
+    A clip that something goes wrong with is left out, and a `SkippedClipsWarning` says so.
+
     Parameters
     ----------
     model, processor
@@ -204,33 +217,65 @@ def classify_set(
     ------
     ValueError
         If the set does not fit the model and the front end.
+    AudioError
+        If no clip can be read.
     """
     check_set(model, processor, dataset, "set")
     classifier = as_classifier(model, processor)
     home, mode = device_of(model), model.training
     where = home if device is None else resolve_device(str(device))
+    failures = Failures()
     chances, truth, clip_ids = [], [], []
+
+    def classify(clips: Sequence[Clip]) -> None:
+        waveform, label, names = default_collate(clips)
+        view = processor.analyse(waveform.to(where))
+        logits = classifier.logits(view.cells, view)
+        if not logits.isfinite().all():
+            raise ValueError(f"the model returns NaN or infinite scores for {', '.join(names)}")
+        failures.succeed()
+        chances.append(classifier.head.probabilities(logits).cpu())
+        truth.append(shares_of(label, len(dataset.classes)) > 0)
+        clip_ids.extend(names)
+
     try:
         model.eval().to(where)
         processor.to(where)
-        batches = tqdm(DataLoader(dataset, batch_size), desc="classifying", disable=not progress)
-        with torch.inference_mode():
-            for waveform, label, names in batches:
-                view = processor.analyse(waveform.to(where))
-                logits = classifier.logits(view.cells, view)
-                chances.append(classifier.head.probabilities(logits).cpu())
-                truth.append(shares_of(label, len(dataset.classes)) > 0)
-                clip_ids += names
+        unread = Failures()
+        batches = read_ahead(dataset, range(len(dataset)), batch_size, unread)
+        with (
+            tqdm(total=len(dataset), desc="classifying", disable=not progress) as bar,
+            torch.inference_mode(),
+        ):
+            for clips in batches:
+                each_alone(clips, classify, lambda clip, why: failures.add(clip.clip_id, why))
+                bar.update(len(clips))
+        failures.finish()
     finally:
         model.train(mode).to(home)
         processor.to(home)
+    skipped = unread.reasons | failures.reasons
+    _report_skipped(skipped, len(dataset))
     return SetPredictions(
         classifier.head,
         tuple(dataset.classes),
         clip_ids,
         torch.cat(chances).numpy(),
         torch.cat(truth).numpy(),
+        skipped,
     )
+
+
+def _report_skipped(failures: Mapping[str, str], clips: int) -> None:
+    """Warn that clips are left out, or raise if all are."""
+    if not failures:
+        return
+    clip, why = next(iter(failures.items()))
+    said = f"{len(failures)} of {clips} clips could not be classified, the first {clip}: {why}"
+    if len(failures) == clips:
+        raise AudioError(said)
+    said += "; what is measured is of the others"
+    warnings.warn(said, SkippedClipsWarning, stacklevel=3)
 
 
 def predict_labels(

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from audiointerp.dataset.failures import ends_all
 from audiointerp.device import device_of
 from audiointerp.evaluation import (
     METRICS,
@@ -24,8 +25,9 @@ from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.runs.job import Job
 from audiointerp.runs.result import Interpretation
-from audiointerp.runs.targets import Target, choose_targets
+from audiointerp.runs.targets import Target, check_target, choose_targets
 from audiointerp.runs.windows import Section
+from audiointerp.speed.inference import evaluation_mode
 from audiointerp.speed.precision import computing
 from audiointerp.speed.scoring import DistinctMasks, Scorer, distinct_masks, score_masks
 
@@ -214,6 +216,7 @@ class Batch:
         target: Target,
     ) -> Batch:
         """Analyse and classify waveforms (batch, 1, samples), and choose the labels to explain."""
+        check_target(target, job.classifier.classes)
         view = analyse(job.classifier, waveforms)
         probabilities = classify(job, scorer, view)
         classes = job.classifier.class_names(probabilities.shape[1])
@@ -240,6 +243,35 @@ def analyse(classifier: Classifier, waveforms: Tensor) -> View:
     """Return the view of waveforms (batch, 1, samples), on the classifier's device."""
     with torch.no_grad():
         return classifier.front_end.analyse(waveforms.to(device_of(classifier.network)))
+
+
+def check_length(classifier: Classifier, samples: int) -> None:
+    """Check that a classifier takes sounds of a length, by running it once on noise.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    samples : int
+        At the front end's rate.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    rate = classifier.front_end.sample_rate
+    noise = torch.rand(samples, generator=torch.Generator().manual_seed(0)) - 0.5
+    try:
+        with evaluation_mode(classifier.network), torch.no_grad():
+            view = analyse(classifier, noise[None, None])
+            classifier.logits(view.cells, view)
+    except Exception as error:
+        if ends_all(error):
+            raise
+        raise ValueError(
+            f"the model fails on sounds of {samples / rate:g} s, {samples} samples at {rate} Hz "
+            f"({error}): does it take longer ones?"
+        ) from error
 
 
 def _interpretation(

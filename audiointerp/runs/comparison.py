@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,11 @@ import pandas as pd
 import torch
 
 from audiointerp.plots import Picture, plot_attributions, plot_comparison, plot_probabilities
+from audiointerp.plots.methods import check_columns
 from audiointerp.runs.result import Interpretation, Part, check_part
 from audiointerp.runs.windows import Coverage
 from audiointerp.sound import Html
+from audiointerp.storage import check_writable
 
 _WORDS = {"in": "kept", "out": "removed"}
 _MEASURED = {"features": "of masked features", "audio": "of masked sounds"}
@@ -232,6 +235,29 @@ class Comparison:
     @property
     def _first(self) -> Interpretation:
         return next(iter(self.results.values()))
+
+
+def check_figure(masks: Sequence[str], part: str, stem: str | os.PathLike[str]) -> None:
+    """Check, before a clip is interpreted, that its figure can be drawn and written.
+
+    Parameters
+    ----------
+    masks, part
+        As `Comparison.plot` takes them.
+    stem : path
+        As `Picture.save_print` takes it.
+
+    Raises
+    ------
+    ValueError
+        If there are more masks than columns, or no such part.
+    OSError
+        If the files cannot be written.
+    """
+    check_columns(masks)
+    check_part(part)
+    for ending in ("pdf", "png"):
+        check_writable(f"{os.fspath(stem)}.{ending}")
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

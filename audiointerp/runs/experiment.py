@@ -19,7 +19,7 @@ from audiointerp.device import resolve_device
 from audiointerp.evaluation.statistics import share_interval
 from audiointerp.processing import FrontEnd
 from audiointerp.registry import check_different
-from audiointerp.runs.classification import SetPredictions, classify_set
+from audiointerp.runs.classification import SetPredictions, check_set, classify_set
 from audiointerp.runs.job import Place
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
@@ -29,7 +29,7 @@ from audiointerp.runs.recipe import (
     make_recipe,
     open_set,
 )
-from audiointerp.runs.sets import SetResult, interpret_set
+from audiointerp.runs.sets import SetResult, interpret_sets
 from audiointerp.runs.store import run_path
 
 CLEAN = "clean"
@@ -103,9 +103,12 @@ def run_experiment(
     Raises
     ------
     ValueError
-        If a name, file or setting is unusable, or two names collide; before anything is written.
+        If a name, file or setting is unusable, of any model or condition, or two names collide;
+        before anything is written.
     ClaimedError
-        If another run is writing to a folder; what was finished before that is kept.
+        If another run is writing to one of the folders.
+    OSError
+        If a folder cannot be written, or the disk is full.
     """
     recipe = make_recipe(recipe, options)
     noises = noises or {}
@@ -116,7 +119,7 @@ def run_experiment(
         conditions[name] = Contamination(file, alpha, snr_db=snr_db)
     if not conditions:
         raise ValueError("nothing to do: neither the clean clips nor a noise was asked for")
-    done: dict[Path, SetResult] = {}
+    requests = []
     for model_name, classifier in load_models(weights, resolve_device(device)).items():
         source = {"subset": subset, "cache_dir": cache_dir}
         sets = {
@@ -128,8 +131,8 @@ def run_experiment(
         )
         for name, dataset in sets.items():
             folders = {run_path(results, model_name, m, name): job for m, job in jobs.items()}
-            done |= interpret_set(folders, dataset, overwrite=overwrite, progress=recipe.progress)
-    return done
+            requests.append((folders, dataset))
+    return interpret_sets(requests, overwrite=overwrite, progress=recipe.progress)
 
 
 def list_runs(done: Mapping[Path, SetResult]) -> pd.DataFrame:
@@ -234,6 +237,8 @@ def measure_accuracy(
     ValueError
         If a set does not fit the model.
     """
+    for experiment, dataset in sets.items():
+        check_set(model, processor, dataset, f"set {experiment!r}")
     found = {
         experiment: classify_set(model, processor, dataset, progress=progress)
         for experiment, dataset in sets.items()

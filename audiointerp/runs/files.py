@@ -5,12 +5,13 @@ The command line calls these functions and adds nothing to them.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -18,10 +19,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from audiointerp.dataset import AudioError
+from audiointerp.dataset.audio import samples_in
 from audiointerp.dataset.channels import CHANNELS, MID
+from audiointerp.dataset.failures import Failures, each_alone
 from audiointerp.device import resolve_device
 from audiointerp.metrics import METRICS
-from audiointerp.runs.clip import Batch
+from audiointerp.model.classifier import Classifier
+from audiointerp.runs.clip import Batch, check_length
 from audiointerp.runs.comparison import Comparison
 from audiointerp.runs.job import Job
 from audiointerp.runs.names import has_several_labels, result_name, with_channel
@@ -35,19 +39,19 @@ from audiointerp.runs.recipe import (
     make_recipe,
 )
 from audiointerp.runs.recording import saving_recording, window_name
-from audiointerp.runs.result import RECORDING, SUMMARY, Interpretation
+from audiointerp.runs.result import RECORDING, SUMMARY, Interpretation, check_replaceable
 from audiointerp.runs.store import EXPLAINED
 from audiointerp.runs.targets import Target
+from audiointerp.runs.timeline import Timeline
 from audiointerp.runs.windows import Coverage, Section, Windowing
 from audiointerp.sound import SOUND_FORMATS
 from audiointerp.speed.scoring import Scorer
-from audiointerp.storage import claim, write_atomically
+from audiointerp.storage import check_writable, claim, write_atomically
 
-TABLE = "summary.csv"
-"""Table of all results, in the folder above them."""
-_FILES = {TABLE: "the table of all results", "report.html": "their page"}
+SUMMARY_TABLE = "summary.csv"
+"""File of all metrics, in the folder of the results."""
+_FILES = {SUMMARY_TABLE: "the table of all results", "report.html": "their page"}
 _RESULTS = {name: "a file that says what a folder is" for name in (SUMMARY, RECORDING)}
-
 CLIPS_PER_BATCH = 8
 """Clips that `interpret_files` interprets together; results do not depend on it."""
 
@@ -65,7 +69,8 @@ class FilesResult:
         recording's name in ``clip``, and ``start`` and ``end`` in seconds. Where labels to explain
         were asked for, ``explained`` names them: one row for each.
     failures : dict of str to str
-        Files that could not be interpreted, and why.
+        Why a file could not be interpreted: by its name, by ``<model>/<name>`` where that is so
+        for a model, or by ``<model>/<method>/<name>`` for a method.
     recordings : dict of (str, str) to Coverage
         What was analysed and interpreted, and what was not, of the files that are more than one
         clip or of which a part was asked for, by model and clip.
@@ -103,7 +108,8 @@ def interpret_files(
     Parameters
     ----------
     files : sequence of path
-        WAV, OGG, FLAC or MP3. One that cannot be read is reported and skipped.
+        WAV, OGG, FLAC or MP3. One that something goes wrong with is reported and skipped; see
+        `audiointerp.dataset.failures`.
     weights : sequence of path
         Weight files; see `audiointerp.model.weights`.
     out : path
@@ -135,10 +141,13 @@ def interpret_files(
     Raises
     ------
     ValueError
-        If a method, mask, class, format or weight file is unusable, or two files have one name;
-        before anything is written.
+        If a method, mask, class, format, window or weight file is unusable by one of the models,
+        or two files have one name; before anything is written.
     ClaimedError
         If another run is writing to the folder.
+    OSError
+        If a folder cannot be written or holds something other than an earlier result, before
+        anything is written; or if the disk is full.
     """
     CHANNELS[channel]
     stems = by_stem("sound file", files, taken=_RESULTS)
@@ -147,28 +156,41 @@ def interpret_files(
     if has_several_labels(recipe.target):
         _check_label_names(names)
     check_names((), masks or ())
+    work = _FilesWork(Path(out), masks, sound, recipe.target, windowing or Windowing(), channel)
+    check_writable(work.out, folder=True)
+    check_writable(work.out / SUMMARY_TABLE)
     models = load_models(weights, resolve_device(device), taken=_FILES)
     for classifier in models.values():
         SOUND_FORMATS[sound].check_rate(classifier.front_end.sample_rate)
-    work = _FilesWork(Path(out), masks, sound, recipe.target, windowing or Windowing(), channel)
+    jobs = _make_jobs(models, recipe, background, work.windowing)
+    _check_masks(masks, jobs)
+    for name in models:
+        for method in recipe.methods:
+            _check_folders(work.out / name / method, names, recipe.target)
     total = len(models) * len(recipe.methods) * len(names)
     with (
-        claim(work.out / TABLE),
+        claim(work.out / SUMMARY_TABLE),
         tqdm(total=total, unit="clip", disable=not recipe.progress) as bar,
     ):
-        for name, classifier in models.items():
-            bar.set_description(name)
-            drawn = recipe.background(background, classifier, **work.windowing.of_background())
-            jobs = recipe.jobs(classifier, drawn)
-            _ModelWork(work, name, jobs, bar).run(names)
-        columns = ["model", "method", "clip"]
-        if any("start" in row for row in work.rows):
-            columns += ["start", "end"]
-        columns += ["label", "probability"] + ([] if recipe.target is None else [EXPLAINED])
-        table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
-        if work.rows:
-            write_atomically(work.out / TABLE, table.to_csv(index=False))
+        try:
+            for name in models:
+                bar.set_description(name)
+                _ModelWork(work, name, jobs[name], bar).run(names)
+        finally:  # an error that ends the work leaves what is done, and a table of it
+            table = _write_table(work)
     return FilesResult(work.out, table, work.failures, work.recordings, work.written)
+
+
+def _write_table(work: _FilesWork) -> pd.DataFrame:
+    """Write the metrics of all that is interpreted, and return them."""
+    columns = ["model", "method", "clip"]
+    if any("start" in row for row in work.rows):
+        columns += ["start", "end"]
+    columns += ["label", "probability"] + ([] if work.target is None else [EXPLAINED])
+    table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
+    if work.rows:
+        write_atomically(work.out / SUMMARY_TABLE, table.to_csv(index=False))
+    return table
 
 
 def compare_methods(
@@ -218,28 +240,72 @@ def compare_methods(
         If a name, file or setting is unusable.
     """
     recipe = make_recipe(recipe, options)
-    (classifier,) = load_models([weights], resolve_device(device)).values()
     windowing = windowing or Windowing()
+    models = load_models([weights], resolve_device(device))
+    (classifier,) = models.values()
     recording = open_recording(file, classifier, windowing, channel=channel)
-    source = {"subset": subset} | windowing.of_background()
-    jobs = recipe.jobs(classifier, recipe.background(background, classifier, **source))
+    (jobs,) = _make_jobs(models, recipe, background, windowing, subset=subset).values()
     scorer = Scorer(classifier, batch_size=recipe.batch_size)
     first = next(iter(jobs.values()))
     coverage = recording.coverage()
-    explained: dict[str, list[Interpretation]] = {method: [] for method in jobs}
     if recording.is_clip:
         waveforms, names = recording.clip()[None], [recording.section]
         batch = Batch.of(first, scorer, waveforms, names, recipe.target)
+        _check_one_label(file, len(batch.chosen[0]))
         explained = {method: batch.explain(job) for method, job in jobs.items()}
     else:
         heard = hear(recording, first, scorer, target=recipe.target, most=1)
+        _check_one_label(file, sum(map(len, heard.explained)))
         coverage = heard.coverage
+        explained = {method: [] for method in jobs}
         for method, result in interpret_windows(recording, heard, jobs, scorer):
             explained[method].append(result)
-    count = len(explained[first.method])
+    return Comparison({method: result for method, (result,) in explained.items()}, coverage)
+
+
+def _check_one_label(file: str | os.PathLike[str], count: int) -> None:
     if count != 1:
         raise ValueError(f"{count} labels of {file} were asked for: compare methods on one label")
-    return Comparison({method: result for method, (result,) in explained.items()}, coverage)
+
+
+def _make_jobs(
+    models: Mapping[str, Classifier],
+    recipe: Recipe,
+    background: str | os.PathLike[str],
+    windowing: Windowing,
+    **source: Any,
+) -> dict[str, dict[str, Job]]:
+    """Return the jobs of every model, by model and method; all is checked that they depend on."""
+    jobs = {}
+    for name, classifier in models.items():
+        if windowing.window is not None:
+            rate = classifier.front_end.sample_rate
+            check_length(classifier, samples_in(windowing.window, rate))
+        of = source | windowing.of_background()
+        jobs[name] = recipe.jobs(classifier, recipe.background(background, classifier, **of))
+    return jobs
+
+
+def _check_masks(masks: Sequence[str] | None, jobs: Mapping[str, Mapping[str, Job]]) -> None:
+    """Check that the masks to draw are among those that every job makes."""
+    for job in itertools.chain(*(of_model.values() for of_model in jobs.values())):
+        for mask in masks or ():
+            if mask not in job.masks:
+                raise ValueError(
+                    f"mask {mask!r} is to be drawn and is not made by {job.method}: choose from "
+                    f"{', '.join(job.masks)}"
+                )
+
+
+def _check_folders(folder: Path, names: Collection[str], target: Target) -> None:
+    """Check that the results of some files can be written into a method's folder."""
+    check_writable(folder, folder=True)
+    if not folder.is_dir():
+        return
+    labelled = tuple(f"{name}@" for name in names) if has_several_labels(target) else ()
+    for there in folder.iterdir():
+        if there.name in names or there.name.startswith(labelled):
+            check_replaceable(there)
 
 
 @dataclass(frozen=True)
@@ -254,8 +320,21 @@ class _FilesWork:
     channel: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
+    unread: Failures = field(default_factory=Failures)
     failures: dict[str, str] = field(default_factory=dict)
     recordings: dict[tuple[str, str], Coverage] = field(default_factory=dict)
+
+
+class _Clip(NamedTuple):
+    """A clip that waits for others of its length: what it is of, and its samples (1, samples)."""
+
+    name: str | Section
+    waveform: Tensor
+
+    @property
+    def called(self) -> str:
+        """The sound's name."""
+        return self.name.recording if isinstance(self.name, Section) else self.name
 
 
 class _ModelWork:
@@ -268,11 +347,22 @@ class _ModelWork:
         self._bar = bar
         self._first = next(iter(jobs.values()))
         self._scorer = Scorer(self._first.classifier, batch_size=self._first.batch_size)
+        self._failures = Failures()
+        self._of_method = {method: Failures() for method in jobs}
         self._rows: list[dict[str, Any]] = []
 
     def run(self, files: Mapping[str, Path]) -> None:
-        """Interpret files; note those that cannot be read."""
-        waiting: dict[int, list[tuple[str | Section, Tensor]]] = {}
+        """Interpret files; note those that something goes wrong with."""
+        try:
+            self._interpret(files)
+        finally:
+            place = {name: number for number, name in enumerate(files)}
+            method = {name: number for number, name in enumerate(self._jobs)}
+            self._rows.sort(key=lambda row: (method[row["method"]], place[row["clip"]]))
+            self._work.rows.extend(self._rows)
+
+    def _interpret(self, files: Mapping[str, Path]) -> None:
+        waiting: dict[int, list[_Clip]] = {}
         for name, file in files.items():
             try:
                 recording = open_recording(
@@ -281,53 +371,108 @@ class _ModelWork:
                     self._work.windowing,
                     channel=self._work.channel,
                 )
-                if not recording.is_clip:
-                    self._interpret_recording(recording)
-                    continue
-                waveform = recording.clip()
-            except AudioError as error:
-                self._note_failure(name, str(error))
+                waveform = recording.clip() if recording.is_clip else None
+            except Exception as error:
+                self._work.unread.add(name, error)
                 self._bar.total -= len(self._jobs)
                 continue
+            if waveform is None:
+                self._interpret_recording(recording)
+                continue
+            self._work.unread.succeed()
             if isinstance(recording.section, Section):
                 self._work.recordings[self._name, name] = recording.coverage()
             batch = waiting.setdefault(waveform.shape[-1], [])  # clips of one length together
-            batch.append((recording.section, waveform))
+            batch.append(_Clip(recording.section, waveform))
             if len(batch) == CLIPS_PER_BATCH:
                 self._interpret_clips(batch)
                 batch.clear()
         for batch in filter(None, waiting.values()):
             self._interpret_clips(batch)
-        place = {name: number for number, name in enumerate(files)}
-        method = {name: number for number, name in enumerate(self._jobs)}
-        self._rows.sort(key=lambda row: (method[row["method"]], place[row["clip"]]))
-        self._work.rows.extend(self._rows)
+        for failures in (self._work.unread, self._failures, *self._of_method.values()):
+            failures.finish()
+            self._work.failures.update(failures.reasons)
 
-    def _interpret_clips(self, clips: Sequence[tuple[str | Section, Tensor]]) -> None:
-        names, waveforms = zip(*clips, strict=True)
-        target = self._work.target
-        batch = Batch.of(self._first, self._scorer, torch.stack(waveforms), names, target)
-        explained = set(batch.chosen[0].tolist())
-        for place, name in enumerate(names):
-            if place not in explained:
-                self._note_unlabelled(name.recording if isinstance(name, Section) else name)
-        for method, job in self._jobs.items():
-            self._bar.set_description(f"{self._name} {method}")
-            for result in batch.explain(job):
-                folder = self._folder(method, result)
+    def _interpret_clips(self, clips: Sequence[_Clip]) -> None:
+        """Interpret clips of one length together, those that fail apart."""
+        classified = each_alone(
+            clips,
+            lambda some: (some, self._classify(some)),
+            lambda clip, error: self._failures.add(f"{self._name}/{clip.called}", error),
+        )
+        for some, batch in classified:
+            self._failures.succeed()
+            explained = set(batch.chosen[0].tolist())
+            for place, clip in enumerate(some):
+                if place not in explained:
+                    self._note_unlabelled(clip.called)
+            for method in self._jobs:
+                self._bar.set_description(f"{self._name} {method}")
+                self._explain(method, some, batch)
+                self._bar.update(len(some))
+
+    def _classify(self, clips: Sequence[_Clip]) -> Batch:
+        waveforms = torch.stack([clip.waveform for clip in clips])
+        names = [clip.name for clip in clips]
+        return Batch.of(self._first, self._scorer, waveforms, names, self._work.target)
+
+    def _explain(self, method: str, clips: Sequence[_Clip], batch: Batch) -> None:
+        """Save the interpretations of a batch by one method."""
+        failures, job = self._of_method[method], self._jobs[method]
+        found = each_alone(
+            clips,
+            lambda some: (batch if some is clips else self._classify(some)).explain(job),
+            lambda clip, error: failures.add(f"{self._name}/{method}/{clip.called}", error),
+        )
+        for result in itertools.chain(*found):
+            folder = self._folder(method, result)
+            try:
                 result.save(folder, self._work.masks, sound=self._work.sound)
-                self._note(result, folder)
-            self._bar.update(len(clips))
+            except Exception as error:
+                failures.add(f"{self._name}/{method}/{folder.name}", error)
+                continue
+            failures.succeed()
+            self._rows += _rows(self._name, result, self._work.target)
+            self._work.written.append(folder)
 
     def _interpret_recording(self, recording: Recording) -> None:
         """Interpret the windows of a recording; what was interpreted is saved and let go."""
-        work = self._work
-        self._bar.set_description(f"{self._name} {recording.name}")
+        work, name = self._work, recording.name
+        self._bar.set_description(f"{self._name} {name}")
         most = work.windowing.windows
-        heard = hear(recording, self._first, self._scorer, target=work.target, most=most)
-        folders = {method: work.out / self._name / method / recording.name for method in self._jobs}
+        try:
+            heard = hear(recording, self._first, self._scorer, target=work.target, most=most)
+        except AudioError as error:  # its end is only read here
+            work.unread.add(name, error)
+            self._bar.total -= len(self._jobs)
+            return
+        except Exception as error:
+            self._failures.add(f"{self._name}/{name}", error)
+            self._bar.total -= len(self._jobs)
+            return
+        work.unread.succeed()
+        self._failures.succeed()
+        work.recordings[self._name, name] = heard.coverage
+        if not heard.coverage.interpreted:
+            self._note_unlabelled(name)
+        each_alone(
+            list(self._jobs),
+            lambda methods: self._explain_windows(recording, heard, methods),
+            lambda method, error: self._of_method[method].add(
+                f"{self._name}/{method}/{name}", error
+            ),
+        )
+        self._bar.update(len(self._jobs))
+
+    def _explain_windows(
+        self, recording: Recording, heard: Timeline, methods: Sequence[str]
+    ) -> None:
+        """Save the interpretations of a recording by some methods, all of them or none."""
+        work = self._work
+        folders = {method: work.out / self._name / method / recording.name for method in methods}
         rows: list[dict[str, Any]] = []
         windows: list[Path] = []
+        jobs = {method: self._jobs[method] for method in methods}
         with ExitStack() as stack:
             saved = {
                 method: stack.enter_context(
@@ -335,31 +480,19 @@ class _ModelWork:
                 )
                 for method, folder in folders.items()
             }
-            for method, result in interpret_windows(recording, heard, self._jobs, self._scorer):
+            for method, result in interpret_windows(recording, heard, jobs, self._scorer):
                 saved[method].add(result)
                 rows += _rows(self._name, result, work.target)
                 windows.append(folders[method] / window_name(heard, result))
         self._rows += rows
         work.written.extend(windows)
-        work.recordings[self._name, recording.name] = heard.coverage
-        if not windows:
-            self._note_unlabelled(recording.name)
-        self._bar.update(len(self._jobs))
+        for method in methods:
+            self._of_method[method].succeed()
 
     def _folder(self, method: str, result: Interpretation) -> Path:
         clip = result.section.recording if result.section else result.clip
         name = result_name(clip, self._work.target, result.target_label, result.target)
         return self._work.out / self._name / method / name
-
-    def _note(self, result: Interpretation, folder: Path) -> None:
-        self._rows += _rows(self._name, result, self._work.target)
-        self._work.written.append(folder)
-
-    def _note_failure(self, name: str, why: str) -> None:
-        """Note why a file cannot be interpreted; say so once where it is so for every model."""
-        if self._work.failures.get(name) != why:
-            tqdm.write(f"skipped: {why}")
-        self._work.failures[name] = why
 
     def _note_unlabelled(self, clip: str) -> None:
         self._work.failures[f"{self._name}/{clip}"] = f"no label reaches {self._work.target}"

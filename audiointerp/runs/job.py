@@ -22,7 +22,7 @@ from audiointerp.masking import (
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.weights import model_hash
 from audiointerp.registry import Registry, check_different
-from audiointerp.runs.targets import Target, describe_target
+from audiointerp.runs.targets import Target, check_target, describe_target
 from audiointerp.speed.precision import PRECISIONS
 
 Place = Literal["features", "audio"]
@@ -90,6 +90,7 @@ class Job:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: expected 1 or more")
+        check_target(self.target, self.classifier.classes)
         self._check_names()
         self._check_base()
 

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from audiointerp.dataset.channels import MID
+from audiointerp.dataset.files import escape_bytes, shorten_name
 from audiointerp.runs.targets import Above, Target, Top
+
+LONGEST_NAME = 200
+"""Bytes of a name at most: file systems have 255, and temporary names are longer."""
 
 _UNSAFE = re.compile(r"[^\w .,()&'+-]|^\.|[ .]$")
 _NUMBERED = re.compile(r"_\d+$")
+
+
+def file_name(path: str | os.PathLike[str]) -> str:
+    r"""Return what a file is called in results: its name without ending.
+
+    A name of more than 200 bytes ends in a hash instead, and bytes that are no UTF-8 become their
+    percent codes, so that tables, pages and folders can have it.
+
+    Examples
+    --------
+    >>> file_name("sounds/dog.wav"), file_name(os.fsdecode(b"caf\xe9.wav"))
+    ('dog', 'caf%E9')
+    """
+    return shorten_name(escape_bytes(Path(path).stem), LONGEST_NAME)
 
 
 def labelled(name: str, label: str, index: int) -> str:
@@ -20,7 +40,8 @@ def labelled(name: str, label: str, index: int) -> str:
         Of the clip, or "attribution".
     label : str
         Name of the class. What a file name cannot have becomes ``_``; the class's index then keeps
-        names apart. A label that ends in a number of this kind has its index too.
+        names apart. A label that ends in a number of this kind has its index too. A name of more
+        than 200 bytes ends in a hash instead.
     index : int
         Of the class.
 
@@ -31,7 +52,8 @@ def labelled(name: str, label: str, index: int) -> str:
     """
     safe = _UNSAFE.sub("_", label)
     is_plain = bool(label) and safe == label and not _NUMBERED.search(label)
-    return f"{name}@{label}" if is_plain else f"{name}@{safe}_{index}"
+    whole = f"{name}@{label}" if is_plain else f"{name}@{safe}_{index}"
+    return shorten_name(whole, LONGEST_NAME)
 
 
 def with_channel(name: str, channel: str) -> str:

@@ -10,7 +10,6 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,9 +25,9 @@ from audiointerp.model.classifier import Classifier
 from audiointerp.plots import in_db
 from audiointerp.runs.clip import Batch, analyse, classify
 from audiointerp.runs.job import Job
-from audiointerp.runs.names import with_channel
+from audiointerp.runs.names import file_name, with_channel
 from audiointerp.runs.result import Interpretation
-from audiointerp.runs.targets import Target, choose_targets
+from audiointerp.runs.targets import Target, check_target, choose_targets
 from audiointerp.runs.timeline import Overview, Timeline
 from audiointerp.runs.windows import (
     Coverage,
@@ -144,7 +143,7 @@ def open_recording(
     rate = classifier.front_end.sample_rate
     part = {"start": windowing.start or 0.0, "end": windowing.end, "channel": channel}
     if isinstance(audio, str | os.PathLike):
-        name = with_channel(Path(audio).stem, channel)
+        name = with_channel(file_name(audio), channel)
         stream: SoundStream = AudioStream(audio, rate, **part)
     elif sample_rate is None:
         raise ValueError("a waveform needs its sample rate: predict(waveform, 44100)")
@@ -193,7 +192,10 @@ def hear(
     ------
     AudioError
         If the file turns out to be damaged, or all is silent where it should be normalised.
+    ValueError
+        If the target is no class of the model; before anything is read, where it names its classes.
     """
+    check_target(target, job.classifier.classes)
     times = recording.coverage(()).windows
     places = first_frames(times, job.front_end)
     found: list[Tensor] = []

@@ -22,6 +22,7 @@ from audiointerp.model.weights import load
 from audiointerp.processing import FrontEnd, View
 from audiointerp.registry import check_different
 from audiointerp.runs.job import Job, Place, choose_masks, choose_places
+from audiointerp.runs.names import file_name
 from audiointerp.runs.targets import Target
 
 TRAIN_FOLDS = (1, 2, 3)
@@ -321,11 +322,12 @@ def by_stem(
         with a dot.
     """
     paths = [Path(file) for file in files]
-    for path in paths:
-        if path.stem.startswith("."):
+    names = {path: file_name(path) for path in paths}
+    for path, name in names.items():
+        if name.startswith("."):
             raise ValueError(f"{path}: begins with a dot, so that its results would be hidden")
-    check_different(kind, paths, name=lambda path: path.stem, taken=taken)
-    return {path.stem: path for path in paths}
+    check_different(kind, paths, name=file_name, taken=taken)
+    return {name: path for path, name in names.items()}
 
 
 def check_names(methods: Sequence[str], masks: Sequence[str]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,26 @@ from tqdm.auto import tqdm
 
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import read_ahead
+from audiointerp.dataset.failures import Failures, each_alone
 from audiointerp.device import device_of
 from audiointerp.evaluation import METRICS
 from audiointerp.evaluation.truth import Truth
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.registry import check_different
-from audiointerp.runs.clip import Scores, classify, interpret_batch, job_metrics
+from audiointerp.runs.clip import (
+    Scores,
+    analyse,
+    check_length,
+    classify,
+    interpret_batch,
+    job_metrics,
+)
 from audiointerp.runs.job import Job, Place
 from audiointerp.runs.store import EXPLAINED, RunFolder, attribution_name, run_file
 from audiointerp.runs.targets import choose_targets
 from audiointerp.speed.scoring import Scorer
-from audiointerp.storage import claim
+from audiointerp.storage import check_writable, claim
 from audiointerp.version import code_version
 
 
@@ -83,7 +92,8 @@ def interpret_set(
 
     A batch of clips is read, analysed and classified once, then explained by every method. What
     the folders already hold is not done again, whether the earlier set had fewer clips of these
-    folds or more. A clip that cannot be read is reported and skipped.
+    folds or more. A clip that something goes wrong with is reported and skipped; see
+    `audiointerp.dataset.failures`.
 
     Parameters
     ----------
@@ -110,16 +120,57 @@ def interpret_set(
         a run with other settings; before anything is written.
     ClaimedError
         If another run is writing to one of the folders.
+    OSError
+        If a folder cannot be written, or the disk is full.
     """
-    check_different("results folder", jobs, name=os.path.abspath)
-    with claim(*map(run_file, jobs)):
-        work = _SetWork(jobs, dataset, overwrite=overwrite)
+    return interpret_sets(
+        [(jobs, dataset)], clips_per_batch=clips_per_batch, overwrite=overwrite, progress=progress
+    )
+
+
+def interpret_sets(
+    requests: Iterable[tuple[Mapping[str | os.PathLike[str], Job], ClipDataset]],
+    *,
+    clips_per_batch: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[Path, SetResult]:
+    """Interpret several sets, one after the other; all are checked before the first.
+
+    Parameters
+    ----------
+    requests : iterable of (mapping of path to Job, ClipDataset)
+        What `interpret_set` takes, for each set.
+    clips_per_batch, overwrite, progress
+        See `interpret_set`, also for what is raised.
+
+    Returns
+    -------
+    dict of Path to SetResult
+        By folder.
+    """
+    requests = list(requests)
+    folders = [folder for jobs, _ in requests for folder in jobs]
+    check_different("results folder", folders, name=os.path.abspath)
+    with claim(*map(run_file, folders)):
+        works = [_SetWork(jobs, dataset, overwrite=overwrite) for jobs, dataset in requests]
+        requests.clear()
+        return _run(works, clips_per_batch, progress)
+
+
+def _run(
+    works: list[_SetWork], clips_per_batch: int | None, progress: bool
+) -> dict[Path, SetResult]:
+    done: dict[Path, SetResult] = {}
+    while works:
+        work = works.pop(0)  # and with it, in the end, the clips in memory
         size = clips_per_batch
         if size is None:
             # Enough clips that a GPU waits for none of them.
             size = 8 if device_of(work.classifier.network).type == "cpu" else 64
         work.run(size, progress)
-        return work.results()
+        done |= work.results()
+    return done
 
 
 class _SetWork:
@@ -150,7 +201,15 @@ class _SetWork:
             for folder, job in self.jobs.items()
         }
         self.todo = {folder: set(run.todo) for folder, run in self.runs.items()}
-        self.failures: dict[str, str] = {}
+        if any(self.todo.values()):
+            check_length(self.classifier, dataset.num_samples)
+        for folder, run in self.runs.items():
+            if not run.is_finished:
+                check_writable(folder, folder=True)
+        self.unread = Failures()
+        self.failures = {
+            folder: Failures(differ=bool(run.done)) for folder, run in self.runs.items()
+        }
         self.unlabelled: dict[Path, dict[str, str]] = {folder: {} for folder in self.jobs}
 
     def run(self, size: int, progress: bool) -> None:
@@ -174,19 +233,40 @@ class _SetWork:
         ):
             # One batch is read, one interpreted and one written at the same time.
             writing = writer.submit(lambda: None)
-            for clips in read_ahead(self.dataset, places, size, self.failures):
-                batch = _Batch.of(self, clips)
+            for clips in read_ahead(self.dataset, places, size, self.unread):
+                batch = _Batch(self, clips)
                 for folder, job in self.jobs.items():
                     started = time.perf_counter()
-                    done = batch.interpret(folder, job, scorers[job.batch_size])
-                    writing.result()
-                    if done is not None:
+                    for done in self._interpret(batch, folder, job, scorers[job.batch_size]):
+                        writing.result()
                         writing = writer.submit(_write, self.runs[folder], *done)
                     seconds[folder] += time.perf_counter() - started
                 bar.update(len(clips))
             writing.result()
+        for failures in self.failures.values():
+            failures.finish()
         for folder in unfinished:
             self.runs[folder].finish(self._report(folder, seconds[folder]))
+
+    def _interpret(
+        self, batch: _Batch, folder: Path, job: Job, scorer: Scorer
+    ) -> list[tuple[dict[str, np.ndarray], list[dict[str, Any]], _Rows]]:
+        """Return what a run misses of a batch, in parts where some clip fails."""
+        missing = [clip for clip in batch.clips if clip.clip_id in self.todo[folder]]
+        if not missing:
+            return []
+        failures = self.failures[folder]
+
+        def interpret(clips: Sequence[Clip]) -> Any:
+            part = batch if clips is missing else _Batch(self, list(clips))
+            done = part.interpret(folder, job, scorer)
+            failures.succeed()
+            return done
+
+        found = each_alone(
+            missing, interpret, lambda clip, error: failures.add(clip.clip_id, error)
+        )
+        return [done for done in found if done is not None]
 
     def results(self) -> dict[Path, SetResult]:
         """Return what was done, by folder."""
@@ -201,7 +281,7 @@ class _SetWork:
         }
 
     def _failures(self, folder: Path) -> dict[str, str]:
-        failures = self.failures | self.unlabelled[folder]
+        failures = self.unread.reasons | self.failures[folder].reasons | self.unlabelled[folder]
         return {clip: why for clip, why in failures.items() if clip in self.todo[folder]}
 
     def _report(self, folder: Path, seconds: float) -> dict[str, Any]:
@@ -215,34 +295,38 @@ class _SetWork:
         }
 
 
+_Rows = dict[tuple[str, str], list[dict[str, Any]]]
+"""Rows of every table, by what was measured on and mask."""
+
+
 @dataclass(frozen=True)
 class _Batch:
-    """A batch of clips, analysed; classified once for every precision."""
+    """A batch of clips, analysed once, and classified once for every precision."""
 
     work: _SetWork
     clips: list[Clip]
-    view: View
-    truth: Truth | None
-    probabilities: dict[str, Tensor]
+    probabilities: dict[str, Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, work: _SetWork, clips: list[Clip]) -> _Batch:
-        """Analyse clips."""
-        device = device_of(work.classifier.network)
-        front_end = work.classifier.front_end
-        with torch.no_grad():
-            view = front_end.analyse(torch.stack([clip.waveform for clip in clips]).to(device))
-            truth = None
-            if work.needs_truth:
-                places = [work.dataset.index(clip.clip_id) for clip in clips]
-                parts = [work.dataset.true_parts(place) for place in places]
-                both = [torch.stack(each).to(device) for each in zip(*parts, strict=True)]
-                truth = Truth(*(front_end.analyse(each) for each in both))
-        return cls(work, clips, view, truth, {})
+    @cached_property
+    def view(self) -> View:
+        """The clips' cells."""
+        return self._analyse([clip.waveform for clip in self.clips])
+
+    @cached_property
+    def truth(self) -> Truth | None:
+        """The clips' known parts, where a metric needs them."""
+        if not self.work.needs_truth:
+            return None
+        dataset = self.work.dataset
+        parts = [dataset.true_parts(dataset.index(clip.clip_id)) for clip in self.clips]
+        return Truth(*map(self._analyse, zip(*parts, strict=True)))
+
+    def _analyse(self, waveforms: Sequence[Tensor]) -> View:
+        return analyse(self.work.classifier, torch.stack(list(waveforms)))
 
     def interpret(
         self, folder: Path, job: Job, scorer: Scorer
-    ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]], dict[tuple[str, str], list]] | None:
+    ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]], _Rows] | None:
         """Return maps, diagnostics and rows of the clips that a run misses, None if none."""
         places = [n for n, clip in enumerate(self.clips) if clip.clip_id in self.work.todo[folder]]
         if not places:
@@ -373,9 +457,7 @@ def _diagnostics(
     ]
 
 
-def _rows(
-    scores: Scores, about: Sequence[Mapping[str, Any]]
-) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def _rows(scores: Scores, about: Sequence[Mapping[str, Any]]) -> _Rows:
     """Return a batch's rows of every table."""
     return {
         key: [
@@ -392,7 +474,7 @@ def _write(
     run: RunFolder,
     maps: dict[str, np.ndarray],
     diagnostics: list[dict[str, Any]],
-    rows: dict[tuple[str, str], list[dict[str, Any]]],
+    rows: _Rows,
 ) -> None:
     """File a batch: the maps first, so that no row is without its map."""
     run.save_attributions(maps, diagnostics)

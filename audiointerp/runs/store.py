@@ -32,6 +32,7 @@ import pandas as pd
 
 from audiointerp.evaluation import METRICS
 from audiointerp.registry import check_different
+from audiointerp.runs.names import LONGEST_NAME
 from audiointerp.storage import append, ignores_case, replacing, write_atomically
 
 CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
@@ -76,13 +77,14 @@ class RunFolder:
     explained : bool
         Whether the tables name the explained label of each row; a clip may then have several.
     overwrite : bool
-        Remove an earlier run first.
+        Take no notice of an earlier run, and remove it in `begin`.
 
     Raises
     ------
     ValueError
-        If the folder holds a run with other settings; the message names what differs. If two
-        clips have one name where the file system ignores case.
+        If the folder holds a run with other settings; the message names what differs. If a clip's
+        name cannot be that of a file, or two clips have one name where the file system ignores
+        case.
     """
 
     def __init__(
@@ -106,11 +108,11 @@ class RunFolder:
         self.keys = ["clip", EXPLAINED] if explained else ["clip"]
         self.columns = [*CLIP_COLUMNS, *self.keys[1:], *metrics]
         self._tables = {(place, mask): self._table(place, mask) for place in on for mask in masks}
-        if overwrite:
-            self._remove()
-        self._report = self._check_settings()
+        self._overwrite = overwrite
+        _check_names(self.clips)
+        self._report = {} if overwrite else self._check_settings()
         self._rows = self._read_complete_rows()
-        self._diagnostics = self._read_diagnostics()
+        self._diagnostics = {} if overwrite else self._read_diagnostics()
 
     @property
     def attributions(self) -> Path:
@@ -134,7 +136,10 @@ class RunFolder:
         return bool(self._report) and not self.todo
 
     def begin(self) -> None:
-        """Make the folder ready for rows; until then nothing is written."""
+        """Make the folder ready for rows; until then nothing is written or removed."""
+        if self._overwrite:
+            self._remove()
+            self._overwrite = False
         self.attributions.mkdir(parents=True, exist_ok=True)
         for table in self._tables.values():
             table.parent.mkdir(exist_ok=True)
@@ -244,7 +249,7 @@ class RunFolder:
 
     def _read_table(self, path: Path) -> pd.DataFrame:
         """Return the rows of a table with all columns, none where a metric is missing."""
-        if not path.is_file():
+        if self._overwrite or not path.is_file():
             return pd.DataFrame(columns=self.columns)
         table = read_table(path)
         missing = [name for name in self.columns if name not in table.columns]
@@ -289,6 +294,17 @@ class RunFolder:
 def attribution_name(clip: str, label: int | None = None) -> str:
     """Return the name of a clip's map, or of its map for one of several labels."""
     return clip if label is None else f"{clip}@{label}"
+
+
+def _check_names(clips: Iterable[str]) -> None:
+    """Check that clips can be filed by their names."""
+    for clip in clips:
+        if "/" in clip or "\0" in clip or len(clip.encode()) > LONGEST_NAME:
+            raise ValueError(
+                f"clip {clip!r}: attribution maps are filed by the clips' names: expected one "
+                f"without a slash and of at most {LONGEST_NAME} bytes; "
+                "audiointerp.dataset.files.clip_name makes it of a path"
+            )
 
 
 def _complete(tables: Iterable[pd.DataFrame]) -> set[str]:

@@ -88,6 +88,24 @@ def choose_targets(
     return clip, labels.reshape(-1)
 
 
+def check_target(target: Target, classes: Sequence[str] | None) -> None:
+    """Check before any clip is classified that a target is one of a model's labels.
+
+    Parameters
+    ----------
+    target : str, int, sequence of them, Top, Above or None
+    classes : sequence of str, optional
+        The model's; where it has no names for them, nothing can be said.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `choose_targets`.
+    """
+    if classes is not None:
+        choose_targets(target, torch.zeros(1, len(classes)), classes)
+
+
 def class_index(label: Label, classes: Sequence[str]) -> int:
     """Return the index of a class by its name or index.
 

@@ -230,7 +230,7 @@ def round_hop(hop: float, front_end: FrontEnd) -> float:
     where windows fit without a rest.
     """
     step = frame_step(front_end) / front_end.sample_rate
-    return math.ceil(hop / step - 1e-6) * step
+    return max(1, math.ceil(hop / step - 1e-6)) * step
 
 
 def first_frames(times: Sequence[tuple[float, float]], front_end: FrontEnd) -> NDArray[np.int64]:

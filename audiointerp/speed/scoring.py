@@ -48,6 +48,11 @@ class Scorer:
         Returns
         -------
         Tensor of float64, shape (batch, classes)
+
+        Raises
+        ------
+        ValueError
+            If a probability is not finite: as a metric it would pass for missing evidence.
         """
         # A model that cannot be copied runs as it is, in whatever mode its owner has left it; and a
         # copy may call what it was copied from.
@@ -58,7 +63,13 @@ class Scorer:
                 part = slice(start, start + rows)
                 sound = view[part] if view is not None and self.classifier.needs_view else None
                 logits.append(self.classifier.logits(cells[part], sound))
-            return self.classifier.probabilities(torch.cat(logits))
+            probabilities = self.classifier.probabilities(torch.cat(logits))
+        if not probabilities.isfinite().all():
+            raise ValueError(
+                "the model returns NaN or infinite scores: do its weights or activations overflow, "
+                "perhaps in a reduced precision?"
+            )
+        return probabilities
 
     def rows(self, cells: Tensor) -> int:
         """Return how many of such inputs go through the model at once."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from audiointerp.plots import plot_plane
-from audiointerp.storage import claim, replacing, write_atomically
+from audiointerp.storage import check_writable, claim, replacing, write_atomically
 from audiointerp.tables.cells import Cell, Column, Row
 from audiointerp.tables.load import load_results
 from audiointerp.tables.paper import make_tables
@@ -61,7 +61,10 @@ def write_tables(
     ------
     ValueError
         As `audiointerp.tables.load_results`; nothing is written then.
+    OSError
+        If `out` cannot be written; before anything is read.
     """
+    check_writable(out, folder=True)
     loaded = load_results(results, on=on, models=models, experiments=experiments)
     with tqdm(total=2, desc="tables", unit="step") as bar:
         tables = make_tables(loaded, resamples=resamples, seed=seed)

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,13 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from audiointerp.dataset.base import Clip, ClipDataset
+from audiointerp.dataset.batches import check_clips
 from audiointerp.device import resolve_device
 from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.runs.classification import check_set, shares_of
-from audiointerp.storage import claim, replacing
+from audiointerp.storage import check_writable, claim, replacing
 from audiointerp.training import augment
 from audiointerp.training.augment import SpecAugment
 from audiointerp.training.checkpoints import (
@@ -94,6 +95,7 @@ def fit(
     validation: ClipDataset,
     *,
     out: str | os.PathLike[str],
+    test: ClipDataset | None = None,
     epochs: int = 100,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
@@ -133,6 +135,9 @@ def fit(
     out : path
         Folder for ``best.ckpt``, ``last.ckpt`` (both with optimiser and progress) and
         ``history.csv``.
+    test : ClipDataset, optional
+        Clips that the model will be tested on afterwards. They are read once before the first
+        epoch, as all are, so that a broken one shows then, and are used for nothing else.
     epochs, batch_size : int
     learning_rate : float
         The highest of the run.
@@ -175,6 +180,10 @@ def fit(
     ValueError
         If the sets, the front end, the model and the numbers do not fit each other, `out` holds
         another training, or the device is not there. Nothing is written then.
+    AudioError
+        If clips cannot be read; the message names all of them. Nothing is written then.
+    OSError
+        If `out` cannot be written; before anything is read.
     TrainingError
         If the loss becomes infinite or NaN.
     ClaimedError
@@ -186,6 +195,8 @@ def fit(
     >>> training.history.plot(x="epoch", y="val_accuracy")  # doctest: +SKIP
     """
     _check_sets(model, processor, train, validation)
+    if test is not None:
+        check_set(model, processor, test, "test set", known=False)
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -206,17 +217,20 @@ def fit(
         "clips": [len(train), len(validation)],
         "clip_ids": [_fingerprint(train.clip_ids), _fingerprint(validation.clip_ids)],
     }
-    _check_numbers(settings)
+    check_numbers(settings)
     hardware = resolve_device(device)
     out = Path(out).resolve()
     with claim(out / LAST):
         earlier = read_earlier(out, settings, resume, overwrite)
         if earlier is None or not is_finished(earlier, epochs, patience):
+            check_writable(out, folder=True)
             task = _Task(model, processor, spec_augment, settings, out)
             loaders = (
                 _loader(train, batch_size, num_workers, seed),
                 _loader(validation, batch_size, num_workers),
             )
+            sets = {"training": train, "validation": validation}
+            check_clips(sets if test is None else sets | {"test": test}, progress=progress)
             _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
             earlier = task.history
         model.load_state_dict(best_state(out / BEST), strict=True)
@@ -509,7 +523,14 @@ def _check_labels(model: TransferModel, dataset: ClipDataset, name: str) -> None
             )
 
 
-def _check_numbers(settings: dict[str, Any]) -> None:
+def check_numbers(settings: Mapping[str, Any]) -> None:
+    """Raise a ValueError if one of the numbers of `fit` is out of range, or its precision unknown.
+
+    Parameters
+    ----------
+    settings : mapping
+        By the names of the arguments.
+    """
     if settings["precision"] not in TRAINING_PRECISIONS:
         raise ValueError(
             f"unknown precision {settings['precision']!r}: choose from "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,6 +19,8 @@ import torch
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.choose import SYNTHETIC, open_dataset
 from audiointerp.dataset.esc50 import ESC50Dataset
+from audiointerp.dataset.failures import describe
+from audiointerp.device import resolve_device
 from audiointerp.model import (
     TransferModel,
     build_head,
@@ -29,11 +32,11 @@ from audiointerp.model import (
 from audiointerp.model.weights import load, save_weights
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.registry import check_different
-from audiointerp.runs.classification import SetPredictions, classify_set
-from audiointerp.storage import claim, write_atomically
+from audiointerp.runs.classification import SetPredictions, SkippedClipsWarning, classify_set
+from audiointerp.storage import check_writable, claim, write_atomically
 from audiointerp.training.augment import SpecAugment
 from audiointerp.training.checkpoints import LAST
-from audiointerp.training.loop import Training, fit
+from audiointerp.training.loop import Training, TrainingError, check_numbers, fit
 from audiointerp.version import __version__
 
 AUDIOSET = "audioset"
@@ -147,12 +150,17 @@ def train_classifier(
 ) -> Trained:
     """Train on some folds, choose the epoch on another, test once on the last, write the weights.
 
+    Before the first epoch all arguments are checked, that `out` can be written, and every clip of
+    all folds is read once. After the last epoch the weights are written before the test: whatever
+    happens then, they are there, and the same call with ``resume=True`` repeats the test only.
+
     Parameters
     ----------
     data : "synthetic" or path
         The set; see `audiointerp.dataset.open_dataset`.
     out : path
-        The weight file to write, ending in ``.safetensors``. A card goes beside it, ``.md``.
+        The weight file to write, ending in ``.safetensors``. A card goes beside it, ``.md``. Those
+        that are there are replaced.
     front_end, model : str
         Names in `audiointerp.processing.FRONT_ENDS` and `audiointerp.model.MODELS`.
     head : {"softmax", "sigmoid", "binary"}
@@ -192,8 +200,15 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     ------
     ValueError
         If a name is unknown or the arguments do not fit each other. No weights are written then.
+    AudioError
+        If clips cannot be read; the message names all of them. No weights are written then.
     ClaimedError
         If another run is training to `out` or in `run_dir`.
+    OSError
+        If `out`, its card or `run_dir` cannot be written; before anything is read.
+    TrainingError
+        If the training goes astray, or the test cannot be done; in the latter case the weights
+        are written.
 
     Examples
     --------
@@ -206,11 +221,29 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     out = Path(out)
     if out.suffix != ".safetensors":
         raise ValueError(f"{out}: weight files end in .safetensors")
+    page = out.with_suffix(".md")
+    numbers = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "dropout_scale": dropout_scale,
+        "mixup_alpha": mixup_alpha,
+        "time_shift": time_shift,
+        "patience": patience,
+        "seed": seed,
+        "precision": precision,
+    }
+    check_numbers(numbers)
+    resolve_device(device)
     folds = _check_folds(train_folds, validation_fold, test_fold)
+    for path in (out, page):
+        check_writable(path)
     processor = build_processor({"name": front_end})
     rate = processor.sample_rate
+    options = {"subset": subset, "sample_rate": rate, "cache_dir": cache_dir, "clips": clips}
     with claim(out):
-        options = {"subset": subset, "sample_rate": rate, "cache_dir": cache_dir, "clips": clips}
         train, validation, test = (open_dataset(data, folds=fold, **options) for fold in folds)
         network = _build(model, head, width, len(train.classes), processor, seed)
         if pretrained is not None:
@@ -221,32 +254,42 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
             train,
             validation,
             out=_run_dir(out) if run_dir is None else run_dir,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            label_smoothing=label_smoothing,
-            dropout_scale=dropout_scale,
-            mixup_alpha=mixup_alpha,
+            test=test,
             spec_augment=panns_stripes(processor, train.num_samples) if spec_augment else None,
-            time_shift=time_shift,
-            patience=patience,
-            seed=seed,
             device=device,
-            precision=precision,
             resume=resume,
             overwrite=overwrite,
             num_workers=num_workers,
             progress=progress,
+            **numbers,
         )
-        predictions = classify_set(network, processor, test, progress=progress)
-        source = _source(data, subset, train)
-        card = _describe(source, training, predictions, folds, command_line(data, out, given))
-        duration = train.duration
-        save_weights(out, network, processor, classes=train.classes, duration=duration, card=card)
-        page = out.with_suffix(".md")
-        write_atomically(page, _page(out.stem, network, processor, train, card, predictions))
-        return Trained(out, page, training, predictions)
+        source, command = _source(data, subset, train), command_line(data, out, given)
+
+        def write(predictions: SetPredictions | None) -> None:
+            card = _describe(source, training, predictions, folds, command)
+            length = train.duration
+            save_weights(out, network, processor, classes=train.classes, duration=length, card=card)
+            write_atomically(page, _page(out.stem, network, processor, train, card, predictions))
+
+        write(None)
+        predictions = _test(network, processor, test, out, progress)
+        write(predictions)
+    return Trained(out, page, training, predictions)
+
+
+def _test(
+    network: TransferModel, processor: STFTSpectrogram, test: ClipDataset, out: Path, progress: bool
+) -> SetPredictions:
+    """Classify the test set, all of it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SkippedClipsWarning)
+            return classify_set(network, processor, test, progress=progress)
+    except Exception as error:
+        raise TrainingError(
+            f"the weights are written, {out}, but the test could not be done: {describe(error)}. "
+            "With resume=True the same request repeats the test and does not train again"
+        ) from error
 
 
 class Start(NamedTuple):
@@ -480,21 +523,19 @@ def _source(
 def _describe(
     source: tuple[str, str],
     training: Training,
-    test: SetPredictions,
+    test: SetPredictions | None,
     folds: tuple[tuple[Fold, ...], ...],
     command: str,
 ) -> dict[str, str | int | float]:
     """Return what travels in the weight file and is written on the card."""
     data, licence = source
-    scores = {
-        "validation_accuracy": float(training.best["val_accuracy"]),
-        "test_accuracy": test.accuracy,
-    }
-    if not test.head.exclusive:
-        scores |= {
-            "validation_map": float(training.best["val_map"]),
-            "test_map": test.mean_average_precision,
-        }
+    scores = {"validation_accuracy": float(training.best["val_accuracy"])}
+    if test is not None:
+        scores["test_accuracy"] = test.accuracy
+    if "val_map" in training.best:
+        scores["validation_map"] = float(training.best["val_map"])
+        if test is not None:
+            scores["test_map"] = test.mean_average_precision
     return {
         "data": data,
         "folds": "; ".join(
@@ -522,10 +563,10 @@ def _page(
     processor: STFTSpectrogram,
     train: ClipDataset,
     card: dict[str, str | int | float],
-    test: SetPredictions,
+    test: SetPredictions | None,
 ) -> str:
     parameters = sum(value.numel() for value in model.parameters())
-    head = ", ".join(filter(None, (test.head.name, _listed(test.head.settings()))))
+    head = ", ".join(filter(None, (model.head.name, _listed(model.head.settings()))))
     lines = [
         f"# {name}",
         "",
@@ -544,14 +585,19 @@ def _page(
         "",
         f"    {card['command']}",
         "",
-        *(_mistakes(test.labels) if test.head.exclusive else _label_table(test)),
+        *_of_test(test),
     ]
     return "\n".join(lines)
 
 
-def _scores(card: dict[str, str | int | float], test: SetPredictions) -> list[str]:
+def _scores(card: dict[str, str | int | float], test: SetPredictions | None) -> list[str]:
     """Return the lines of the scores: first the one that chose the epoch."""
     chosen = f"on the validation fold, which chose the epoch ({card['best_epoch']})"
+    if test is None:
+        lines = [f"- Accuracy: {card['validation_accuracy']:.2%} {chosen}; not tested yet"]
+        if "validation_map" in card:
+            lines.insert(0, f"- Mean average precision: {card['validation_map']:.4f} {chosen}")
+        return lines
     on_test = f"on the test fold ({len(test.clip_ids)} clips)"
     validation, tested = card["validation_accuracy"], card["test_accuracy"]
     if test.head.exclusive:
@@ -565,6 +611,13 @@ def _scores(card: dict[str, str | int | float], test: SetPredictions) -> list[st
         f"- Accuracy of the decisions, one for every clip and label: {validation:.2%} on the "
         f"validation fold; {tested:.2%} on the test fold",
     ]
+
+
+def _of_test(test: SetPredictions | None) -> list[str]:
+    """Return the table of the test: mistakes, or what was found of every label."""
+    if test is None:
+        return []
+    return _mistakes(test.labels) if test.head.exclusive else _label_table(test)
 
 
 def _mistakes(labels: pd.DataFrame) -> list[str]:
