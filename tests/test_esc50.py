@@ -332,12 +332,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("table", "words"),
         [
-            ("", "no column filename"),
-            ("filename,fold,category\na.wav,1,dog\n", "no column target; it has filename"),
-            ("filename,fold,target,category\n", "lists no clips"),
-            ("filename,fold,target,category\na.wav,one,0,dog\n", "line 2: fold and target"),
-            ("filename,fold,target,category\na.wav,1\n", "line 2: fold and target"),
-            ("filename,fold,target,category\n,1,0,dog\n", "line 2: the file name"),
+            ("", "is empty; its first line"),
+            ("filename,fold,category\na.wav,1,dog\n", "no column target; its columns are 'filename'"),
+            ("filename,fold,target,category\n", "has no rows"),
+            ("filename,fold,target,category\na.wav,one,0,dog\n", "line 2, column 'fold': 'one' is"),
+            ("filename,fold,target,category\na.wav,1\n", "line 2: has 2 cells, the first line 4"),
+            ("filename,fold,target,category\n,1,0,dog\n", "line 2, column 'filename': is empty"),
             ("filename,fold,target,category\na.wav,1,0,dog\nb.wav,1,0,cat\n", "two categories"),
             ("filename,fold,target,category\na.wav,1,0,dog\nb.wav,1,1,dog\n", "category with two"),
         ],

@@ -353,7 +353,8 @@ class TestBadTables:
     def test_not_utf8(self, make):
         table = make("path,label\na.wav,dog\n")
         table.write_bytes("path,label\na.wav,Hündin\n".encode("latin-1"))
-        with pytest.raises(TableError, match="save it as UTF-8"):
+        words = rf"meta.csv: line 2 .*Latin-1: .*iconv -f WINDOWS-1252 -t UTF-8 .*{table.name} >"
+        with pytest.raises(TableError, match=words):
             TableDataset(table)
 
     def test_not_parquet(self, make):
