@@ -23,6 +23,9 @@ from numpy.lib import format as npy
 LARGEST_TEXT = 2**30
 """Bytes of the largest file that is read as text."""
 
+DEEPEST_JSON = 32
+"""Levels of lists and objects in each other, more than any file of this package has."""
+
 _SYSTEM_NAMES = frozenset(
     ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir")
 )
@@ -111,10 +114,8 @@ def read_text(path: Pathlike) -> str:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     FileError
-        If it is a folder, a pipe or a device, larger than 1 GiB, or not text in UTF-8.
+        If it is missing, a folder, a pipe or a device, larger than 1 GiB, or not text in UTF-8.
     """
     path = _regular(path)
     if path.stat().st_size > LARGEST_TEXT:
@@ -150,7 +151,7 @@ def _regular(path: Pathlike) -> Path:
     path = Path(path)
     if not os.path.isfile(path):
         if not os.path.lexists(path):
-            raise FileNotFoundError(f"{path}: no such file")
+            raise FileError(f"{path}: is missing")
         raise FileError(f"{path}: is not a file with content, but a folder, a pipe or a device")
     return path
 
@@ -185,16 +186,25 @@ def read_json(path: Pathlike) -> Any:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     FileError
-        If it is not text in UTF-8 or not JSON.
+        If it is missing, not text in UTF-8 or not JSON.
     """
     text = read_text(path)
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path}: is not JSON, or damaged ({error})") from None
+    if _is_deeper(content, DEEPEST_JSON):
+        raise FileError(f"{path}: is damaged: nested more than {DEEPEST_JSON} levels deep")
+    return content
+
+
+def _is_deeper(content: Any, levels: int) -> bool:
+    if isinstance(content, dict):
+        content = list(content.values())
+    if not isinstance(content, list):
+        return False
+    return levels == 0 or any(_is_deeper(part, levels - 1) for part in content)
 
 
 def read_object(path: Pathlike) -> dict[str, Any]:
@@ -246,30 +256,32 @@ def check_header(columns: list[str], path: Pathlike) -> list[str]:
     return columns
 
 
-def read_csv(path: Pathlike, *, whole_lines: bool = False) -> tuple[list[str], list[list[str]]]:
+def read_csv(
+    path: Pathlike, *, index: int = 0, whole_lines: bool = False
+) -> tuple[list[str], list[list[str]]]:
     """Return the columns and rows of a CSV file that this package wrote, all cells as text.
 
     Parameters
     ----------
     path : path
+    index : int
+        How many of the first columns name the row: one of the others may be called as one of them.
     whole_lines : bool
         Leave out a last line without an end: it was cut off in writing. A cut can fall within a
         number, which then still reads as one.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     FileError
-        If it is not CSV in UTF-8, a column is there twice or a line has not one cell for each
-        column.
+        If it is missing or not CSV in UTF-8, a column is there twice, or a line has not one cell
+        for each column.
     """
     text = read_text(path)
     if whole_lines:
         text = text[: text.rfind("\n") + 1]
     lines = csv_lines(text, path, strict=True)
     _, columns = next(lines, (0, []))
-    check_header(columns, path)
+    check_header(columns[index:], path)
     rows = []
     for line, cells in lines:
         if len(cells) != len(columns):
@@ -319,10 +331,8 @@ def read_array(path: Pathlike, shape: tuple[int, ...] | None = None) -> np.ndarr
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     FileError
-        If it is no such array: damaged, cut, pickled, of another type or shape.
+        If it is missing or no such array: damaged, cut, pickled, of another type or shape.
     """
     path = _regular(path)
     with path.open("rb") as file:
@@ -381,10 +391,19 @@ TEXT = Kind("text", lambda value: isinstance(value, str))
 NUMBER = Kind("a finite number", _is_number)
 WHOLE = Kind("a whole number from 0 on", _is_whole)
 YES_OR_NO = Kind("true or false", lambda value: isinstance(value, bool))
+SHARE = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1 + 1e-6)
 TEXTS = Kind("a list of text", _list_of(lambda value: isinstance(value, str)))
 WHOLES = Kind("a list of whole numbers from 0 on", _list_of(_is_whole))
 FOLDS = Kind("a list of folds", _list_of(lambda value: isinstance(value, str) or _is_whole(value)))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+
+
+def mapping_to(kind: Kind) -> Kind:
+    """Return the kind of an object whose values are all of one kind."""
+    return Kind(
+        f"an object of {kind.name} for each name",
+        lambda value: isinstance(value, dict) and all(map(kind.fits, value.values())),
+    )
 
 
 def check_fields(

@@ -93,7 +93,7 @@ def test_files_are_summed_up_for_some_masks(results):
 def test_results_that_are_none_are_told(tmp_path, results):
     with pytest.raises(ValueError, match="no results measured on features"):
         load_results(tmp_path / "nowhere")
-    (results / "mel" / "gradcam_clean" / "csvs" / "bin.csv").write_text("clip,FF\n1,2\n")
+    (results / "mel" / "gradcam_clean" / "csvs" / "bin.csv").write_text("clip,FF\n1,0.5\n")
     with pytest.raises(ValueError, match=r"bin.csv: lacks the columns is_correct, predicted"):
         load_results(results)
 

@@ -209,7 +209,7 @@ class Table:
         self.path = Path(path)
         if not os.path.lexists(self.path):
             raise FileNotFoundError(f"{self.path}: no such table (in {Path.cwd()})")
-        if not os.path.isfile(self.path):
+        if not os.path.isfile(self.path):  # which opening may wait for, or never end
             raise TableError(f"{self.path}: is not a table, but a folder, a pipe or a device")
         suffix = self.path.suffix.lower()
         if suffix in PARQUET:

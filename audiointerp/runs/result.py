@@ -257,7 +257,7 @@ class Interpretation:
             if sound.excess_db > 0 and not name.endswith(".wav")
         }
         summary = self.summary() | {"turned_down_db": turned_down}
-        (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
     def _repr_html_(self) -> str:
         """Show label, players and metrics; few masks have players, to keep notebooks small."""

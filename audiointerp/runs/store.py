@@ -20,8 +20,8 @@ their saved maps where these are there.
 
 from __future__ import annotations
 
-import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,8 +30,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from audiointerp.evaluation import METRICS
+from audiointerp.evaluation import METRICS, metric_columns
+from audiointerp.reading import (
+    OBJECT,
+    FileError,
+    check_fields,
+    parse_number,
+    read_array,
+    read_csv,
+    read_object,
+)
 from audiointerp.storage import replacing, write_atomically
 
 CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
@@ -40,12 +50,11 @@ EXPLAINED = "explained"
 TABLES = {"features": "csvs", "audio": "csvs_audio"}
 """Folder of the tables, by what the metrics were measured on."""
 
-READ_EXACTLY: dict[str, Any] = {"keep_default_na": False}
-"""Options of ``pandas.read_csv`` for our tables: a class may be called None or NA, and a number
-comes back as the one that was written."""
-if int(pd.__version__.split(".")[0]) < 3:
-    # Which later versions do without asking, and warn of being asked.
-    READ_EXACTLY["float_precision"] = "round_trip"
+_ROUNDING = 1e-3
+"""Share of a metric's range that rounding may lead beyond it."""
+
+_MOST_CELLS = 2**40
+"""Of a mask, where a run does not say how many it has."""
 
 CHANGES_NO_ROW = frozenset(
     {"dataset.clips", "interpreter.batch_size", "interpreter.fold_batch_norm"}
@@ -66,7 +75,8 @@ class RunFolder:
         What makes this run this run, ready for JSON. A folder made with other settings is
         refused, so that no table ever mixes two runs.
     clips : sequence of str
-        Names of the clips that are wanted now, in their order. The folder may hold others.
+        Names of the clips that are wanted now, in their order, each usable as a file name. The
+        folder may hold others.
     masks : sequence of str
         Masks that every clip has a row for.
     metrics : sequence of str
@@ -81,7 +91,8 @@ class RunFolder:
     Raises
     ------
     ValueError
-        If the folder holds a run with other settings; the message names what differs.
+        If the folder holds a run with other settings; the message names what differs. If a file
+        of it is damaged, or a clip's name cannot be that of a file.
     """
 
     def __init__(
@@ -98,7 +109,7 @@ class RunFolder:
     ) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))
-        self.clips = list(clips)
+        self.clips = list(map(_check_file_name, clips))
         self.metrics = list(metrics)
         self.keys = ["clip", EXPLAINED] if explained else ["clip"]
         self.columns = [*CLIP_COLUMNS, *self.keys[1:], *metrics]
@@ -139,12 +150,11 @@ class RunFolder:
         self._write_run({})
 
     def load_attribution(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Return a saved attribution map by its name, or None where there is no whole one."""
+        """Return a saved attribution map by its name, or None where there is no usable one."""
         try:
-            saved = np.load(self._attribution(name), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            return read_map(self._attribution(name), shape)
+        except (OSError, FileError):
             return None
-        return saved if saved.shape == shape else None
 
     def save_attributions(
         self, maps: Mapping[str, np.ndarray], diagnostics: Sequence[Mapping[str, Any]] = ()
@@ -265,9 +275,11 @@ class RunFolder:
         path = self.path / "diagnostics.csv"
         if not path.is_file():
             return {}
-        kinds = {name: str for name in self.keys}
-        rows = pd.read_csv(path, dtype=kinds, **READ_EXACTLY).to_dict("records")
-        return {self._key(row): row for row in rows}
+        table = read_diagnostics(path)
+        missing = [name for name in self.keys if name not in table]
+        if missing:
+            raise FileError(f"{path}: is damaged: has no column {', '.join(missing)}")
+        return {self._key(row): row for row in table.to_dict("records")}
 
     def _write_diagnostics(self) -> None:
         table = pd.DataFrame(self._diagnostics.values())
@@ -280,6 +292,13 @@ class RunFolder:
     def _write_run(self, report: Mapping[str, Any]) -> None:
         content = {"settings": self.settings, "report": dict(report)}
         write_atomically(self.path / "run.json", json.dumps(content, indent=2) + "\n")
+
+
+def _check_file_name(clip: str) -> str:
+    """Return a clip's name if a map can be filed under it."""
+    if not clip or clip in (".", "..") or any(sign in clip for sign in "/\\\0"):
+        raise ValueError(f"clip {clip!r}: its map is filed by name, which this cannot be")
+    return clip
 
 
 def attribution_name(clip: str, label: int | None = None) -> str:
@@ -334,35 +353,157 @@ def _ungrouped(settings: Mapping[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_frame(
+    path: str | os.PathLike[str], *, index: int = 0, whole_lines: bool = False
+) -> pd.DataFrame:
+    """Return a CSV file that this package wrote, every cell as text; see `read_csv`.
+
+    Parameters
+    ----------
+    path : path
+    index : int
+        How many of the first columns are the index.
+    whole_lines : bool
+        Leave out a last line that was cut off in writing.
+    """
+    columns, rows = read_csv(path, index=index, whole_lines=whole_lines)
+    names = [f"index {place}" for place in range(index)]  # a column may be called as one of them
+    frame = pd.DataFrame(rows, columns=[*names, *columns[index:]])
+    return frame.set_index(names).rename_axis(columns[:index]) if index else frame
+
+
+def read_numbers(
+    values: pd.Series, what: str, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> NDArray[np.float64]:
+    """Return a column of text as float64, NaN for an empty field: there is no evidence.
+
+    Parameters
+    ----------
+    values : Series of str
+    what : str
+        What it is, for an error.
+    bounds : (float, float)
+        The lowest and highest number there can be. What is beyond by a thousandth of their
+        distance is rounding.
+
+    Raises
+    ------
+    FileError
+        If a field is no finite number or lies out of the bounds.
+    """
+    known = (values != "").to_numpy()
+    numbers = np.full(len(values), np.nan)
+    # Python reads back the number that was written; pandas may be a digit off.
+    numbers[known] = [parse_number(text) for text in values[known]]
+    wrong = np.isnan(numbers) & known
+    if wrong.any():
+        raise FileError(
+            f"{what} has values that are no finite numbers: {values[wrong].iloc[0][:40]!r}"
+        )
+    low, high = bounds
+    slack = _ROUNDING * (high - low) if math.isfinite(high - low) else 0.0
+    beyond = (numbers < low - slack) | (numbers > high + slack)
+    if beyond.any():
+        raise FileError(
+            f"{what} has the value {numbers[beyond][0]:g}, which lies out of {low:g} to {high:g}: "
+            "the file is damaged"
+        )
+    return numbers
+
+
+def read_metric(values: pd.Series, what: str, cells: float = math.nan) -> NDArray[np.float64]:
+    """Return a column of a metric as float64; see `read_numbers`.
+
+    Parameters
+    ----------
+    values : Series of str
+        Its name is the metric's.
+    what : str
+    cells : float
+        Number of cells of a mask, which some bounds depend on; NaN where it is not known.
+    """
+    largest = _MOST_CELLS if math.isnan(cells) else max(2, int(cells))
+    return read_numbers(values, what, METRICS[values.name].bounds(largest))
+
+
+def read_table(path: str | os.PathLike[str], cells: float = math.nan) -> pd.DataFrame:
     """Return the rows of one CSV of a run, without a last line that was cut off in writing.
 
-    A cut can fall within a number, which then still reads as one: only a whole line counts.
+    Names are text, metrics float64 with NaN for a clip without evidence, ``is_correct`` is bool.
+
+    Parameters
+    ----------
+    path : path
+    cells : float
+        Number of cells of a mask; see `read_metric`.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged.
     """
-    text = Path(path).read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if not whole:
-        return pd.DataFrame()
-    # An empty cell of a metric is a clip without evidence for it.
-    empty = {name: [""] for name in METRICS}
-    kinds = {"clip": str, EXPLAINED: str}
-    return pd.read_csv(io.StringIO(whole), dtype=kinds, na_values=empty, **READ_EXACTLY)
+    table = read_frame(path, whole_lines=True)
+    for name in metric_columns(table.columns):
+        table[name] = read_metric(table[name], f"{path}: column {name}", cells)
+    if "is_correct" in table:
+        written = table["is_correct"].map({"True": True, "False": False})
+        if written.isna().any():
+            raise FileError(f"{path}: column is_correct has values other than True and False")
+        table["is_correct"] = written.astype(bool)
+    return table
+
+
+def read_diagnostics(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return what a method says of each map: names as text, the rest as float64.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged.
+    """
+    table = read_frame(path)
+    if "clip" not in table:
+        raise FileError(f"{path}: is damaged: has no column clip")
+    for name in table.columns.drop(["clip", EXPLAINED], errors="ignore"):
+        table[name] = read_numbers(table[name], f"{path}: column {name}")
+    return table
+
+
+def read_map(path: str | os.PathLike[str], shape: tuple[int, ...]) -> NDArray[np.floating]:
+    """Return a saved attribution map.
+
+    Raises
+    ------
+    FileError
+        If it is missing, damaged, has another shape or is not finite.
+    """
+    saved = read_array(path, shape)
+    if not np.isfinite(saved).all():
+        raise FileError(f"{path}: is damaged: has values that are not finite")
+    return saved
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the content of a run's ``run.json``, None if there is none.
 
+    Returns
+    -------
+    dict
+        ``settings`` and ``report``; the report is empty where the run is not finished.
+
     Raises
     ------
-    ValueError
+    FileError
         If the file is damaged.
     """
     file = Path(path) / "run.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
     try:
-        content = json.loads(file.read_text())
-        content["settings"].keys()
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: damaged; remove the run's folder to start again") from error
-    return content
+        content = read_object(file)
+        check_fields(content, {"settings": OBJECT}, str(file), {"report": OBJECT})
+        report = content.get("report") or {}
+        check_fields(report, {}, f"{file}, report", {"failures": OBJECT, "code": OBJECT})
+    except FileError as error:
+        raise FileError(f"{error}. Remove the run's folder to start again") from error
+    return {"settings": content["settings"], "report": report}
