@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ Pathlike = str | os.PathLike[str]
 
 class FileError(ValueError):
     """A file that cannot be used; the message names it, what is wrong and what to do."""
+
+
+@contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Add what to do to the message of a `FileError` raised within."""
+    try:
+        yield
+    except FileError as error:
+        raise FileError(f"{error}; {advice}") from error
 
 
 def is_hidden(name: str) -> bool:

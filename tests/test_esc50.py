@@ -333,7 +333,7 @@ class TestBadInput:
         ("table", "words"),
         [
             ("", "is empty; its first line"),
-            ("filename,fold,category\na.wav,1,dog\n", "no column target; its columns are 'filename'"),
+            ("filename,fold,category\na.wav,1,dog\n", "no column target; its columns"),
             ("filename,fold,target,category\n", "has no rows"),
             ("filename,fold,target,category\na.wav,one,0,dog\n", "line 2, column 'fold': 'one' is"),
             ("filename,fold,target,category\na.wav,1\n", "line 2: has 2 cells, the first line 4"),

@@ -305,7 +305,7 @@ def test_run_json_holds_settings_and_report(tmp_path):
 def test_a_damaged_run_json_is_refused(tmp_path, text):
     make(tmp_path)
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(ValueError, match=r"run\.json: .*Remove the run's folder"):
+    with pytest.raises(ValueError, match=r"run\.json: .*remove the run's folder"):
         make(tmp_path)
 
 

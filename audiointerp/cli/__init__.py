@@ -5,6 +5,7 @@ The library is imported inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -38,9 +39,17 @@ def main() -> None:
     from audiointerp.registry import UnknownNameError
     from audiointerp.speed.memory import keep_freed_memory
 
+    _show_any_text()
     keep_freed_memory()
     try:
         app()
     except (ValueError, OSError, ImportError, UnknownNameError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+
+
+def _show_any_text() -> None:
+    """Show a character that the console's encoding lacks as its code, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

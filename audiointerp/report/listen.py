@@ -29,7 +29,7 @@ from audiointerp.metrics import METRICS, complexity, sparseness
 from audiointerp.model.weights import load, model_hash
 from audiointerp.predict import Predict
 from audiointerp.processing import View
-from audiointerp.reading import FileError, without_stray
+from audiointerp.reading import advising, without_stray
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.runs import Run, group_runs
 from audiointerp.runs.clip import Scores
@@ -380,11 +380,8 @@ def _maps(run: Run) -> set[str]:
 
 def _load_map(run: Run, clip: str) -> Tensor:
     path = run.folder / "attributions" / f"{clip}.npy"
-    try:
-        attribution = read_map(path, run.shape)
-    except FileError as error:
-        raise FileError(f"{error}; run the experiment again") from error
-    return torch.from_numpy(attribution)[None, None]
+    with advising("run the experiment again"):
+        return torch.from_numpy(read_map(path, run.shape))[None, None]
 
 
 def _check_masks(run: Run, clip: str, masks: Mapping[str, Tensor]) -> None:

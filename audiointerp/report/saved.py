@@ -29,6 +29,7 @@ from audiointerp.reading import (
     TEXTS,
     FileError,
     Kind,
+    advising,
     check_fields,
     mapping_to,
     read_object,
@@ -65,6 +66,7 @@ def find_saved(folder: Path) -> list[Path]:
     return [path.parent for path in without_stray(folder.rglob(SUMMARY), folder)]
 
 
+@advising("interpret the clip or recording again")
 def page_of_saved(folder: Path, found: Sequence[Path], sound: Form) -> str:
     """Return a page of saved interpretations, named after the folder above them."""
     saved = [_read_saved(folder, path) for path in sorted(found)]
@@ -127,10 +129,7 @@ class _Saved:
         path = self.folder / SUMMARY
         summary = read_object(path)
         if "front_end" not in summary:
-            raise FileError(
-                f"{self.folder}: written by a version that kept too little for a page; "
-                "interpret the clip again"
-            )
+            raise FileError(f"{self.folder}: written by a version that kept too little for a page")
         times = {} if self.home is None else {"start": NUMBER, "end": NUMBER}
         check_fields(summary, _SUMMARY | times, str(path), _OPTIONAL)
         chances = summary["probabilities"]
@@ -168,7 +167,7 @@ class _Saved:
                     self._chances(self.folder / f"probabilities{ending}.csv", metrics.index),
                 )
         if not tables:
-            raise FileError(f"{self.folder}: has no metrics.csv; interpret the clip again")
+            raise FileError(f"{self.folder}: has no metrics.csv")
         return tables
 
     def _metrics(self, path: Path) -> pd.DataFrame:
@@ -228,11 +227,10 @@ class _Saved:
             with SoundReader(file) as reader:
                 waveform, rate = np.concatenate(list(reader.blocks())), reader.rate
         except AudioError as error:
-            raise FileError(f"{file}: cannot be read: {error}; interpret the clip again") from error
+            raise FileError(f"{file}: cannot be read: {error}") from error
         if rate != self.processor.sample_rate:
             raise FileError(
-                f"{file}: is at {rate} Hz, the front end at {self.processor.sample_rate}; "
-                "interpret the clip again"
+                f"{file}: is at {rate} Hz, the front end at {self.processor.sample_rate}"
             )
         return waveform * np.float32(10 ** (self.turned_down(file) / 20)), rate
 

@@ -36,6 +36,7 @@ from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.reading import (
     OBJECT,
     FileError,
+    advising,
     check_fields,
     parse_number,
     read_array,
@@ -499,11 +500,9 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     file = Path(path) / "run.json"
     if not os.path.lexists(file):
         return None
-    try:
+    with advising("remove the run's folder to start again"):
         content = read_object(file)
         check_fields(content, {"settings": OBJECT}, str(file), {"report": OBJECT})
         report = content.get("report") or {}
         check_fields(report, {}, f"{file}, report", {"failures": OBJECT, "code": OBJECT})
-    except FileError as error:
-        raise FileError(f"{error}. Remove the run's folder to start again") from error
     return {"settings": content["settings"], "report": report}
