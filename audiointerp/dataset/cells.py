@@ -273,7 +273,7 @@ def table_lines(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[st
         If it is not text in UTF-8 or a line cannot be split.
     """
     try:
-        lines = csv_lines(read_text(path), path, delimiter, skipinitialspace=True)
+        lines = csv_lines(read_text(path), path, delimiter, skipinitialspace=True, strict=True)
         for line, cells in lines:
             if any(cell.strip() for cell in cells):
                 yield line, [cell.strip() for cell in cells]

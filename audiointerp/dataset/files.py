@@ -7,6 +7,7 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -142,6 +143,7 @@ class FileDataset(ClipDataset):
         self.channel = channel
         there = {row.fold for row in rows}
         wanted = choose_folds(folds, there if available_folds is None else available_folds)
+        _check_unique(rows, source)
         rows = _take_folds(rows, wanted, source)
         self._fingerprint = _fingerprint(rows)
         self.window_hop = None if window_hop is None else check_hop(window_hop)
@@ -369,6 +371,17 @@ def check_hop(hop: float) -> float:
         return check_duration(hop)
     except (TypeError, ValueError) as error:
         raise type(error)(f"a window's hop: {error}") from None
+
+
+def _check_unique(rows: Sequence[FileClip], source: str) -> None:
+    counts = Counter(row.clip_id for row in rows)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        raise ValueError(
+            f"{source}: clip ids must be unique, results are filed by them: "
+            f"{', '.join(twice[:5])}{more} repeat"
+        )
 
 
 def _take_folds(rows: Sequence[FileClip], wanted: Sequence[Fold], source: str) -> list[FileClip]:
