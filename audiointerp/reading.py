@@ -12,7 +12,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from numpy.lib import format as npy
 
 LARGEST_TEXT = 2**30
 """Bytes of the largest file that is read as text."""
+
+_LISTED = 20
+"""Names that an error lists."""
 
 DEEPEST_JSON = 32
 """Levels of lists and objects in each other, more than any file of this package has."""
@@ -63,6 +66,18 @@ def advising(advice: str) -> Iterator[None]:
         yield
     except FileError as error:
         raise FileError(f"{error}; {advice}") from error
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as an error lists them: the first of many."""
+    more = f", … ({len(names)})" if len(names) > _LISTED else ""
+    return ", ".join(map(shown, names[:_LISTED])) + more
 
 
 def is_hidden(name: str) -> bool:
@@ -260,7 +275,7 @@ def check_header(columns: list[str], path: Pathlike) -> list[str]:
     """Return the names of columns if there are some and all differ."""
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
-        raise FileError(f"{path}: two columns are called {', '.join(map(repr, twice))}")
+        raise FileError(f"{path}: two columns are called {listed(twice)}")
     if not columns:
         raise FileError(f"{path}: is empty; its first line should name the columns")
     return columns

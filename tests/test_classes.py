@@ -63,7 +63,7 @@ def test_names_with_commas_and_line_breaks_are_kept(tmp_path):
     [
         ("empty.txt", "\n", "there are no class names"),
         ("twice.txt", "dog\ncat\ndog\n", "two classes have the same name: dog"),
-        ("other.csv", "a,b\n1,2\n", r"has the columns a, b; expected one of display_name"),
+        ("other.csv", "a,b\n1,2\n", r"has the columns 'a', 'b'; expected one of display_name"),
         ("short.csv", "index,name\n0,rain\n1\n", "line 3: has 1 cells, the first line 2"),
         ("blank.csv", "name,x\n ,1\n", "line 2, column 'name': is empty"),
         ("twice.csv", "index,name\n0,rain\n0,dog\n", "an index is there twice"),

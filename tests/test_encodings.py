@@ -80,11 +80,11 @@ def test_every_command_works_where_files_and_console_are_in_cp1252(sounds, tmp_p
     file = sounds / "fold3" / RAIN / f"{RAIN}3.wav"
     weights, results, out = tmp_path / f"{RAIN}.safetensors", tmp_path / "r", tmp_path / "o"
     folds = ["--train-folds", "1"]
+    small = ["--validation-fold", "2", "--test-fold", "3", "--epochs", "1", "--width", "0.0625"]
+    one = ["--fold", "3", "--method", "saliency", "--mask", "bin"]
     commands = [
-        ["train", "--data", sounds, "--out", weights, *folds, "--validation-fold", "2"]
-        + ["--test-fold", "3", "--epochs", "1", "--width", "0.0625", "--batch-size", "2"],
-        ["experiment", "--weights", weights, "--data", sounds, "--fold", "3", *folds]
-        + ["--method", "saliency", "--mask", "bin", "--results", results],
+        ["train", "--data", sounds, "--out", weights, *folds, *small],
+        ["experiment", "--weights", weights, "--data", sounds, *folds, *one, "--results", results],
         ["tables", results, "--out", tmp_path / "t"],
         ["report", results, "--data", sounds, "--weights", weights],
         ["interpret", file, "--weights", weights, "--method", "saliency", "--out", out],

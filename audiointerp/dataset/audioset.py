@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audiointerp.dataset.base import Fold, choose_folds
-from audiointerp.dataset.cells import TableError, shown, table_lines
+from audiointerp.dataset.cells import TableError, table_lines
 from audiointerp.dataset.decode import EXTENSIONS
 from audiointerp.dataset.files import ClipOptions, FileClip, FileDataset, walk_files
-from audiointerp.reading import describe_stray, parse_number
+from audiointerp.reading import describe_stray, parse_number, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -17,9 +17,11 @@ from audiointerp.reading import (
     FileError,
     check_header,
     csv_lines,
+    listed,
     parse_number,
     parse_whole,
     read_text,
+    shown,
 )
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -27,16 +29,14 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
 PARQUET = (".parquet", ".pq")
 
-
 _CELLS = (str, bool, int, float, Decimal, date)
 """What a cell of a Parquet table may be to be taken as text."""
 
+_LONGEST = 1e9
+"""Seconds, thirty years: more come from damage."""
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 """What an absolute path of Windows begins with."""
-
-_LISTED = 20
-"""Columns that an error names."""
 
 
 class TableError(FileError):
@@ -75,7 +75,7 @@ class Row:
         if not text:
             return None
         seconds = parse_number(text)
-        if not seconds >= 0:
+        if not 0 <= seconds <= _LONGEST:
             raise self.error(column, f"{shown(text)} is not a number of seconds from 0 on")
         return seconds
 
@@ -222,7 +222,7 @@ class Table:
         else:
             self.columns, self.rows = _read_text(self.path, delimiter or DELIMITERS[suffix])
         if not self.rows:
-            raise TableError(f"{self.path}: has no rows; its columns are {self._listed()}")
+            raise TableError(f"{self.path}: has no rows; its columns are {listed(self.columns)}")
 
     def check(self, column: str, role: str) -> str:
         """Return `column` if there is one of this name.
@@ -246,7 +246,7 @@ class Table:
             hint += ", or delimiter=… if that is several columns"
         raise TableError(
             f"{self.path}: has no column {column!r} ({role}); its columns are "
-            f"{self._listed()}{hint}"
+            f"{listed(self.columns)}{hint}"
         )
 
     def require(self, columns: Sequence[str], of: str) -> None:
@@ -255,11 +255,8 @@ class Table:
         if missing:
             raise TableError(
                 f"{self.path}: has no column {', '.join(missing)}; its columns are "
-                f"{self._listed()}. Is it {of}'s own table?"
+                f"{listed(self.columns)}. Is it {of}'s own table?"
             )
-
-    def _listed(self) -> str:
-        return _listed(self.columns)
 
 
 def table_lines(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
@@ -289,18 +286,6 @@ def _is_below(path: str, folder: str) -> bool:
         return False
 
 
-def shown(value: object) -> str:
-    """Return a value as an error shows it: the beginning of a long one."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
-
-
-def _listed(columns: Sequence[str]) -> str:
-    """Return the names of columns as an error lists them: the first of many."""
-    more = f", … ({len(columns)})" if len(columns) > _LISTED else ""
-    return ", ".join(map(shown, columns[:_LISTED])) + more
-
-
 def _read_text(path: Path, delimiter: str) -> tuple[list[str], list[Row]]:
     lines = table_lines(path, delimiter)
     _, columns = next(lines, (0, []))
@@ -320,7 +305,7 @@ def _text_row(path: Path, line: int, columns: Sequence[str], cells: Sequence[str
     if len(cells) != len(columns):
         raise TableError(
             f"{where}: has {len(cells)} cells, the first line {len(columns)} "
-            f"({_listed(columns)}); is a delimiter within a cell not quoted?"
+            f"({listed(columns)}); is a delimiter within a cell not quoted?"
         )
     return Row(where, dict(zip(columns, cells, strict=True)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from audiointerp.dataset.cells import Table
-from audiointerp.reading import parse_whole, read_json, read_text
+from audiointerp.reading import listed, parse_whole, read_json, read_text
 
 NAME_COLUMNS = ("display_name", "name", "class", "label")
 """Columns of a CSV that class names are read from, the first that is there."""
@@ -117,7 +117,7 @@ def _from_table(table: Table) -> list[str]:
     column = next((name for name in NAME_COLUMNS if name in table.columns), None)
     if column is None:
         raise ValueError(
-            f"{table.path}: has the columns {', '.join(table.columns)}; expected one of "
+            f"{table.path}: has the columns {listed(table.columns)}; expected one of "
             f"{', '.join(NAME_COLUMNS)} for the class names"
         )
     names = [row.needed(column) for row in table.rows]

@@ -110,7 +110,7 @@ class SavedRecording:
         known = level[~np.isnan(level)]
         if level.ndim != 2 or not len(known) or not (np.abs(known) <= _LOUDEST).all():
             raise FileError(f"{path}: is damaged: holds no levels in dB")
-        return level
+        return np.where(np.isnan(level), np.float32(np.nan), level)  # no signalling NaN
 
 
 def recording_of(window: Path) -> SavedRecording | None:

@@ -31,6 +31,7 @@ from audiointerp.reading import (
     FileError,
     check_fields,
     mapping_to,
+    shown,
     without_stray,
 )
 from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
@@ -520,5 +521,5 @@ def _read_diagnostics(path: Path) -> pd.DataFrame:
     table = read_diagnostics(path)
     table = table.set_index(row_key(table))
     if table.index.has_duplicates:
-        raise FileError(f"{path}: has {table.index[table.index.duplicated()][0]} twice")
+        raise FileError(f"{path}: has {shown(table.index[table.index.duplicated()][0])} twice")
     return table

@@ -31,8 +31,10 @@ from audiointerp.reading import (
     Kind,
     advising,
     check_fields,
+    listed,
     mapping_to,
     read_object,
+    shown,
     without_stray,
 )
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
@@ -44,6 +46,9 @@ from audiointerp.runs.windows import Section
 from audiointerp.sound import SOUND_FORMATS, data_uri
 from audiointerp.tables.load import complete_metrics
 from audiointerp.tables.order import sorting_key
+
+_LOUDEST = 1e6
+"""Larger samples, 120 dB beyond full scale, come from damage."""
 
 _SUMMARY = dict.fromkeys(("method", "label", "explained_class"), TEXT) | {
     "front_end": OBJECT,
@@ -138,7 +143,7 @@ class _Saved:
             raise FileError(f"{path}: is damaged: names a class that has no probability")
         if chances[summary["label"]] < max(chances.values()):
             raise FileError(
-                f"{path}: is damaged: {summary['label']!r} is not the most probable class"
+                f"{path}: is damaged: {shown(summary['label'])} is not the most probable class"
             )
         return summary
 
@@ -175,7 +180,7 @@ class _Saved:
         table = read_frame(path, index=1)
         unknown = [name for name in table.index if name not in MASKS]
         if unknown or table.index.has_duplicates or not len(table):
-            raise FileError(f"{path}: is damaged: does not name each mask once: {unknown[:3]}")
+            raise FileError(f"{path}: is damaged: does not name each mask once: {listed(unknown)}")
         for name in metric_columns(table.columns):
             table[name] = read_metric(table[name], f"{path}: column {name}")
         return table
@@ -232,6 +237,8 @@ class _Saved:
             raise FileError(
                 f"{file}: is at {rate} Hz, the front end at {self.processor.sample_rate}"
             )
+        if np.abs(waveform).max() > _LOUDEST:
+            raise FileError(f"{file}: is damaged: has samples beyond {_LOUDEST:g}")
         return waveform * np.float32(10 ** (self.turned_down(file) / 20)), rate
 
     def embedded(self, name: str, form: Literal["wav", "mp3"]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from audiointerp.masking import MASKS, base_level
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import load
 from audiointerp.processing import FrontEnd, View
+from audiointerp.reading import is_stray, listed
 from audiointerp.runs.job import Job, Place, choose_masks, choose_places
 from audiointerp.runs.targets import Target
 
@@ -281,8 +283,19 @@ def load_models(
 
 
 def by_stem(files: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """Return the files by their names without ending, which must differ."""
+    """Return the files by their names without ending, which must differ.
+
+    What a pattern such as ``sounds/*`` finds beside sounds or weights is left out with a warning;
+    see `audiointerp.reading.is_stray`.
+    """
     paths = [Path(file) for file in files]
+    stray = [path for path in paths if is_stray(path.name)]
+    if stray:
+        warnings.warn(
+            f"left out, no data by their names: {listed([str(path) for path in stray])}",
+            stacklevel=3,
+        )
+        paths = [path for path in paths if path not in stray]
     names = {path.stem: path for path in paths}
     if len(names) < len(paths):
         twice = sorted({path.stem for path in paths if names[path.stem] != path})

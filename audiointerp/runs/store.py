@@ -38,10 +38,12 @@ from audiointerp.reading import (
     FileError,
     advising,
     check_fields,
+    listed,
     parse_number,
     read_array,
     read_csv,
     read_object,
+    shown,
 )
 from audiointerp.storage import replacing, write_atomically
 
@@ -258,7 +260,7 @@ class RunFolder:
         unknown = [name for name in table.columns if name not in self.columns]
         if unknown or set(missing) - set(self.metrics):
             raise ValueError(
-                f"{path}: its columns are {', '.join(table.columns)}, not {', '.join(self.columns)}"
+                f"{path}: its columns are {listed(table.columns)}, not {listed(self.columns)}"
                 "; is a metric of yours not registered?"
             )
         if not missing:
@@ -399,7 +401,7 @@ def read_numbers(
     wrong = np.isnan(numbers) & known
     if wrong.any():
         raise FileError(
-            f"{what} has values that are no finite numbers: {values[wrong].iloc[0][:40]!r}"
+            f"{what} has values that are no finite numbers: {shown(values[wrong].iloc[0])}"
         )
     low, high = bounds
     slack = _ROUNDING * (high - low) if math.isfinite(high - low) else 0.0
@@ -447,7 +449,8 @@ def read_table(path: str | os.PathLike[str], cells: float = math.nan) -> pd.Data
     for name in metric_columns(table.columns):
         table[name] = read_metric(table[name], f"{path}: column {name}", cells)
     if "is_correct" in table:
-        written = table["is_correct"].map({"True": True, "False": False})
+        # A spreadsheet writes TRUE.
+        written = table["is_correct"].str.lower().map({"true": True, "false": False})
         if written.isna().any():
             raise FileError(f"{path}: column is_correct has values other than True and False")
         table["is_correct"] = written.astype(bool)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.processing import build_processor
-from audiointerp.reading import TEXTS, FileError, describe_stray, without_stray
+from audiointerp.reading import TEXTS, FileError, describe_stray, shown, without_stray
 from audiointerp.runs.store import CLIP_COLUMNS, EXPLAINED, TABLES, read_run, read_table
 
 RUN_COLUMNS = ("model", "method", "experiment", "mask")
@@ -135,8 +135,8 @@ def read_rows(
     twice = table.duplicated(row_key(table))
     if twice.any():
         row = table[twice].iloc[0]
-        clip = f"clip {row['clip']}" + (f" of {row[EXPLAINED]}" if EXPLAINED in table else "")
-        raise FileError(f"{path}: has {clip} twice; was it put together from two runs?")
+        clip = " of ".join(row[name][:80] for name in row_key(table))
+        raise FileError(f"{path}: has clip {clip} twice; was it put together from two runs?")
     return table
 
 
@@ -214,13 +214,13 @@ def _check_labels(
         unknown = [name for name in true if name not in known]
         if unknown:
             raise FileError(
-                f"{path}: column target has {unknown[0]!r}, which is no class of the run's set: "
-                "the file is damaged"
+                f"{path}: is damaged: column target has {shown(unknown[0])}, which is no class of "
+                "the run's set"
             )
         if is_correct != (predicted in true):
             raise FileError(
-                f"{path}: has the class {target!r} predicted as {predicted!r} with is_correct "
-                f"{is_correct}: the file is damaged"
+                f"{path}: is damaged: has the class {shown(target)} predicted as "
+                f"{shown(predicted)} with is_correct {is_correct}"
             )
 
 
