@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 import unicodedata
@@ -105,3 +106,21 @@ def test_every_command_works_where_files_and_console_are_in_cp1252(sounds, tmp_p
 
 def cpu(command):
     return [] if command[0] in ("tables", "report") else ["--device", "cpu"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are Unicode there")
+def test_a_locale_that_misreads_file_names_is_told():
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    told = {}
+    for mode in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-m", "audiointerp", "--help"],
+            capture_output=True,
+            env=os.environ | locale | {"PYTHONUTF8": mode},
+            check=True,
+            encoding="utf-8",
+        )
+        told[mode] = done.stderr
+    assert "names of files as ascii" in told["0"]
+    assert "set PYTHONUTF8=1" in told["0"]
+    assert told["1"] == ""

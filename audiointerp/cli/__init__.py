@@ -53,3 +53,10 @@ def _show_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        typer.echo(
+            f"note: this locale takes the names of files as {encoding}, so that those with other "
+            "letters are misread; set PYTHONUTF8=1 to take them as UTF-8",
+            err=True,
+        )
