@@ -296,6 +296,8 @@ def by_stem(files: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
             stacklevel=3,
         )
         paths = [path for path in paths if path not in stray]
+        if not paths:
+            raise ValueError("no file is left; rename one that is data")
     names = {path.stem: path for path in paths}
     if len(names) < len(paths):
         twice = sorted({path.stem for path in paths if names[path.stem] != path})
