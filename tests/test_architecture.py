@@ -6,7 +6,7 @@ import pytest
 from repository import REPOSITORY
 
 LAYERS = (
-    ("registry", "storage", "device", "version"),
+    ("registry", "reading", "storage", "device", "version"),
     ("dataset",),
     ("sound",),
     ("processing",),

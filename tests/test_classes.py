@@ -63,12 +63,12 @@ def test_names_with_commas_and_line_breaks_are_kept(tmp_path):
     [
         ("empty.txt", "\n", "there are no class names"),
         ("twice.txt", "dog\ncat\ndog\n", "two classes have the same name: dog"),
-        ("other.csv", "a,b\n1,2\n", r"has the columns a, b; expected one of display_name"),
-        ("short.csv", "index,name\n0,rain\n1\n", "class names must be text, got None"),
-        ("blank.csv", "name,x\n ,1\n", "class names must be text, got ' '"),
+        ("other.csv", "a,b\n1,2\n", r"has the columns 'a', 'b'; expected one of display_name"),
+        ("short.csv", "index,name\n0,rain\n1\n", "line 3: has 1 cells, the first line 2"),
+        ("blank.csv", "name,x\n ,1\n", "line 2, column 'name': is empty"),
         ("twice.csv", "index,name\n0,rain\n0,dog\n", "an index is there twice"),
         ("hole.csv", "index,name\n0,rain\n2,dog\n", r"indices \[0, 2\] …: expected 0 to 1"),
-        ("broken.json", '["rain"', r"broken\.json: not a file of class names"),
+        ("broken.json", '["rain"', r"broken\.json: is not JSON"),
         ("text.json", '"rain"', "holds str, expected a list of class names or a mapping"),
         ("label2id.json", '{"rain": 0}', r"map 'rain' to 0: .* is this label2id"),
         ("numbers.json", "[1, 2]", "class names must be text, got 1"),
@@ -85,7 +85,7 @@ def test_wrong_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"dog: no such file of class names; .* as a list"):
         read_classes("dog")
     (tmp_path / "latin.txt").write_bytes("geräusch".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.txt: not a file of class names"):
+    with pytest.raises(ValueError, match=r"latin\.txt: line 1 is not text in UTF-8.*iconv"):
         read_classes(tmp_path / "latin.txt")
     with pytest.raises(ValueError, match="is this label2id"):
         read_classes({"rain": 0, "dog": 1})

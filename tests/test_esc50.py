@@ -12,7 +12,14 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from audiointerp.dataset import AudioError, Clip, Contamination, ESC50Dataset, load_audio
+from audiointerp.dataset import (
+    AudioError,
+    Clip,
+    Contamination,
+    ESC50Dataset,
+    TableError,
+    load_audio,
+)
 from audiointerp.dataset import audio as audio_module
 
 ESC10_CLASSES = (
@@ -332,12 +339,12 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("table", "words"),
         [
-            ("", "no column filename"),
-            ("filename,fold,category\na.wav,1,dog\n", "no column target; it has filename"),
-            ("filename,fold,target,category\n", "lists no clips"),
-            ("filename,fold,target,category\na.wav,one,0,dog\n", "line 2: fold and target"),
-            ("filename,fold,target,category\na.wav,1\n", "line 2: fold and target"),
-            ("filename,fold,target,category\n,1,0,dog\n", "line 2: the file name"),
+            ("", "is empty; its first line"),
+            ("filename,fold,category\na.wav,1,dog\n", "no column target; its columns"),
+            ("filename,fold,target,category\n", "has no rows"),
+            ("filename,fold,target,category\na.wav,one,0,dog\n", "line 2, column 'fold': 'one' is"),
+            ("filename,fold,target,category\na.wav,1\n", "line 2: has 2 cells, the first line 4"),
+            ("filename,fold,target,category\n,1,0,dog\n", "line 2, column 'filename': is empty"),
             ("filename,fold,target,category\na.wav,1,0,dog\nb.wav,1,0,cat\n", "two categories"),
             ("filename,fold,target,category\na.wav,1,0,dog\nb.wav,1,1,dog\n", "category with two"),
         ],
@@ -345,6 +352,15 @@ class TestBadInput:
     def test_a_table_that_is_not_esc50s(self, tiny_esc50, table, words):
         (tiny_esc50 / "meta" / "esc50.csv").write_text(table)
         with pytest.raises(ValueError, match=words):
+            ESC50Dataset(tiny_esc50)
+
+    @pytest.mark.parametrize("name", ["../../x.wav", "/etc/hostname", ".."])
+    def test_a_file_outside_audio_is_refused(self, tiny_esc50, name):
+        path = tiny_esc50 / "meta" / "esc50.csv"
+        path.write_text(f"{path.read_text()}{name},1,5,cat,False,1,A\n")
+        with pytest.raises(
+            TableError, match=r"line 17, column 'filename': .* is not below .*audio"
+        ):
             ESC50Dataset(tiny_esc50)
 
     def test_a_clip_listed_twice(self, tiny_esc50):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from audiointerp.runs.experiment import (
     run_experiment,
 )
 from audiointerp.runs.files import interpret_files
-from audiointerp.runs.recipe import background_features, build_interpreter, open_set
+from audiointerp.runs.recipe import background_features, build_interpreter, by_stem, open_set
 
 RATE = 8000
 QUICK = ["saliency", "gradcam"]
@@ -473,3 +474,12 @@ def test_the_package_runs_as_a_module():
         [sys.executable, "-m", "audiointerp", "--help"], capture_output=True, text=True, check=True
     )
     assert "interpret" in shown.stdout
+
+
+def test_what_a_pattern_finds_beside_sounds_is_left_out_with_a_warning():
+    found = ["a/dog.wav", "a/._dog.wav", "a/Thumbs.db", "a/dog.wav~", "a/desktop.ini"]
+    with pytest.warns(UserWarning, match=r"no data by their names: 'a/\._dog\.wav', 'a/Thumbs"):
+        assert by_stem(found) == {"dog": Path("a/dog.wav")}
+    words = "no file is left"
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=words):
+        by_stem(found[1:])

@@ -63,11 +63,25 @@ class TestFolderPerClass:
         assert data[0].waveform.shape == (1, 8000)
 
     def test_what_is_hidden_and_other_files_do_not_count(self, write_tones, recwarn):
-        root = write_tones("set", [*CLASSES, ".trash/1.wav", "__MACOSX/1.wav", "dog/._1.wav"])
-        (root / "dog" / "notes.txt").write_text("barks")
+        hidden = [".trash/1.wav", "__MACOSX/1.wav", "@eaDir/1.wav", "dog/._1.wav"]
+        root = write_tones("set", [*CLASSES, *hidden])
+        for name in ("notes.txt", "Thumbs.db", "desktop.ini", ".DS_Store", "1.wav~", "1.wav.bak"):
+            (root / "dog" / name).write_text("barks")
         (root / "empty").mkdir()
         assert FolderDataset(root).classes == ("cat", "dog", "rain")
         assert not recwarn
+
+    def test_a_backup_of_a_class_is_no_class_and_is_reported(self, write_tones):
+        root = write_tones("set", [*CLASSES, "dog.bak/1.wav", "dog~/1.wav", "dog.bak/2.wav"])
+        with pytest.warns(UserWarning, match=r"left out: 3 in backups of folders \(dog.bak, dog~"):
+            data = FolderDataset(root)
+        assert data.classes == ("cat", "dog", "rain")
+
+    def test_a_folder_with_nothing_but_what_is_ignored_says_so(self, write_tones):
+        root = write_tones("set", ["dog/._1.wav", "__MACOSX/dog/1.wav"])
+        words = r"no sound files in folders of classes.*hidden files.* are ignored, such as '\._1"
+        with pytest.raises(FileNotFoundError, match=words):
+            FolderDataset(root)
 
     def test_sounds_that_cannot_be_used_are_reported(self, write_tones):
         root = write_tones("set", [*CLASSES, "loose.wav"])

@@ -293,8 +293,8 @@ def test_results_without_a_metric_or_with_an_unknown_one_make_a_page(results, tm
     ("spoil", "message"),
     [
         (lambda folder: shutil.rmtree(folder), "no result of `audiointerp interpret`"),
-        (lambda folder: edit_summary(folder, front_end=None), "interpret the clip again"),
-        (lambda folder: (folder / "summary.json").write_text("{"), "cannot be read"),
+        (lambda folder: edit_summary(folder, front_end=None), "kept too little for a page"),
+        (lambda folder: (folder / "summary.json").write_text("{"), "summary.json: is not JSON"),
         (lambda folder: (folder / "original.wav").unlink(), "original.wav: cannot be read"),
         (lambda folder: (folder / "metrics.csv").unlink(), "has no metrics.csv"),
     ],

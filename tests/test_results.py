@@ -40,7 +40,7 @@ def rows(*clips: str, on=("features",)) -> dict:
     return {
         (place, mask): [row(clip, shift) for clip in clips]
         for place in on
-        for mask, shift in (("bin", 0.0), ("topK_5", 1.0))
+        for mask, shift in (("bin", 0.0), ("topK_5", 0.25))
     }
 
 
@@ -55,7 +55,7 @@ def test_rows_are_filed_as_they_come(tmp_path):
     run.append(rows(CLIPS[2]))
     assert run.done == set(CLIPS[:3])
     shifted = pd.read_csv(tmp_path / "run" / "csvs" / "topK_5.csv")
-    assert shifted["FF"].tolist() == pytest.approx([VALUES[clip][0] + 1 for clip in CLIPS[:3]])
+    assert shifted["FF"].tolist() == pytest.approx([VALUES[clip][0] + 0.25 for clip in CLIPS[:3]])
 
 
 def test_a_run_is_taken_up_where_it_stopped(tmp_path):
@@ -113,7 +113,7 @@ def test_rows_are_put_in_the_order_of_the_clips(tmp_path):
     run.append(rows(CLIPS[3], CLIPS[0]))
     run.append(rows(CLIPS[2], CLIPS[1]))
     run.finish({})
-    for mask, shift in (("bin", 0.0), ("topK_5", 1.0)):
+    for mask, shift in (("bin", 0.0), ("topK_5", 0.25)):
         expected = [VALUES[clip][0] + shift for clip in CLIPS]
         written = pd.read_csv(tmp_path / "csvs" / f"{mask}.csv")
         for table in (run.table("features", mask), written):
@@ -237,7 +237,7 @@ def test_overwriting_removes_the_earlier_run_and_nothing_else(tmp_path):
 def test_tables_of_other_columns_are_refused(tmp_path):
     make(tmp_path)
     (tmp_path / "csvs" / "bin.csv").write_text("clip,FF\na,1\n")
-    with pytest.raises(ValueError, match=r"bin.csv: its columns are clip, FF, not clip, target"):
+    with pytest.raises(ValueError, match=r"bin.csv: its columns are 'clip', 'FF', not 'clip', "):
         make(tmp_path)
 
 
@@ -307,7 +307,7 @@ def test_run_json_holds_settings_and_report(tmp_path):
 def test_a_damaged_run_json_is_refused(tmp_path, text):
     make(tmp_path)
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(ValueError, match=r"run.json: damaged"):
+    with pytest.raises(ValueError, match=r"run\.json: .*remove the run's folder"):
         make(tmp_path)
 
 
@@ -325,3 +325,27 @@ def test_the_name_of_a_run_can_be_read_back(tmp_path):
             run_path(tmp_path, *names)
     with pytest.raises(ValueError, match="must have no underscore"):
         run_path(tmp_path, "model", "deep_lift", "clean")
+
+
+@pytest.mark.parametrize("clip", ["../x", "a/b", "..", "", "a\\b"])
+def test_a_clip_whose_name_leads_elsewhere_is_refused_before_anything_is_written(tmp_path, clip):
+    with pytest.raises(ValueError, match="its map is filed by name"):
+        make(tmp_path / "run", clips=[clip])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_looks_like_a_number_is_kept_when_a_run_is_taken_up(tmp_path):
+    named = {key: [r | {"target": "007"} for r in some] for key, some in rows(*CLIPS[:2]).items()}
+    make(tmp_path).append(named)
+    again = make(tmp_path)
+    again.append(rows(*CLIPS[2:]))
+    again.finish({})
+    written = pd.read_csv(tmp_path / "csvs" / "bin.csv", dtype=str)
+    assert written["target"].tolist() == ["007", "007", "dog", "dog"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_is_made_again(tmp_path, value):
+    run = make(tmp_path)
+    run.save_attributions({CLIPS[0]: np.full((2, 3), value)})
+    assert run.load_attribution(CLIPS[0], (2, 3)) is None

@@ -20,6 +20,7 @@ from audiointerp.dataset import (
     TableError,
     TruncationWarning,
     load_audio,
+    open_dataset,
 )
 from audiointerp.dataset.files import hashed_fold
 
@@ -353,7 +354,8 @@ class TestBadTables:
     def test_not_utf8(self, make):
         table = make("path,label\na.wav,dog\n")
         table.write_bytes("path,label\na.wav,Hündin\n".encode("latin-1"))
-        with pytest.raises(TableError, match="save it as UTF-8"):
+        words = rf"meta.csv: line 2 .*Latin-1: .*iconv -f WINDOWS-1252 -t UTF-8 .*{table.name} >"
+        with pytest.raises(TableError, match=words):
             TableDataset(table)
 
     def test_not_parquet(self, make):
@@ -393,3 +395,94 @@ def test_a_table_may_be_a_link(make):
     table = make("path,label\na.wav,dog\nb.wav,cat\n")
     os.symlink(table, table.parent / "link.csv")
     assert len(TableDataset(table.parent / "link.csv")) == 2
+
+
+class TestPathsOutside:
+    """A table reads files below its folder only, unless another folder is named."""
+
+    @pytest.fixture
+    def outside(self, make):
+        """Return a table beside sounds, and an absolute path of one in another folder."""
+        table = make("path,label\na.wav,dog\n")
+        other = table.parent.parent / "other" / "x.wav"
+        other.parent.mkdir()
+        (table.parent / "a.wav").rename(other)
+        return table, other
+
+    def write(self, table, *paths):
+        table.write_text("path,label\n" + "".join(f"{path},dog\n" for path in paths), "utf-8")
+
+    @pytest.mark.parametrize("path", ["../other/x.wav", "b/../../other/x.wav", "../../../x.wav"])
+    def test_a_path_that_leads_outside_is_refused(self, outside, path):
+        table, _ = outside
+        self.write(table, "b.wav", path)
+        words = rf"line 3, column 'path': '{re.escape(path)}' is not below .*audio=…; audio='/'"
+        with pytest.raises(TableError, match=words):
+            TableDataset(table)
+
+    def test_absolute_paths_need_the_folder_that_holds_them(self, outside):
+        table, other = outside
+        self.write(table, other)
+        with pytest.raises(TableError, match=r"line 2, column 'path': .*is not below the folder"):
+            TableDataset(table)
+        for folder in (other.parent, other.parent.parent, "/"):
+            assert TableDataset(table, audio=folder).paths[0].samefile(other)
+        data = open_dataset(f"{table}?audio={other.parent}")
+        assert data.clip_ids == ["x.wav"]
+
+    def test_a_path_below_the_folder_is_the_same_however_it_is_written(self, make, tmp_path):
+        table = make("path,label\n")
+        for path in ("a.wav", "./a.wav", "b/../a.wav", table.parent / "a.wav"):
+            self.write(table, path)
+            data = TableDataset(table)
+            assert data.clip_ids == ["a.wav"]
+            assert data.paths[0].samefile(table.parent / "a.wav")
+        (tmp_path / "link").symlink_to(table.parent)
+        linked = TableDataset(tmp_path / "link" / table.name)
+        assert linked.clip_ids == ["a.wav"]
+
+    def test_links_in_the_folder_are_followed(self, outside):
+        table, other = outside
+        (table.parent / "more").symlink_to(other.parent)
+        self.write(table, "more/x.wav")
+        assert TableDataset(table).paths[0].samefile(other)
+
+    @pytest.mark.skipif(os.name == "nt", reason="a drive is none elsewhere")
+    @pytest.mark.parametrize("path", [r"C:\sounds\a.wav", "C:/a.wav", ".", "./"])
+    def test_a_drive_or_the_folder_itself_is_no_sound_file(self, make, path):
+        with pytest.raises(TableError, match="is not below the folder"):
+            TableDataset(make(f"path,label\n{path},dog\n"))
+
+    def test_a_name_that_is_too_long_is_a_file_that_is_not_there(self, make):
+        data = TableDataset(make(f"path,label\na.wav,dog\n{'x' * 5000}.wav,dog\n"))
+        assert len(data) == 2
+
+
+class TestParquetCells:
+    @pytest.mark.parametrize("column", ["label", "path"])
+    @pytest.mark.parametrize("value", [b"dog", {"x": 1}, ["dog"]])
+    def test_a_cell_that_is_no_text_is_refused(self, make, column, value):
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        table = make("").parent / "m.parquet"
+        cells = {"path": ["a.wav"], "label": ["dog"]} | {column: [value]}
+        parquet.write_table(pyarrow.table(cells), table)
+        with pytest.raises(TableError, match=rf"m\.parquet, row 1, column '{column}': holds a"):
+            TableDataset(table)
+
+    def test_a_null_in_a_list_is_an_empty_label(self, make):
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        table = make("").parent / "m.parquet"
+        parquet.write_table(pyarrow.table({"path": ["a.wav"], "tags": [["dog", None]]}), table)
+        with pytest.raises(TableError, match=r"row 1, column 'tags': an empty label"):
+            TableDataset(table, labels="tags")
+
+    def test_two_columns_of_a_name_are_refused(self, make):
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        table = make("").parent / "m.parquet"
+        columns = [pyarrow.array([name]) for name in ("a.wav", "dog", "cat")]
+        parquet.write_table(pyarrow.Table.from_arrays(columns, ["path", "label", "label"]), table)
+        with pytest.raises(TableError, match=r"m\.parquet: two columns are called 'label'"):
+            TableDataset(table)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 
+import pandas as pd
 import pytest
 
 from audiointerp.tables import accuracy, load_results, summarise, summarise_files
@@ -93,7 +95,7 @@ def test_files_are_summed_up_for_some_masks(results):
 def test_results_that_are_none_are_told(tmp_path, results):
     with pytest.raises(ValueError, match="no results measured on features"):
         load_results(tmp_path / "nowhere")
-    (results / "mel" / "gradcam_clean" / "csvs" / "bin.csv").write_text("clip,FF\n1,2\n")
+    (results / "mel" / "gradcam_clean" / "csvs" / "bin.csv").write_text("clip,FF\n1,0.5\n")
     with pytest.raises(ValueError, match=r"bin.csv: lacks the columns is_correct, predicted"):
         load_results(results)
 
@@ -118,3 +120,63 @@ def test_a_damaged_run_is_no_source_of_numbers(results):
     (results / "stft" / "shap_clean" / "run.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         load_results(results)
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        "._bin.csv",
+        "bin.csv~",
+        "#bin.csv#",
+        "~$bin.csv",
+        ".~lock.bin.csv#",
+        "../../._x_y/csvs/b.csv",
+    ],
+)
+def test_stray_files_next_to_tables_are_no_results(results, stray):
+    expected = load_results(results)
+    file = results / "mel" / "gradcam_clean" / "csvs" / stray
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"\x00\x05\x16\x07")
+    pd.testing.assert_frame_equal(load_results(results), expected)
+
+
+def test_results_of_nothing_but_stray_files_say_so(tmp_path):
+    file = tmp_path / "mel" / "gradcam_clean" / "csvs" / "._bin.csv"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(ValueError, match=r"no results .*1 hidden files.* such as '._bin.csv'"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (",0.5,", ",10,", "column FF has the value 10, which lies out of -1 to 1"),
+        (",0.5,", ",0_5,", "column FF has values that are no finite numbers: '0_5'"),
+        (",6", ",60", "column COMP has the value 60"),
+        ("True", "Tru", "is_correct has values other than True and False"),
+        ("dog,dog,True", "dog,dog,False", "class 'dog' predicted as 'dog' with is_correct False"),
+        ("dog,dog,True", "fox,dog,True", "'fox', which is no class of the run's set"),
+        (",6", "", "line 2: is damaged: has 10 cells, not 11"),
+        ("001,", "00\0,", "line 2 has a NUL byte"),
+    ],
+)
+def test_a_damaged_table_is_named(results, old, new, words):
+    table = results / "mel" / "gradcam_clean" / "csvs" / "bin.csv"
+    settings = {"settings": {"dataset": {"classes": ["dog", "cat"]}}, "report": {"clips": 2}}
+    (table.parents[1] / "run.json").write_text(json.dumps(settings))
+    load_results(results)
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        load_results(results)
+    assert str(table) in str(caught.value)
+
+
+def test_names_that_look_like_numbers_stay_as_they_are_written(results):
+    table = results / "mel" / "gradcam_clean" / "csvs" / "bin.csv"
+    table.write_text(table.read_text().replace("dog", "007").replace("cat", "1e3"))
+    rows = load_results(results)
+    assert set(rows.loc[(rows["method"] == "gradcam"), "target"]) >= {"007", "1e3"}

@@ -5,6 +5,7 @@ Nothing is imported here that takes long: from the first moment on, Ctrl-C ends 
 
 from __future__ import annotations
 
+import io
 import sys
 
 from audiointerp.cli.stop import ending_in_order
@@ -17,9 +18,24 @@ def main() -> None:
         from audiointerp.registry import UnknownNameError
         from audiointerp.speed.memory import keep_freed_memory
 
+        _show_any_text()
         keep_freed_memory()
         try:
             app()
         except (ValueError, OSError, ImportError, UnknownNameError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+
+
+def _show_any_text() -> None:
+    """Show a character that the console's encoding lacks as its code, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        print(
+            f"note: this locale takes the names of files as {encoding}, so that those with other "
+            "letters are misread; set PYTHONUTF8=1 to take them as UTF-8",
+            file=sys.stderr,
+        )

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from audiointerp.dataset.base import Fold, choose_folds
-from audiointerp.dataset.cells import TableError
+from audiointerp.dataset.cells import TableError, table_lines
 from audiointerp.dataset.decode import EXTENSIONS
 from audiointerp.dataset.files import ClipOptions, FileClip, FileDataset, walk_files
+from audiointerp.reading import describe_stray, parse_number, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -113,7 +114,7 @@ class AudioSetDataset(FileDataset):
         if not rows:
             raise FileNotFoundError(
                 f"{self.root}: none of the {len(segments)} clips of {', '.join(splits)} has a "
-                f"sound file there, as {segments[0].youtube_id}.wav"
+                f"sound file there, as {segments[0].youtube_id}.wav{describe_stray(self.root)}"
             )
         if self.missing:
             warnings.warn(
@@ -185,17 +186,13 @@ def read_segments(path: Path, split: str) -> list[Segment]:
         If a line is not like that or names an unknown class.
     """
     segments: dict[str, Segment] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        for cells in reader:
-            if not cells or cells[0].startswith("#"):
-                continue
-            segment = _segment(cells, split, f"{path}, line {reader.line_num}")
-            if segment.clip_id in segments:
-                raise TableError(
-                    f"{path}, line {reader.line_num}: lists the clip {segment.clip_id} again"
-                )
-            segments[segment.clip_id] = segment
+    for line, cells in table_lines(path):
+        if cells[0].startswith("#"):
+            continue
+        segment = _segment(cells, split, f"{path}, line {line}")
+        if segment.clip_id in segments:
+            raise TableError(f"{path}, line {line}: lists the clip {segment.clip_id} again")
+        segments[segment.clip_id] = segment
     if not segments:
         raise TableError(f"{path}: lists no clips")
     return list(segments.values())
@@ -210,19 +207,18 @@ def _labels() -> Iterator[tuple[str, str]]:
 
 
 def _segment(cells: list[str], split: str, where: str) -> Segment:
-    try:
-        youtube_id, start, _, mids = cells
-        seconds = float(start)
-    except ValueError as error:
+    youtube_id, start, _, mids = cells if len(cells) == 4 else ("", "", "", "")
+    seconds = parse_number(start)
+    if not youtube_id or not seconds >= 0:
         raise TableError(
-            f'{where}: expected YTID, start_seconds, end_seconds, "labels", not {cells}'
-        ) from error
+            f'{where}: expected YTID, start_seconds, end_seconds, "labels", not {shown(cells)}'
+        )
     numbers = audioset_numbers()
     names = [mid.strip() for mid in mids.split(",")]
     unknown = [mid for mid in names if mid not in numbers]
     if unknown:
         raise TableError(
-            f"{where}, positive_labels: {', '.join(map(repr, unknown))} is none of AudioSet's "
+            f"{where}, positive_labels: {shown(', '.join(unknown))} is none of AudioSet's "
             f"{len(numbers)} classes"
         )
     labels = tuple(sorted({numbers[mid] for mid in names}))

@@ -31,6 +31,7 @@ from audiointerp.dataset.audio import (
 from audiointerp.dataset.channels import SILENT
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.dataset.failures import printable
+from audiointerp.reading import FileError, read_array
 from audiointerp.storage import write_atomically
 
 Fold = int | str
@@ -346,7 +347,7 @@ def parse_fold(text: str) -> Fold:
     (5, 5, 'test')
     """
     name = text.strip()
-    return int(float(name)) if re.fullmatch(r"\d+(\.0*)?", name) else name
+    return int(name.split(".")[0]) if re.fullmatch(r"\d{1,18}(\.0*)?", name) else name
 
 
 def sort_folds(folds: Iterable[Fold]) -> list[Fold]:
@@ -482,8 +483,8 @@ def _label_sets(
 def _read_entry(path: Path) -> Tensor | None:
     """Return a cached clip, or None if there is none or it is damaged and must be made again."""
     try:
-        kept = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        kept = read_array(path)
+    except (OSError, FileError):
         return None
     if kept.dtype != np.float32 or kept.ndim != 2 or not kept.size or not np.isfinite(kept).all():
         return None

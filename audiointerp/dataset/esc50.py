@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from audiointerp.dataset import cells
+from audiointerp.dataset.cells import Table, TableError
 from audiointerp.dataset.channels import MID
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.dataset.decode import EXTENSIONS
 from audiointerp.dataset.files import FileClip, FileDataset
+from audiointerp.reading import describe_stray
 
 SUBSETS = ("esc10",)
 _COLUMNS = ("filename", "fold", "target", "category")
@@ -163,24 +165,18 @@ def read_meta(root: Path, subset: str | None = None) -> list[Row]:
 
     Raises
     ------
-    ValueError
-        If columns are missing, a line cannot be read, or no row is left.
+    TableError
+        A `ValueError`: columns are missing, a line cannot be read, or no row is left.
     """
     path = Path(root) / "meta" / "esc50.csv"
     columns = (*_COLUMNS, "esc10") if subset else _COLUMNS
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{path}: has no column {', '.join(missing)}; it has "
-                f"{', '.join(reader.fieldnames or ['none'])}. Is it ESC-50's own table?"
-            )
-        rows = [_read_row(line, f"{path}, line {reader.line_num}") for line in reader]
+    table = Table(path)
+    table.require(columns, "ESC-50")
+    rows = [_read_row(row, Path(root) / "audio") for row in table.rows]
     if subset:
         rows = [row for row in rows if row.esc10]
     if not rows:
-        raise ValueError(f"{path}: lists no clips{' of ' + subset if subset else ''}")
+        raise TableError(f"{path}: lists no clips of {subset}")
     _check_classes(rows, path)
     return rows
 
@@ -210,23 +206,23 @@ def find_audio(root: Path, filenames: Iterable[str]) -> list[Path]:
         If not one of the files is there.
     """
     paths = locate_audio(root, filenames)
-    if not any(path.is_file() for path in paths):
+    if not any(map(os.path.isfile, paths)):
         raise FileNotFoundError(
             f"{root}: audio/ holds none of the {len(paths)} sound files the table names; "
-            "was the archive unpacked whole?"
+            f"was the archive unpacked whole?{describe_stray(Path(root) / 'audio')}"
         )
     return paths
 
 
-def _read_row(line: dict[str, str], where: str) -> Row:
-    try:
-        fold, target = int(line["fold"]), int(line["target"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: fold and target must be whole numbers: {line}") from error
-    if not line["filename"] or not line["category"]:
-        raise ValueError(f"{where}: the file name or the category is missing: {line}")
-    marked = (line.get("esc10") or "").strip().lower()
-    return Row(line["filename"], fold, target, line["category"], marked in ("true", "1"))
+def _read_row(row: cells.Row, audio: Path) -> Row:
+    marked = row.text("esc10").lower() if "esc10" in row.cells else ""
+    return Row(
+        row.path_below(audio, "filename"),
+        row.whole("fold"),
+        row.whole("target"),
+        row.needed("category"),
+        marked in ("true", "1"),
+    )
 
 
 def _check_classes(rows: list[Row], path: Path) -> None:
@@ -235,4 +231,4 @@ def _check_classes(rows: list[Row], path: Path) -> None:
     if len({target for target, _ in pairs}) != len(pairs) or len(
         {category for _, category in pairs}
     ) != len(pairs):
-        raise ValueError(f"{path}: a target number with two categories, or a category with two")
+        raise TableError(f"{path}: a target number with two categories, or a category with two")

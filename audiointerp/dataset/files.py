@@ -7,6 +7,7 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -19,6 +20,7 @@ from audiointerp.dataset.channels import CHANNELS, MID
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.dataset.decode import TOLERANCE, AudioError, SoundReader, check_file
 from audiointerp.dataset.stream import window_starts
+from audiointerp.reading import is_hidden, is_stray
 
 LONGEST_KEPT = 60.0
 """Seconds of a clip that are decoded and cached, however short `duration` is."""
@@ -141,6 +143,7 @@ class FileDataset(ClipDataset):
         self.channel = channel
         there = {row.fold for row in rows}
         wanted = choose_folds(folds, there if available_folds is None else available_folds)
+        _check_unique(rows, source)
         rows = _take_folds(rows, wanted, source)
         self._fingerprint = _fingerprint(rows)
         self.window_hop = None if window_hop is None else check_hop(window_hop)
@@ -154,7 +157,7 @@ class FileDataset(ClipDataset):
         self.starts = [row.start for row in rows]
         self.ends = [row.end for row in rows]
         self._cut_reported = False
-        if not any(path.is_file() for path in self.paths):
+        if not any(map(os.path.isfile, self.paths)):
             raise FileNotFoundError(
                 f"{source}: none of the {len(set(self.paths))} sound files is there, the first "
                 f"being {self.paths[0]}"
@@ -356,7 +359,7 @@ def check_num_folds(num_folds: int) -> int:
 def walk_files(root: Path) -> Iterator[Path]:
     """Yield all files under a folder, sorted folder by folder, following links.
 
-    What is hidden (its name begins with a dot) or macOS's (``__MACOSX``) is passed over.
+    What is no data is passed over; see `audiointerp.reading.is_stray`.
     """
     for where, folders, files in os.walk(root, followlinks=True):
         folder = Path(where)
@@ -364,13 +367,10 @@ def walk_files(root: Path) -> Iterator[Path]:
         folders[:] = sorted(
             name
             for name in folders
-            if _is_shown(name) and not here.is_relative_to((folder / name).resolve())  # no circles
+            if not is_hidden(name)
+            and not here.is_relative_to((folder / name).resolve())  # no circles
         )
-        yield from (folder / name for name in sorted(files) if _is_shown(name))
-
-
-def _is_shown(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
+        yield from (folder / name for name in sorted(files) if not is_stray(name))
 
 
 def part_seconds(path: Path, start: float = 0.0, end: float | None = None) -> float:
@@ -392,6 +392,17 @@ def check_hop(hop: float) -> float:
         return check_duration(hop)
     except (TypeError, ValueError) as error:
         raise type(error)(f"a window's hop: {error}") from None
+
+
+def _check_unique(rows: Sequence[FileClip], source: str) -> None:
+    counts = Counter(row.clip_id for row in rows)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        raise ValueError(
+            f"{source}: clip ids must be unique, results are filed by them: "
+            f"{', '.join(twice[:5])}{more} repeat"
+        )
 
 
 def _take_folds(rows: Sequence[FileClip], wanted: Sequence[Fold], source: str) -> list[FileClip]:

@@ -21,6 +21,7 @@ from audiointerp.dataset.files import (
     hashed_fold,
     walk_files,
 )
+from audiointerp.reading import describe_stray, is_stray
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,7 +53,8 @@ class FolderDataset(FileDataset):
     ----------
     root : path-like
         The folder of the classes' folders. Files at any depth below them count, with any ending
-        that can be read (`audiointerp.dataset.decode.EXTENSIONS`); hidden ones do not.
+        that can be read (`audiointerp.dataset.decode.EXTENSIONS`). Hidden ones do not, nor does
+        what is in a backup of a folder (``dog.bak``, ``dog~``), of which a warning says so.
     folds : int, str or iterable of these, optional
         Folds (1 to `num_folds`) or splits ("test") to take; all by default.
     splits : bool, optional
@@ -102,6 +104,8 @@ class FolderDataset(FileDataset):
         self.num_folds = check_num_folds(num_folds)
         files = [path.relative_to(self.root) for path in walk_files(self.root)]
         sounds = [path for path in files if path.suffix.lower() in EXTENSIONS]
+        backups = [path for path in sounds if any(map(is_stray, path.parts[:-1]))]
+        sounds = [path for path in sounds if path not in set(backups)]
         self.splits = _has_splits(self.root, sounds) if splits is None else bool(splits)
         depth = 3 if self.splits else 2  # of the path of a sound file that has a class
         kept = [path for path in sounds if len(path.parts) >= depth]
@@ -110,8 +114,9 @@ class FolderDataset(FileDataset):
             raise FileNotFoundError(
                 f"{self.root}: no sound files in folders of classes; expected "
                 f"{self.root}/{expected} with files that end in {', '.join(EXTENSIONS)}"
+                f"{describe_stray(self.root)}"
             )
-        _warn_left_out(self.root, files, len(sounds) - len(kept))
+        _warn_left_out(self.root, files, len(sounds) - len(kept), backups)
         classes = sorted({path.parts[depth - 2] for path in kept})
         numbers = {name: number for number, name in enumerate(classes)}
         super().__init__(
@@ -163,11 +168,16 @@ def _split_name(folder: str) -> Fold:
     return int(number[1]) if number else folder
 
 
-def _warn_left_out(root: Path, files: Sequence[Path], without_class: int) -> None:
-    """Warn of sounds that are not in the set: without a class, or of a kind that is not read."""
+def _warn_left_out(
+    root: Path, files: Sequence[Path], without_class: int, backups: Sequence[Path]
+) -> None:
+    """Warn of sounds that are not in the set: no class, a backup, or a kind that is not read."""
     unread = Counter(end for path in files if (end := path.suffix.lower()) in OTHER_AUDIO)
     left_out = [f"{unread[end]} that end in {end}, which is not read" for end in sorted(unread)]
     if without_class:
         left_out.append(f"{without_class} that are in no folder of a class")
+    if backups:
+        folders = sorted({next(filter(is_stray, path.parts)) for path in backups})
+        left_out.append(f"{len(backups)} in backups of folders ({', '.join(folders)})")
     if left_out:
         warnings.warn(f"{root}: files left out: {'; '.join(left_out)}", stacklevel=3)

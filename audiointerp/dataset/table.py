@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,9 @@ from audiointerp.dataset.files import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_LONGEST_NUMBER = 18
+"""Digits of a class that is a number."""
+
 FOLD_COLUMNS = ("fold", "split")
 """Columns that hold the folds where no other is named."""
 
@@ -43,7 +45,9 @@ class TableDataset(FileDataset):
         Folds (3) or splits ("test") to take; all by default.
     audio : path-like, optional
         Folder that the paths in the table start in; the table's own by default. A relative one
-        starts in the table's folder too.
+        starts in the table's folder too. All sound files must be below it: a table with absolute
+        paths, or with ``..`` in them, needs the folder that holds them all. Links in the folder
+        are followed.
     path : str
         Column of the sound files. An ending that can be read may be missing.
     label : str, optional
@@ -182,22 +186,24 @@ class TableDataset(FileDataset):
         return row.parts(self.columns["labels"], separator)
 
     def _clip(self, row: Row, labels: tuple[int, ...], num_folds: int, duration: float) -> FileClip:
-        name = row.needed(self.columns["path"])
-        short = self._short_name(name)
+        short = self._path_below(row)
         start, end = self._part(row, duration)
         if "fold" in self.columns:
             fold = parse_fold(row.needed(self.columns["fold"]))
         else:
             fold = hashed_fold(short, num_folds)
-        file = _with_ending(self.root / name)
+        file = _with_ending(self.root / short)
         return FileClip(clip_name(short, start, end), file, labels, fold, start, end)
 
-    def _short_name(self, name: str) -> str:
+    def _path_below(self, row: Row) -> str:
         """Return the path below the folder of the audio, the same however it is written."""
-        path = Path(name)
-        if path.is_absolute() and path.is_relative_to(self.root.absolute()):
-            name = path.relative_to(self.root.absolute()).as_posix()
-        return posixpath.normpath(name)
+        try:
+            return row.path_below(self.root, self.columns["path"])
+        except TableError as error:
+            raise TableError(
+                f"{error}, which the sound files start in: if it is meant, name the folder that "
+                "holds all of them, audio=…; audio='/' allows any"
+            ) from None
 
     def _part(self, row: Row, duration: float) -> tuple[float, float | None]:
         start_column, end_column = self.columns.get("start"), self.columns.get("end")
@@ -237,12 +243,12 @@ def _with_ending(path: Path) -> Path:
     if path.suffix.lower() in EXTENSIONS:
         return path
     longer = (path.with_name(path.name + ending) for ending in EXTENSIONS)
-    return path if path.is_file() else next(filter(Path.is_file, longer), path)
+    return path if os.path.isfile(path) else next(filter(os.path.isfile, longer), path)
 
 
 def _order_classes(found: Iterable[Iterable[str]]) -> list[str]:
     names = {name for labels in found for name in labels}
-    if all(name.isdecimal() for name in names):
+    if all(name.isdecimal() and len(name) <= _LONGEST_NUMBER for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
 

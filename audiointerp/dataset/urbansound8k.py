@@ -61,8 +61,7 @@ class UrbanSound8KDataset(FileDataset):
     ) -> None:
         self.root = Path(root)
         table = Table(self.root / TABLE)
-        for column in _COLUMNS:
-            table.check(column, "a column of UrbanSound8K")
+        table.require(_COLUMNS, "UrbanSound8K")
         names = _read_classes(table)
         numbers = sorted(names)
         super().__init__(
@@ -78,8 +77,10 @@ class UrbanSound8KDataset(FileDataset):
         return super().settings() | {"clips_sha256": self._fingerprint}
 
     def _clip(self, row: Row, numbers: list[int]) -> FileClip:
-        name, fold = row.needed("slice_file_name"), row.whole("fold")
-        path = self.root / "audio" / f"fold{fold}" / name
+        fold = row.whole("fold")
+        folder = self.root / "audio" / f"fold{fold}"
+        name = row.path_below(folder, "slice_file_name")
+        path = folder / name
         return FileClip(Path(name).stem, path, (numbers.index(row.whole("classID")),), fold)
 
 

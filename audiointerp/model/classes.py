@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import operator
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from audiointerp.dataset.cells import Table
+from audiointerp.reading import listed, parse_whole, read_json, read_text
 
 NAME_COLUMNS = ("display_name", "name", "class", "label")
 """Columns of a CSV that class names are read from, the first that is there."""
@@ -89,21 +89,17 @@ def _from_mapping(mapping: Mapping[Any, Any], source: str) -> list[Any]:
 
 
 def _index(key: Any) -> int:
-    return int(key) if isinstance(key, str) else operator.index(key)
+    return operator.index(parse_whole(key) if isinstance(key, str) else key)
 
 
 def _from_file(path: Path) -> list[Any]:
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ValueError(f"{path}: no such file of class names; to give names write them as a list")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".json":
-            return _from_json(path, json.loads(text))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a file of class names ({error})") from error
+    if path.suffix.lower() == ".json":
+        return _from_json(path, read_json(path))
     if path.suffix.lower() in (".csv", ".tsv"):
-        return _from_table(path, text)
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        return _from_table(Table(path))
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _from_json(path: Path, content: Any) -> list[Any]:
@@ -117,20 +113,17 @@ def _from_json(path: Path, content: Any) -> list[Any]:
     )
 
 
-def _from_table(path: Path, text: str) -> list[str]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = reader.fieldnames or []
-    column = next((name for name in NAME_COLUMNS if name in columns), None)
+def _from_table(table: Table) -> list[str]:
+    column = next((name for name in NAME_COLUMNS if name in table.columns), None)
     if column is None:
         raise ValueError(
-            f"{path}: has the columns {', '.join(columns)}; expected one of "
+            f"{table.path}: has the columns {listed(table.columns)}; expected one of "
             f"{', '.join(NAME_COLUMNS)} for the class names"
         )
-    rows = list(reader)
-    if "index" not in columns:
-        return [row[column] for row in rows]
-    by_index = {row["index"]: row[column] for row in rows}
-    if len(by_index) < len(rows):
-        raise ValueError(f"{path}: an index is there twice; expected one row for every class")
-    return _from_mapping(by_index, str(path))
+    names = [row.needed(column) for row in table.rows]
+    if "index" not in table.columns:
+        return names
+    by_index = dict(zip([row.whole("index") for row in table.rows], names, strict=True))
+    if len(by_index) < len(names):
+        raise ValueError(f"{table.path}: an index is there twice; expected one row for every class")
+    return _from_mapping(by_index, str(table.path))

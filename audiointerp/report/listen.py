@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -30,10 +29,12 @@ from audiointerp.metrics import METRICS, complexity, sparseness
 from audiointerp.model.weights import load, model_hash
 from audiointerp.predict import Predict
 from audiointerp.processing import View
+from audiointerp.reading import advising, without_stray
 from audiointerp.registry import check_different
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.runs import Run, group_runs
 from audiointerp.runs.clip import Scores
+from audiointerp.runs.store import read_map
 from audiointerp.sound import SOUND_FORMATS
 
 CLIPS = 6
@@ -148,7 +149,7 @@ def _why_silent(run: Run, data: object, noises: Mapping[str, Path]) -> str:
     noise = run.dataset["contamination"]
     needs = f" --noise {noise['noise_file']}" if noise else ""
     command = f"audiointerp report RUN --data FOLDER{needs} --weights FILE"
-    if not any((run.folder / "attributions").glob("*.npy")):
+    if not _maps(run):
         return (
             f"{run.folder.name} has no attribution maps (attributions/), which sounds and pictures "
             "are made from: they stay where the run was made. There, or after running the "
@@ -229,8 +230,7 @@ def _choose_clips(
         raise ValueError(f"these runs have no {by}: choose from {', '.join(runs[0].metrics)}")
     values = pd.concat([next(iter(run.tables.values()))[mask][by] for run in runs])
     for run in runs:
-        there = {path.stem for path in (run.folder / "attributions").glob("*.npy")}
-        values = values.drop(set(run.rows.index) - there, errors="ignore")
+        values = values.drop(set(run.rows.index) - _maps(run), errors="ignore")
     means = values.groupby(level=0, sort=False).mean()
     if not isinstance(wanted, int):
         for clip in wanted:
@@ -378,15 +378,16 @@ def masked_sounds(run: Run, view: View, mask: Tensor) -> dict[str, Tensor]:
     }
 
 
+def _maps(run: Run) -> set[str]:
+    """Return the names of the maps that a run has."""
+    files = (run.folder / "attributions").glob("*.npy")
+    return {path.stem for path in without_stray(files, run.folder)}
+
+
 def _load_map(run: Run, clip: str) -> Tensor:
     path = run.folder / "attributions" / f"{clip}.npy"
-    try:
-        attribution = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}; run the experiment again") from error
-    if attribution.shape != run.shape:
-        raise ValueError(f"{path}: has shape {attribution.shape}, the run's maps {run.shape}")
-    return torch.from_numpy(attribution)[None, None]
+    with advising("run the experiment again"):
+        return torch.from_numpy(read_map(path, run.shape))[None, None]
 
 
 def _check_masks(run: Run, clip: str, masks: Mapping[str, Tensor]) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from audiointerp.reading import (
+    TEXT,
+    TEXTS,
+    WHOLES,
+    FileError,
+    check_fields,
+    read_array,
+    read_object,
+)
 from audiointerp.report.media import draw_level
 from audiointerp.runs.result import RECORDING
-from audiointerp.runs.store import READ_EXACTLY
+from audiointerp.runs.store import read_frame, read_numbers
+
+_LOUDEST = 1000.0
+"""dB from full scale, in either direction, more than any sound has."""
 
 CURVES = 6
 """Classes whose probabilities are drawn: those that are the most probable anywhere."""
@@ -30,21 +41,37 @@ class SavedRecording:
     def summary(self) -> dict[str, Any]:
         """What ``recording.json`` says."""
         path = self.folder / RECORDING
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: cannot be read: {error}") from error
+        summary = read_object(path)
+        needed = {"about": TEXT, "classes": TEXTS, "silent_windows": WHOLES}
+        check_fields(summary, needed, str(path))
+        if max(summary["silent_windows"], default=-1) >= len(self.times):
+            raise FileError(f"{path}: is damaged: more silent windows than there are")
+        return summary
 
     @cached_property
     def times(self) -> np.ndarray:
         """Start and end of every window, seconds, shape (windows, 2)."""
-        table = self._read("timeline.csv", lambda path: pd.read_csv(path, **READ_EXACTLY))
-        return table[["start", "end"]].to_numpy(float)
+        path = self.folder / "timeline.csv"
+        table = read_frame(path, index=1)
+        if not len(table) or not {"start", "end"} <= set(table.columns):
+            raise FileError(f"{path}: is damaged: has no windows with start and end")
+        bounds = (0.0, math.inf)
+        columns = [
+            read_numbers(table[name], f"{path}: column {name}", bounds) for name in ("start", "end")
+        ]
+        times = np.stack(columns, axis=1)
+        if not (times[:, 0] < times[:, 1]).all() or not (np.diff(times, axis=0) > 0).all():
+            raise FileError(f"{path}: is damaged: windows that do not follow each other")
+        return times
 
     @cached_property
     def probabilities(self) -> np.ndarray:
         """Shape (windows, classes)."""
-        return self._read("probabilities.npy", np.load)
+        path = self.folder / "probabilities.npy"
+        shares = read_array(path, (len(self.times), len(self.summary["classes"])))
+        if not ((shares >= 0) & (shares <= 1 + 1e-6)).all():
+            raise FileError(f"{path}: is damaged: has values that are no probabilities")
+        return shares
 
     def is_same(self, other: SavedRecording) -> bool:
         """Return whether both are of the same windows with the same probabilities."""
@@ -74,17 +101,16 @@ class SavedRecording:
                 }
                 for index in shown
             ],
-            "overview": draw_level(self._read("overview.npy", np.load)),
+            "overview": draw_level(self._overview()),
         }
 
-    def _read(self, name: str, read: Any) -> Any:
-        path = self.folder / name
-        try:
-            return read(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{path}: cannot be read: {error}; interpret the recording again"
-            ) from error
+    def _overview(self) -> np.ndarray:
+        path = self.folder / "overview.npy"
+        level = read_array(path)
+        known = level[~np.isnan(level)]
+        if level.ndim != 2 or not len(known) or not (np.abs(known) <= _LOUDEST).all():
+            raise FileError(f"{path}: is damaged: holds no levels in dB")
+        return np.where(np.isnan(level), np.float32(np.nan), level)  # no signalling NaN
 
 
 def recording_of(window: Path) -> SavedRecording | None:

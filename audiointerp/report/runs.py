@@ -20,14 +20,50 @@ from numpy.typing import NDArray
 
 from audiointerp.evaluation import SCORED_FAMILIES, metric_columns
 from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.reading import (
+    FOLDS,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    YES_OR_NO,
+    FileError,
+    check_fields,
+    mapping_to,
+    shown,
+    without_stray,
+)
 from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
-from audiointerp.runs.store import READ_EXACTLY, TABLES, read_run
+from audiointerp.runs.store import TABLES, read_diagnostics, read_run
 from audiointerp.tables import SAME, SCORE, SCORE_FLOOR
-from audiointerp.tables.load import EXPLAINED, complete_metrics, read_rows, row_key, run_name
+from audiointerp.tables.load import (
+    EXPLAINED,
+    complete_metrics,
+    read_rows,
+    row_key,
+    run_name,
+    true_classes,
+)
 from audiointerp.tables.order import sorting_key
 from audiointerp.tables.score import SCORE_DECIMALS, describe_score, score_range
 
 Table = Mapping[str, pd.DataFrame]
+
+_SETTINGS = dict.fromkeys(("model_hash", "method", "base", "domain"), TEXT) | dict.fromkeys(
+    ("model", "processor", "interpreter", "dataset"), OBJECT
+)
+_DATASET = {
+    "name": TEXT,
+    "classes": TEXTS,
+    "folds": FOLDS,
+    "clips": WHOLE,
+    "sample_rate": WHOLE,
+    "duration": NUMBER,
+    "normalize": YES_OR_NO,
+}
+_NOISE = {"noise_file": TEXT, "noise_sha256": TEXT, "alpha": NUMBER, "snr_db": NUMBER}
+_MOST_SAMPLES = 2**40
 
 
 @dataclass(frozen=True)
@@ -81,7 +117,7 @@ class Run:
     def labels(self) -> list[list[str]]:
         """The true classes of every row; several are written with a | between them."""
         known = set(self.dataset["classes"])
-        return [[name] if name in known else name.split("|") for name in self.rows["target"]]
+        return [true_classes(target, known) for target in self.rows["target"]]
 
     @property
     def metrics(self) -> list[str]:
@@ -116,11 +152,7 @@ class Run:
 
 def find_runs(folder: Path) -> list[Path]:
     """Return the folders of runs in a folder, or itself."""
-    return sorted(
-        path.parent
-        for path in folder.rglob("run.json")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    return [path.parent for path in without_stray(folder.rglob("run.json"), folder)]
 
 
 def read_runs(root: Path, folders: list[Path]) -> list[Run]:
@@ -132,7 +164,7 @@ def read_runs(root: Path, folders: list[Path]) -> list[Run]:
         If one is damaged or has no clips, or two have one name.
     """
     contents = {folder: _read_content(folder) for folder in folders}
-    tables = {folder: _read_tables(folder) for folder in folders}
+    tables = {folder: _read_tables(folder, contents[folder]["settings"]) for folder in folders}
     names = complete_metrics(
         *(
             [
@@ -316,7 +348,7 @@ def _words(settings: Mapping[str, Any]) -> list[str]:
         elif name == "name":
             words.append(str(value))
         elif name.endswith("sha256"):
-            words.append(f"{plain} {value[:12]}…")
+            words.append(f"{plain} {str(value)[:12]}…")
         elif name.startswith("num_"):
             words.append(f"{value} {plain}")
         elif value not in (None, []):
@@ -389,24 +421,34 @@ def _read_content(folder: Path) -> dict[str, Any]:
     """Return what a run's ``run.json`` says."""
     found = read_run(folder)
     if found is None:
-        raise ValueError(f"{folder}: has no run.json")
-    missing = {"model", "model_hash", "processor", "method", "interpreter", "base", "domain"}
-    missing = (missing | {"dataset"}) - set(found["settings"])
-    if missing:
-        raise ValueError(
-            f"{folder / 'run.json'}: does not say {', '.join(sorted(missing))}; "
-            "was it written by another program?"
-        )
+        raise FileError(f"{folder}: has no run.json")
+    file, settings = str(folder / "run.json"), found["settings"]
+    check_fields(settings, _SETTINGS, file, {"precision": TEXT})
+    dataset = settings["dataset"]
+    check_fields(dataset, _DATASET, f"{file}, dataset", {"contamination": OBJECT, "seed": WHOLE})
+    if not 0 < dataset["duration"] * dataset["sample_rate"] < _MOST_SAMPLES:
+        raise FileError(f"{file}: is damaged: clips of {dataset['duration']} s")
+    if dataset.get("contamination") is not None:
+        check_fields(dataset["contamination"], _NOISE, f"{file}, contamination")
+    failures = {"failures": mapping_to(TEXT), "code": OBJECT}
+    check_fields(found["report"], {}, f"{file}, report", failures)
+    try:
+        build_processor(settings["processor"])
+    except ValueError as error:
+        raise FileError(f"{file}, processor: {error}") from error
     return found
 
 
-def _read_tables(folder: Path) -> dict[str, dict[str, pd.DataFrame]]:
+def _read_tables(folder: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, pd.DataFrame]]:
     """Return a run's tables by what was measured on and mask, each as it is in its file."""
     mask = sorting_key("mask")
     tables = {
         place: {
-            path.stem: read_rows(path)
-            for path in sorted((folder / name).glob("*.csv"), key=lambda path: mask(path.stem))
+            path.stem: read_rows(path, settings)
+            for path in sorted(
+                without_stray((folder / name).glob("*.csv"), folder),
+                key=lambda path: mask(path.stem),
+            )
         }
         for place, name in TABLES.items()
     }
@@ -436,6 +478,7 @@ def _make_run(
     if not whole:
         raise ValueError(f"{folder}: no clip is in all of its tables yet; finish the run first")
     first = next(iter(next(iter(indexed.values())).values()))
+    _check_same_labels(folder, first, indexed)
     kept = first.index[[name in whole for name in first.index]]
     method = content["settings"]["method"]
     return Run(
@@ -454,6 +497,19 @@ def _make_run(
     )
 
 
+def _check_same_labels(folder: Path, first: pd.DataFrame, tables: Mapping[str, Table]) -> None:
+    """Raise a FileError where the tables of a run name other classes of a clip."""
+    names = ["target", "predicted", "is_correct"]
+    for place, masks in tables.items():
+        for mask, rows in masks.items():
+            both = first.index.intersection(rows.index)
+            if not first.loc[both, names].equals(rows.loc[both, names]):
+                raise FileError(
+                    f"{folder / TABLES[place] / mask}.csv: names other classes of its clips than "
+                    "the run's first table: one of them is damaged"
+                )
+
+
 def _with_columns(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Return the rows with these columns, NaN in those that are not there."""
     return rows if rows.columns.tolist() == columns else rows.reindex(columns=columns)
@@ -462,6 +518,8 @@ def _with_columns(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 def _read_diagnostics(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
-    table = pd.read_csv(path, dtype={"clip": str}, **READ_EXACTLY)
+    table = read_diagnostics(path)
     table = table.set_index(row_key(table))
-    return table.apply(pd.to_numeric, errors="coerce").astype(float)
+    if table.index.has_duplicates:
+        raise FileError(f"{path}: has {shown(table.index[table.index.duplicated()][0])} twice")
+    return table

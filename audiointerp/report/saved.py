@@ -6,7 +6,6 @@ attribution map, numbers are copied.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,32 +14,64 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
 from tqdm.auto import tqdm
 
+from audiointerp.dataset.decode import AudioError, SoundReader
 from audiointerp.evaluation import metric_columns
-from audiointerp.masking import make_masks
+from audiointerp.masking import MASKS, make_masks
 from audiointerp.processing import STFTSpectrogram, build_processor
+from audiointerp.reading import (
+    NUMBER,
+    OBJECT,
+    SHARE,
+    TEXT,
+    TEXTS,
+    FileError,
+    Kind,
+    advising,
+    check_fields,
+    listed,
+    mapping_to,
+    read_object,
+    shown,
+    without_stray,
+)
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
 from audiointerp.report.recordings import SavedRecording, recording_of
-from audiointerp.runs.store import READ_EXACTLY
+from audiointerp.runs.result import SUMMARY
+from audiointerp.runs.store import read_frame, read_map, read_metric, read_numbers
 from audiointerp.runs.windows import Section
 from audiointerp.sound import SOUND_FORMATS, data_uri
-from audiointerp.tables.load import complete_metrics, read_numbers
+from audiointerp.tables.load import complete_metrics
 from audiointerp.tables.order import sorting_key
+
+_LOUDEST = 1e6
+"""Larger samples, 120 dB beyond full scale, come from damage."""
+
+_SUMMARY = dict.fromkeys(("method", "label", "explained_class"), TEXT) | {
+    "front_end": OBJECT,
+    "probabilities": mapping_to(SHARE),
+}
+_OPTIONAL = {
+    "start": NUMBER,
+    "end": NUMBER,
+    "labels": TEXTS,
+    "turned_down_db": mapping_to(
+        Kind(
+            "a number of dB from 0 to 1000", lambda value: NUMBER.fits(value) and 0 <= value <= 1000
+        )
+    ),
+}
 
 
 def find_saved(folder: Path) -> list[Path]:
     """Return the folders of saved interpretations; hidden ones are being written."""
-    return [
-        path.parent
-        for path in folder.rglob("summary.json")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    return [path.parent for path in without_stray(folder.rglob(SUMMARY), folder)]
 
 
+@advising("interpret the clip or recording again")
 def page_of_saved(folder: Path, found: Sequence[Path], sound: Form) -> str:
     """Return a page of saved interpretations, named after the folder above them."""
     saved = [_read_saved(folder, path) for path in sorted(found)]
@@ -96,19 +127,23 @@ class _Saved:
     @property
     def start(self) -> float:
         """What second of the recording the first sample is, 0 for a whole clip."""
-        return self.summary.get("start", 0.0)
+        return self.summary.get("start") or 0.0
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        path = self.folder / "summary.json"
-        try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: cannot be read: {error}") from error
+        path = self.folder / SUMMARY
+        summary = read_object(path)
         if "front_end" not in summary:
-            raise ValueError(
-                f"{self.folder}: written by a version that kept too little for a page; "
-                "interpret the clip again"
+            raise FileError(f"{self.folder}: written by a version that kept too little for a page")
+        times = {} if self.home is None else {"start": NUMBER, "end": NUMBER}
+        check_fields(summary, _SUMMARY | times, str(path), _OPTIONAL)
+        chances = summary["probabilities"]
+        named = {summary["label"], summary["explained_class"], *(summary.get("labels") or ())}
+        if not chances or named - chances.keys():
+            raise FileError(f"{path}: is damaged: names a class that has no probability")
+        if chances[summary["label"]] < max(chances.values()):
+            raise FileError(
+                f"{path}: is damaged: {shown(summary['label'])} is not the most probable class"
             )
         return summary
 
@@ -118,7 +153,10 @@ class _Saved:
 
     @cached_property
     def processor(self) -> STFTSpectrogram:
-        return build_processor(self.summary["front_end"])
+        try:
+            return build_processor(self.summary["front_end"])
+        except ValueError as error:
+            raise FileError(f"{self.folder / SUMMARY}, front_end: {error}") from error
 
     @cached_property
     def tables(self) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
@@ -128,23 +166,47 @@ class _Saved:
             ending = "" if place == "features" else f"_{place}"
             path = self.folder / f"metrics{ending}.csv"
             if path.is_file():
-                metrics = pd.read_csv(path, index_col=0, **READ_EXACTLY)
-                for name in metric_columns(metrics):
-                    metrics[name] = read_numbers(metrics[name], f"{path}: column {name}")
-                chances = self.folder / f"probabilities{ending}.csv"
+                metrics = self._metrics(path)
                 tables[place] = (
                     metrics,
-                    pd.read_csv(chances, index_col=[0, 1], **READ_EXACTLY),
+                    self._chances(self.folder / f"probabilities{ending}.csv", metrics.index),
                 )
         if not tables:
-            raise ValueError(f"{self.folder}: has no metrics.csv; interpret the clip again")
+            raise FileError(f"{self.folder}: has no metrics.csv")
         return tables
+
+    def _metrics(self, path: Path) -> pd.DataFrame:
+        """Return the metrics of every mask."""
+        table = read_frame(path, index=1)
+        unknown = [name for name in table.index if name not in MASKS]
+        if unknown or table.index.has_duplicates or not len(table):
+            raise FileError(f"{path}: is damaged: does not name each mask once: {listed(unknown)}")
+        for name in metric_columns(table.columns):
+            table[name] = read_metric(table[name], f"{path}: column {name}")
+        return table
+
+    def _chances(self, path: Path, masks: pd.Index) -> pd.DataFrame:
+        """Return every class's probability after masking, by mask and part."""
+        table = read_frame(path, index=2)
+        rows = [(mask, part) for mask in masks for part in ("in", "out")]
+        classes = list(self.summary["probabilities"])
+        if table.columns.tolist() != classes or sorted(table.index) != sorted(rows):
+            raise FileError(
+                f"{path}: is damaged: has not the summary's classes for each mask of the metrics"
+            )
+        values = [read_numbers(table[name], f"{path}: column {name}", (0, 1)) for name in classes]
+        chances = pd.DataFrame(dict(zip(classes, values, strict=True)), index=table.index)
+        if chances.isna().any(axis=None):
+            raise FileError(f"{path}: is damaged: lacks probabilities")
+        return chances
 
     @cached_property
     def masks(self) -> dict[str, np.ndarray]:
         """Every scored mask, shape (bins, frames), made again from the attribution map."""
         names = next(iter(self.tables.values()))[0].index
-        attribution = torch.from_numpy(np.load(self.folder / "attribution.npy"))
+        frames = self.processor.num_frames(len(self.sound("original")[0]))
+        shape = (self.processor.num_bins, frames)
+        attribution = torch.from_numpy(read_map(self.folder / "attribution.npy", shape))
         made = make_masks(attribution[None, None], list(names))
         return {name: mask[0, 0].numpy() for name, mask in made.items()}
 
@@ -161,17 +223,22 @@ class _Saved:
 
     def turned_down(self, file: Path) -> float:
         """By how many dB a sound was turned down when it was saved."""
-        return self.summary.get("turned_down_db", {}).get(file.name, 0.0)
+        return (self.summary.get("turned_down_db") or {}).get(file.name, 0.0)
 
     def sound(self, name: str) -> tuple[np.ndarray, int]:
         """Return a sound as it was before it was saved, and its rate."""
         file = self.sound_file(name)
         try:
-            waveform, rate = soundfile.read(file, dtype="float32")
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise ValueError(
-                f"{file}: cannot be read: {error}; interpret the clip again"
-            ) from error
+            with SoundReader(file) as reader:
+                waveform, rate = np.concatenate(list(reader.blocks())), reader.rate
+        except AudioError as error:
+            raise FileError(f"{file}: cannot be read: {error}") from error
+        if rate != self.processor.sample_rate:
+            raise FileError(
+                f"{file}: is at {rate} Hz, the front end at {self.processor.sample_rate}"
+            )
+        if np.abs(waveform).max() > _LOUDEST:
+            raise FileError(f"{file}: is damaged: has samples beyond {_LOUDEST:g}")
         return waveform * np.float32(10 ** (self.turned_down(file) / 20)), rate
 
     def embedded(self, name: str, form: Literal["wav", "mp3"]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from audiointerp.masking import MASKS, base_level
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import load
 from audiointerp.processing import FrontEnd, View
+from audiointerp.reading import is_stray, listed
 from audiointerp.registry import check_different
 from audiointerp.runs.job import Job, Place, choose_masks, choose_places
 from audiointerp.runs.names import file_name
@@ -307,6 +309,9 @@ def by_stem(
 ) -> dict[str, Path]:
     """Return files by their names without ending, which results are filed under.
 
+    What a pattern such as ``sounds/*`` finds beside sounds or weights is left out with a warning;
+    see `audiointerp.reading.is_stray`.
+
     Parameters
     ----------
     kind : str
@@ -322,6 +327,15 @@ def by_stem(
         with a dot.
     """
     paths = [Path(file) for file in files]
+    stray = [path for path in paths if is_stray(path.name)]
+    if stray:
+        warnings.warn(
+            f"left out, no data by their names: {listed([str(path) for path in stray])}",
+            stacklevel=3,
+        )
+        paths = [path for path in paths if path not in stray]
+        if not paths:
+            raise ValueError("no file is left; rename one that is data")
     names = {path: file_name(path) for path in paths}
     for path, name in names.items():
         if name.startswith("."):

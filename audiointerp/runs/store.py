@@ -20,8 +20,8 @@ their saved maps where these are there.
 
 from __future__ import annotations
 
-import io
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,8 +29,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from audiointerp.evaluation import METRICS
+from audiointerp.evaluation import METRICS, metric_columns
+from audiointerp.reading import (
+    OBJECT,
+    FileError,
+    advising,
+    check_fields,
+    listed,
+    parse_number,
+    read_array,
+    read_csv,
+    read_object,
+    shown,
+)
 from audiointerp.registry import check_different
 from audiointerp.runs.names import LONGEST_NAME
 from audiointerp.storage import append, ignores_case, replacing, write_atomically
@@ -41,12 +54,11 @@ EXPLAINED = "explained"
 TABLES = {"features": "csvs", "audio": "csvs_audio"}
 """Folder of the tables, by what the metrics were measured on."""
 
-READ_EXACTLY: dict[str, Any] = {"keep_default_na": False}
-"""Options of ``pandas.read_csv`` for our tables: a class may be called None or NA, and a number
-comes back as the one that was written."""
-if int(pd.__version__.split(".")[0]) < 3:
-    # Which later versions do without asking, and warn of being asked.
-    READ_EXACTLY["float_precision"] = "round_trip"
+_ROUNDING = 1e-3
+"""Share of a metric's range that rounding may lead beyond it."""
+
+_MOST_CELLS = 2**40
+"""Of a mask, where a run does not say how many it has."""
 
 CHANGES_NO_ROW = frozenset(
     {"dataset.clips", "interpreter.batch_size", "interpreter.fold_batch_norm"}
@@ -67,7 +79,8 @@ class RunFolder:
         What makes this run this run, ready for JSON. A folder made with other settings is
         refused, so that no table ever mixes two runs.
     clips : sequence of str
-        Names of the clips that are wanted now, in their order. The folder may hold others.
+        Names of the clips that are wanted now, in their order, each usable as a file name. The
+        folder may hold others.
     masks : sequence of str
         Masks that every clip has a row for.
     metrics : sequence of str
@@ -82,9 +95,9 @@ class RunFolder:
     Raises
     ------
     ValueError
-        If the folder holds a run with other settings; the message names what differs. If a clip's
-        name cannot be that of a file, or two clips have one name where the file system ignores
-        case.
+        If the folder holds a run with other settings; the message names what differs. If a file
+        of it is damaged, a clip's name cannot be that of a file, or two clips have one name where
+        the file system ignores case.
     """
 
     def __init__(
@@ -103,13 +116,12 @@ class RunFolder:
         if self.path.exists() and ignores_case(self.path):
             check_different("clip", clips, name=str)  # maps are filed by it
         self.settings = json.loads(json.dumps(settings))
-        self.clips = list(clips)
+        self.clips = list(map(_check_file_name, clips))
         self.metrics = list(metrics)
         self.keys = ["clip", EXPLAINED] if explained else ["clip"]
         self.columns = [*CLIP_COLUMNS, *self.keys[1:], *metrics]
         self._tables = {(place, mask): self._table(place, mask) for place in on for mask in masks}
         self._overwrite = overwrite
-        _check_names(self.clips)
         self._report = {} if overwrite else self._check_settings()
         self._rows = self._read_complete_rows()
         self._diagnostics = {} if overwrite else self._read_diagnostics()
@@ -147,12 +159,11 @@ class RunFolder:
         self._write_run({})
 
     def load_attribution(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Return a saved attribution map by its name, or None where there is no whole one."""
+        """Return a saved attribution map by its name, or None where there is no usable one."""
         try:
-            saved = np.load(self._attribution(name), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            return read_map(self._attribution(name), shape)
+        except (OSError, FileError):
             return None
-        return saved if saved.shape == shape else None
 
     def save_attributions(
         self, maps: Mapping[str, np.ndarray], diagnostics: Sequence[Mapping[str, Any]] = ()
@@ -256,7 +267,7 @@ class RunFolder:
         unknown = [name for name in table.columns if name not in self.columns]
         if unknown or set(missing) - set(self.metrics):
             raise ValueError(
-                f"{path}: its columns are {', '.join(table.columns)}, not {', '.join(self.columns)}"
+                f"{path}: its columns are {listed(table.columns)}, not {listed(self.columns)}"
                 "; is a metric of yours not registered?"
             )
         if not missing:
@@ -274,9 +285,11 @@ class RunFolder:
         path = self.path / "diagnostics.csv"
         if not path.is_file():
             return {}
-        kinds = {name: str for name in self.keys}
-        rows = pd.read_csv(path, dtype=kinds, **READ_EXACTLY).to_dict("records")
-        return {self._key(row): row for row in rows}
+        table = read_diagnostics(path)
+        missing = [name for name in self.keys if name not in table]
+        if missing:
+            raise FileError(f"{path}: is damaged: has no column {', '.join(missing)}")
+        return {self._key(row): row for row in table.to_dict("records")}
 
     def _write_diagnostics(self) -> None:
         table = pd.DataFrame(self._diagnostics.values())
@@ -291,20 +304,21 @@ class RunFolder:
         write_atomically(run_file(self.path), json.dumps(content, indent=2) + "\n")
 
 
+def _check_file_name(clip: str) -> str:
+    """Return a clip's name if a map can be filed under it."""
+    usable = clip not in ("", ".", "..") and not any(sign in clip for sign in "/\\\0")
+    if not usable or len(clip.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"clip {clip!r}: attribution maps are filed by the clips' names: expected one without "
+            f"a slash and of at most {LONGEST_NAME} bytes; audiointerp.dataset.files.clip_name "
+            "makes it of a path"
+        )
+    return clip
+
+
 def attribution_name(clip: str, label: int | None = None) -> str:
     """Return the name of a clip's map, or of its map for one of several labels."""
     return clip if label is None else f"{clip}@{label}"
-
-
-def _check_names(clips: Iterable[str]) -> None:
-    """Check that clips can be filed by their names."""
-    for clip in clips:
-        if "/" in clip or "\0" in clip or len(clip.encode()) > LONGEST_NAME:
-            raise ValueError(
-                f"clip {clip!r}: attribution maps are filed by the clips' names: expected one "
-                f"without a slash and of at most {LONGEST_NAME} bytes; "
-                "audiointerp.dataset.files.clip_name makes it of a path"
-            )
 
 
 def _complete(tables: Iterable[pd.DataFrame]) -> set[str]:
@@ -354,19 +368,135 @@ def _ungrouped(settings: Mapping[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_frame(
+    path: str | os.PathLike[str], *, index: int = 0, whole_lines: bool = False
+) -> pd.DataFrame:
+    """Return a CSV file that this package wrote, every cell as text; see `read_csv`.
+
+    Parameters
+    ----------
+    path : path
+    index : int
+        How many of the first columns are the index.
+    whole_lines : bool
+        Leave out a last line that was cut off in writing.
+    """
+    columns, rows = read_csv(path, index=index, whole_lines=whole_lines)
+    names = [f"index {place}" for place in range(index)]  # a column may be called as one of them
+    frame = pd.DataFrame(rows, columns=[*names, *columns[index:]])
+    return frame.set_index(names).rename_axis(columns[:index]) if index else frame
+
+
+def read_numbers(
+    values: pd.Series, what: str, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> NDArray[np.float64]:
+    """Return a column of text as float64, NaN for an empty field: there is no evidence.
+
+    Parameters
+    ----------
+    values : Series of str
+    what : str
+        What it is, for an error.
+    bounds : (float, float)
+        The lowest and highest number there can be. What is beyond by a thousandth of their
+        distance is rounding.
+
+    Raises
+    ------
+    FileError
+        If a field is no finite number or lies out of the bounds.
+    """
+    known = (values != "").to_numpy()
+    numbers = np.full(len(values), np.nan)
+    # Python reads back the number that was written; pandas may be a digit off.
+    numbers[known] = [parse_number(text) for text in values[known]]
+    wrong = np.isnan(numbers) & known
+    if wrong.any():
+        raise FileError(
+            f"{what} has values that are no finite numbers: {shown(values[wrong].iloc[0])}"
+        )
+    low, high = bounds
+    slack = _ROUNDING * (high - low) if math.isfinite(high - low) else 0.0
+    beyond = (numbers < low - slack) | (numbers > high + slack)
+    if beyond.any():
+        raise FileError(
+            f"{what} has the value {numbers[beyond][0]:g}, which lies out of {low:g} to {high:g}: "
+            "the file is damaged"
+        )
+    return numbers
+
+
+def read_metric(values: pd.Series, what: str, cells: float = math.nan) -> NDArray[np.float64]:
+    """Return a column of a metric as float64; see `read_numbers`.
+
+    Parameters
+    ----------
+    values : Series of str
+        Its name is the metric's.
+    what : str
+    cells : float
+        Number of cells of a mask, which some bounds depend on; NaN where it is not known.
+    """
+    largest = _MOST_CELLS if math.isnan(cells) else max(2, int(cells))
+    return read_numbers(values, what, METRICS[values.name].bounds(largest))
+
+
+def read_table(path: str | os.PathLike[str], cells: float = math.nan) -> pd.DataFrame:
     """Return the rows of one CSV of a run, without a last line that was cut off in writing.
 
-    A cut can fall within a number, which then still reads as one: only a whole line counts.
+    Names are text, metrics float64 with NaN for a clip without evidence, ``is_correct`` is bool.
+
+    Parameters
+    ----------
+    path : path
+    cells : float
+        Number of cells of a mask; see `read_metric`.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged.
     """
-    text = Path(path).read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if not whole:
-        return pd.DataFrame()
-    # An empty cell of a metric is a clip without evidence for it.
-    empty = {name: [""] for name in METRICS}
-    kinds = {"clip": str, EXPLAINED: str}
-    return pd.read_csv(io.StringIO(whole), dtype=kinds, na_values=empty, **READ_EXACTLY)
+    table = read_frame(path, whole_lines=True)
+    for name in metric_columns(table.columns):
+        table[name] = read_metric(table[name], f"{path}: column {name}", cells)
+    if "is_correct" in table:
+        # A spreadsheet writes TRUE.
+        written = table["is_correct"].str.lower().map({"true": True, "false": False})
+        if written.isna().any():
+            raise FileError(f"{path}: column is_correct has values other than True and False")
+        table["is_correct"] = written.astype(bool)
+    return table
+
+
+def read_diagnostics(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return what a method says of each map: names as text, the rest as float64.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged.
+    """
+    table = read_frame(path)
+    if "clip" not in table:
+        raise FileError(f"{path}: is damaged: has no column clip")
+    for name in table.columns.drop(["clip", EXPLAINED], errors="ignore"):
+        table[name] = read_numbers(table[name], f"{path}: column {name}")
+    return table
+
+
+def read_map(path: str | os.PathLike[str], shape: tuple[int, ...]) -> NDArray[np.floating]:
+    """Return a saved attribution map.
+
+    Raises
+    ------
+    FileError
+        If it is missing, damaged, has another shape or is not finite.
+    """
+    saved = read_array(path, shape)
+    if not np.isfinite(saved).all():
+        raise FileError(f"{path}: is damaged: has values that are not finite")
+    return saved
 
 
 def run_file(path: str | os.PathLike[str]) -> Path:
@@ -377,17 +507,22 @@ def run_file(path: str | os.PathLike[str]) -> Path:
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the content of a run's ``run.json``, None if there is none.
 
+    Returns
+    -------
+    dict
+        ``settings`` and ``report``; the report is empty where the run is not finished.
+
     Raises
     ------
-    ValueError
+    FileError
         If the file is damaged.
     """
     file = run_file(path)
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
-    try:
-        content = json.loads(file.read_text())
-        content["settings"].keys()
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: damaged; remove the run's folder to start again") from error
-    return content
+    with advising("remove the run's folder to start again"):
+        content = read_object(file)
+        check_fields(content, {"settings": OBJECT}, str(file), {"report": OBJECT})
+        report = content.get("report") or {}
+        check_fields(report, {}, f"{file}, report", {"failures": OBJECT, "code": OBJECT})
+    return {"settings": content["settings"], "report": report}

@@ -6,17 +6,16 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.processing import build_processor
+from audiointerp.reading import TEXTS, FileError, describe_stray, shown, without_stray
 from audiointerp.registry import check_different
 from audiointerp.runs.store import CLIP_COLUMNS, EXPLAINED, TABLES, read_run, read_table
 
@@ -66,21 +65,23 @@ def load_results(
     if on not in TABLES:
         raise ValueError(f"on={on!r}: choose from {', '.join(TABLES)}")
     root = Path(results)
-    paths = sorted(root.glob(f"*/*_*/{TABLES[on]}/*.csv"))
+    paths = without_stray(root.glob(f"*/*_*/{TABLES[on]}/*.csv"), root)
     if not paths:
         raise ValueError(
             f"{root}: no results measured on {on}; expected <model>/<method>_<experiment>/"
-            f"{TABLES[on]}/<mask>.csv below it"
+            f"{TABLES[on]}/<mask>.csv below it{describe_stray(root)}"
         )
     paths = _only(paths, "model", models, lambda path: path.parts[-4])
     paths = _only(paths, "experiment", experiments, lambda path: path.parts[-3].split("_", 1)[1])
     cells: dict[Path, float] = {}
+    settings: dict[Path, Mapping[str, Any]] = {}
     for folder in dict.fromkeys(path.parents[1] for path in paths):
         run = read_run(folder) or {}
-        cells[folder] = _cells(run.get("settings", {}))
+        settings[folder] = run.get("settings", {})
+        cells[folder] = _cells(settings[folder])
         if not run.get("report"):
             warnings.warn(f"{folder}: the run is not finished, its tables lack clips", stacklevel=2)
-    frames = {path: read_rows(path) for path in paths}
+    frames = {path: read_rows(path, settings[path.parents[1]]) for path in paths}
     names = complete_metrics([(run_name(path.parents[1]), frames[path]) for path in paths])
     labels = [EXPLAINED] if any(EXPLAINED in frame for frame in frames.values()) else []
     parts = [
@@ -98,13 +99,17 @@ def load_results(
     return table.assign(on=on)
 
 
-def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_rows(
+    path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
     """Read the table of one mask of a run and check it.
 
     Parameters
     ----------
     path : path
         ``<model>/<method>_<experiment>/csvs/<mask>.csv``.
+    settings : mapping, optional
+        Of the run, to check classes and bounds by.
 
     Returns
     -------
@@ -114,33 +119,25 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError
-        If it has no metric or lacks a column that says what a row is of, has values that are no
-        numbers, or has a row twice.
+    FileError
+        A `ValueError`: it has no metric or lacks a column that says what a row is of, has values
+        that are no numbers or out of the metric's bounds, names a class that the set has not, or
+        has a row twice.
     """
-    table = read_table(path)
+    settings = settings or {}
+    table = read_table(path, _cells(settings))
     missing = set(CLIP_COLUMNS) - set(table.columns)
     if missing:
-        raise ValueError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
+        raise FileError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
     metrics = metric_columns(table.columns)
     if not metrics:
-        raise ValueError(
-            f"{path}: has no column of a metric: expected some of {', '.join(METRICS)}"
-        )
-    for name in {"target", "predicted", EXPLAINED} & set(table.columns):
-        if not pd.api.types.is_string_dtype(table[name]):
-            table[name] = table[name].astype(str)
-    for name in metrics:
-        numbers = read_numbers(table[name], f"{path}: column {name}")
-        if table[name].dtype != numbers.dtype:
-            table[name] = numbers
-    if len(table) and table["is_correct"].dtype != bool:
-        raise ValueError(f"{path}: column is_correct has values other than True and False")
+        raise FileError(f"{path}: has no column of a metric: expected some of {', '.join(METRICS)}")
+    _check_labels(table, settings, path)
     twice = table.duplicated(row_key(table))
     if twice.any():
         row = table[twice].iloc[0]
-        clip = f"clip {row['clip']}" + (f" of {row[EXPLAINED]}" if EXPLAINED in table else "")
-        raise ValueError(f"{path}: has {clip} twice; was it put together from two runs?")
+        clip = " of ".join(row[name][:80] for name in row_key(table))
+        raise FileError(f"{path}: has clip {clip} twice; was it put together from two runs?")
     return table
 
 
@@ -203,35 +200,36 @@ def _listed(found: Mapping[str, Iterable[str]]) -> str:
     return "; ".join(f"{', '.join(some)} ({', '.join(tables)})" for tables, some in names.items())
 
 
-def read_numbers(values: pd.Series, what: str) -> NDArray:
-    """Return a column of a file as float64, NaN for an empty field: there is no evidence.
+def _check_labels(
+    table: pd.DataFrame, settings: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
+    """Raise a FileError where rows name classes that the run's set has not, or contradict it."""
+    dataset = settings.get("dataset")
+    classes = dataset.get("classes") if isinstance(dataset, Mapping) else None
+    if not TEXTS.fits(classes):
+        return
+    known = set(classes)
+    named = table[["target", "predicted", "is_correct"]].drop_duplicates()
+    for target, predicted, is_correct in named.itertuples(index=False):
+        true = true_classes(target, known)
+        unknown = [name for name in true if name not in known]
+        if unknown:
+            raise FileError(
+                f"{path}: is damaged: column target has {shown(unknown[0])}, which is no class of "
+                "the run's set"
+            )
+        if is_correct != (predicted in true):
+            raise FileError(
+                f"{path}: is damaged: has the class {shown(target)} predicted as "
+                f"{shown(predicted)} with is_correct {is_correct}"
+            )
 
-    Parameters
-    ----------
-    values : Series
-        Numbers or text.
-    what : str
-        What it is, for an error.
 
-    Raises
-    ------
-    ValueError
-        If a field is no finite number.
-    """
-    if pd.api.types.is_numeric_dtype(values):
-        numbers = values.to_numpy(float)
-        known = ~np.isnan(numbers)
-    else:
-        known = (values != "").to_numpy()
-        numbers = np.full(len(values), np.nan)
-        try:
-            # Python reads back the number that was written; pandas may be a digit off.
-            numbers[known] = [float(text) for text in values[known]]
-        except ValueError as error:
-            raise ValueError(f"{what} has values that are no finite numbers: {error}") from None
-    if not np.isfinite(numbers[known]).all():
-        raise ValueError(f"{what} has values that are no finite numbers")
-    return numbers
+def true_classes(target: str, known: Collection[str]) -> list[str]:
+    """Return the classes that a row's target names: several are written with a | between them."""
+    if target in known:
+        return [target]
+    return target.split("|") if target else []
 
 
 def _names(path: Path) -> dict[str, str]:
@@ -267,7 +265,7 @@ def _cells(settings: dict[str, Any]) -> float:
         front_end, seconds = settings["processor"], settings["dataset"]["duration"]
         samples = max(1, round(seconds * front_end["sample_rate"]))
         return _front_end_cells(json.dumps(front_end), samples)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return math.nan
 
 

@@ -121,7 +121,7 @@ def test_recordings_with_other_windows_are_never_mixed(results, tmp_path):
     with pytest.raises(ValueError, match="called the same and are not of the same windows"):
         write_report(copy)
     file.unlink()
-    with pytest.raises(ValueError, match=r"probabilities\.npy: cannot be read.* interpret the rec"):
+    with pytest.raises(ValueError, match=r"probabilities\.npy: is missing; interpret the clip"):
         write_report(copy)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import statistics
 import sys
@@ -241,7 +242,39 @@ def drop_setting(folder, name):
     (folder / "run.json").write_text(json.dumps(content))
 
 
+def set_setting(folder, *names, value):
+    content = json.loads((folder / "run.json").read_text())
+    inside = content["settings"]
+    for name in names[:-1]:
+        inside = inside[name]
+    inside[names[-1]] = value
+    (folder / "run.json").write_text(json.dumps(content))
+
+
 SPOILED = {
+    "no duration": (
+        lambda run: set_setting(run, "dataset", "duration", value="1"),
+        {},
+        r"run\.json, dataset: is damaged: 'duration' is not a finite number",
+    ),
+    "a front end that takes gigabytes": (
+        lambda run: set_setting(run, "processor", "n_fft", value=2**30),
+        {},
+        r"run\.json, processor: n_fft is 1073741824: expected at most",
+    ),
+    "other classes in one table": (
+        lambda run: edit(
+            run / "csvs" / "bin.csv",
+            lambda t: re.sub(r",dog,([^,]*|\".*\"),(True|False),", ",dog,dog,True,", t),
+        ),
+        {},
+        r"\.csv: names other classes of its clips than",
+    ),
+    "diagnostics of another kind": (
+        lambda run: (run / "diagnostics.csv").write_text("clip,residual\na,x\n"),
+        {},
+        r"diagnostics\.csv: column residual has values that are no finite numbers: 'x'",
+    ),
     "is no run": (lambda run: shutil.rmtree(run), {}, "no result of .* and no run of"),
     "no tables": (
         lambda run: [shutil.rmtree(run / name) for name in ("csvs", "csvs_audio")],
@@ -294,6 +327,15 @@ def test_a_spoiled_run_is_refused_and_nothing_written(workshop, copy, name):
     with pytest.raises(ValueError, match=message):
         write_report(copy, **options)
     assert not list(copy.rglob("*.html*"))
+
+
+def test_stray_files_in_a_run_are_passed_over(workshop, copy):
+    expected = read_data(write_report(copy))
+    for name in ("._run.json", "csvs/._bin.csv", "csvs/bin.csv~", "attributions/._x.npy"):
+        (copy / "saliency_clean" / name).write_bytes(b"\x00\x05\x16\x07")
+    (copy / ".trash").mkdir()
+    (copy / ".trash" / "run.json").write_text("{")
+    assert read_data(write_report(copy)) == expected
 
 
 WRONG = {
