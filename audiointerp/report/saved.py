@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from audiointerp.evaluation import metric_columns
-from audiointerp.masking import make_masks
+from audiointerp.masking import find_degenerate, make_masks
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
@@ -141,12 +141,22 @@ class _Saved:
         return tables
 
     @cached_property
+    def attribution(self) -> torch.Tensor:
+        """The attribution map, shape (1, 1, bins, frames)."""
+        return torch.from_numpy(np.load(self.folder / "attribution.npy"))[None, None]
+
+    @cached_property
     def masks(self) -> dict[str, np.ndarray]:
         """Every scored mask, shape (bins, frames), made again from the attribution map."""
         names = next(iter(self.tables.values()))[0].index
-        attribution = torch.from_numpy(np.load(self.folder / "attribution.npy"))
-        made = make_masks(attribution[None, None], list(names))
+        made = make_masks(self.attribution, list(names))
         return {name: mask[0, 0].numpy() for name, mask in made.items()}
+
+    @property
+    def degenerate(self) -> dict[str, str]:
+        """What is degenerate about the map and the masks, in words."""
+        masks = {name: torch.from_numpy(mask)[None, None] for name, mask in self.masks.items()}
+        return find_degenerate(self.attribution, masks)
 
     @property
     def audible(self) -> list[str]:
@@ -306,6 +316,7 @@ def _scene(group: list[_Saved], metrics: list[str], form: Literal["wav", "mp3"])
 def _method(one: _Saved, metrics: list[str], form: Literal["wav", "mp3"]) -> dict[str, Any]:
     return {
         "explained": one.summary["explained_class"],
+        "degenerate": one.degenerate,
         "masks": {name: draw_mask(mask) for name, mask in one.masks.items()},
         "kept": {name: float(mask.mean(dtype=np.float64)) for name, mask in one.masks.items()},
         "sounds": {

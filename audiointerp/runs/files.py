@@ -65,6 +65,9 @@ class FilesResult:
         clip or of which a part was asked for, by model and clip.
     written : list of Path
         Folders of the saved interpretations, to make a page of; see `audiointerp.report`.
+    degenerate : dict of str to dict of str to str
+        What is degenerate about maps and masks, by ``<model>/<method>/<clip>``; see
+        `audiointerp.runs.result.Interpretation.degenerate`.
     """
 
     folder: Path
@@ -72,6 +75,7 @@ class FilesResult:
     failures: dict[str, str] = field(default_factory=dict)
     recordings: dict[tuple[str, str], Coverage] = field(default_factory=dict)
     written: list[Path] = field(default_factory=list)
+    degenerate: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def interpret_files(
@@ -154,7 +158,9 @@ def interpret_files(
     table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
     if work.rows:
         table.to_csv(work.out / "summary.csv", index=False)
-    return FilesResult(work.out, table, work.failures, work.recordings, work.written)
+    return FilesResult(
+        work.out, table, work.failures, work.recordings, work.written, work.degenerate
+    )
 
 
 def compare_methods(
@@ -242,6 +248,7 @@ class _FilesWork:
     written: list[Path] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     recordings: dict[tuple[str, str], Coverage] = field(default_factory=dict)
+    degenerate: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class _ModelWork:
@@ -324,6 +331,7 @@ class _ModelWork:
             for method, result in interpret_windows(recording, heard, self._jobs, self._scorer):
                 saved[method].add(result)
                 rows += _rows(self._name, result, work.target)
+                self._note_degenerate(result)
                 windows.append(folders[method] / window_name(heard, result))
         self._rows += rows
         work.written.extend(windows)
@@ -340,6 +348,13 @@ class _ModelWork:
     def _note(self, result: Interpretation, folder: Path) -> None:
         self._rows += _rows(self._name, result, self._work.target)
         self._work.written.append(folder)
+        self._note_degenerate(result)
+
+    def _note_degenerate(self, result: Interpretation) -> None:
+        if result.degenerate:
+            label = "" if self._work.target is None else f" ({result.target_label})"
+            key = f"{self._name}/{result.method}/{result.clip}{label}"
+            self._work.degenerate[key] = result.degenerate
 
     def _note_failure(self, name: str, why: str) -> None:
         """Note why a file cannot be interpreted; say so once where it is so for every model."""
