@@ -19,9 +19,11 @@ from tqdm.auto import tqdm
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import read_ahead
 from audiointerp.device import device_of
-from audiointerp.evaluation import METRICS
+from audiointerp.evaluation import metric_columns
+from audiointerp.evaluation.statistics import population_counts
 from audiointerp.evaluation.truth import Truth
 from audiointerp.model.classifier import Classifier
+from audiointerp.model.provenance import remark_overlap
 from audiointerp.processing import View
 from audiointerp.runs.clip import Scores, classify, interpret_batch, job_metrics
 from audiointerp.runs.job import Job, Place
@@ -46,12 +48,20 @@ class SetResult:
         Clips that could not be interpreted, and why.
     interpreted : int
         Clips interpreted this time; the others' results were there.
+    remarks : tuple of str
+        Why the clips are not independent of the model's training, in words.
     """
 
     folder: Path
     tables: dict[tuple[str, str], pd.DataFrame]
     failures: dict[str, str]
     interpreted: int
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def clips(self) -> int:
+        """How many clips of the set have results."""
+        return next(iter(self.tables.values()))["clip"].nunique()
 
     @property
     def accuracy(self) -> float:
@@ -60,13 +70,20 @@ class SetResult:
         return float(table["is_correct"].astype(bool).mean())
 
     def mean_metrics(self, on: Place = "features") -> pd.DataFrame:
-        """Return the mean of every metric over the rows, one row per mask."""
-        means = {
-            mask: table[[name for name in METRICS if name in table]].astype(float).mean()
-            for (place, mask), table in self.tables.items()
-            if place == on
-        }
-        return pd.DataFrame(means).T.rename_axis("mask")
+        """Return the mean of every metric over the rows, one row per mask.
+
+        What the means are over is added where it is not every clip once; see
+        `audiointerp.evaluation.statistics.population_counts`.
+        """
+        tables = {mask: table for (place, mask), table in self.tables.items() if place == on}
+        if not tables:
+            return pd.DataFrame().rename_axis("mask")
+        names = metric_columns(next(iter(tables.values())))
+        means = {mask: table[names].astype(float).mean() for mask, table in tables.items()}
+        rows = pd.concat(tables, names=["mask"])
+        partial = [name for name in names if rows[name].isna().any()]
+        counts = population_counts(rows.groupby("mask", sort=False), partial)
+        return pd.DataFrame(means).T.rename_axis("mask").assign(**counts)
 
 
 def interpret_set(
@@ -76,6 +93,7 @@ def interpret_set(
     clips_per_batch: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    remarks: Mapping[str | os.PathLike[str], Sequence[str]] | None = None,
 ) -> dict[Path, SetResult]:
     """Interpret every clip of a set by several methods and file the results.
 
@@ -95,11 +113,19 @@ def interpret_set(
         Remove earlier runs in the folders first.
     progress : bool
         Show a progress bar.
+    remarks : mapping of path to sequence of str, optional
+        What a reader of a run must know, by folder; it is written into ``run.json`` beside what is
+        found out here: that the model was trained on clips of the set.
 
     Returns
     -------
     dict of Path to SetResult
         By folder.
+
+    Warns
+    -----
+    LeakageWarning
+        If the model was trained on clips of the set, by its card.
 
     Raises
     ------
@@ -107,7 +133,7 @@ def interpret_set(
         If the set does not fit the model, the jobs are of several classifiers, or a folder holds
         a run with other settings; before anything is written.
     """
-    work = _SetWork(jobs, dataset, overwrite=overwrite)
+    work = _SetWork(jobs, dataset, overwrite=overwrite, remarks=remarks or {})
     size = clips_per_batch
     if size is None:
         # Enough clips that a GPU waits for none of them.
@@ -120,7 +146,12 @@ class _SetWork:
     """The runs of several jobs over one set."""
 
     def __init__(
-        self, jobs: Mapping[str | os.PathLike[str], Job], dataset: ClipDataset, *, overwrite: bool
+        self,
+        jobs: Mapping[str | os.PathLike[str], Job],
+        dataset: ClipDataset,
+        *,
+        overwrite: bool,
+        remarks: Mapping[str | os.PathLike[str], Sequence[str]],
     ) -> None:
         self.jobs = {Path(folder): job for folder, job in jobs.items()}
         self.classifier = _only_classifier(self.jobs.values())
@@ -143,6 +174,9 @@ class _SetWork:
             )
             for folder, job in self.jobs.items()
         }
+        overlap = remark_overlap(self.classifier, dataset)
+        own = {Path(folder): list(said) for folder, said in remarks.items()}
+        self.remarks = {folder: (*overlap, *own.get(folder, ())) for folder in self.jobs}
         self.todo = {folder: set(run.todo) for folder, run in self.runs.items()}
         self.failures: dict[str, str] = {}
         self.unlabelled: dict[Path, dict[str, str]] = {folder: {} for folder in self.jobs}
@@ -190,6 +224,7 @@ class _SetWork:
                 {(on, mask): run.table(on, mask) for on in job.on for mask in job.masks},
                 self._failures(folder),
                 len(self.todo[folder]) - len(self._failures(folder)),
+                self.remarks[folder],
             )
             for (folder, job), run in zip(self.jobs.items(), self.runs.values(), strict=True)
         }
@@ -206,6 +241,7 @@ class _SetWork:
             "seconds": round(seconds, 1),
             "clips_this_time": len(self.todo[folder]) - len(failures),
             "code": self.code,
+            **({"remarks": list(self.remarks[folder])} if self.remarks[folder] else {}),
         }
 
 
@@ -269,10 +305,11 @@ class _Batch:
         )
         about = self._about(rows, probabilities, target if job.target is not None else None, names)
         found: dict[str, np.ndarray] = {}
-        diagnostics: list[dict[str, Any]] = []
+        said = scores.facts
         if attribution is None:
             found = dict(zip(maps, scores.attribution[:, 0].cpu().numpy(), strict=True))
-            diagnostics = _diagnostics(scores, about, run.keys)
+            said = scores.diagnostics | scores.facts
+        diagnostics = _diagnostics(said, about, run.keys)
         return found, diagnostics, _rows(scores, about)
 
     def _note_unlabelled(self, folder: Path, job: Job, places: list[int], clip: Tensor) -> None:
@@ -355,14 +392,12 @@ def _only_classifier(jobs: Any) -> Classifier:
 
 
 def _diagnostics(
-    scores: Scores, about: Sequence[Mapping[str, Any]], keys: Sequence[str]
+    said: Mapping[str, Tensor], about: Sequence[Mapping[str, Any]], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return what the method says of each map, with the columns that name its row."""
-    said = {name: values.tolist() for name, values in scores.diagnostics.items()}
-    if not said:
-        return []
+    """Return what is said of each map, with the columns that name its row."""
+    lists = {name: values.tolist() for name, values in said.items()}
     return [
-        {key: row[key] for key in keys} | {name: values[place] for name, values in said.items()}
+        {key: row[key] for key in keys} | {name: values[place] for name, values in lists.items()}
         for place, row in enumerate(about)
     ]
 

@@ -26,6 +26,7 @@ from audiointerp.model import (
     find_panns,
     transfer_panns,
 )
+from audiointerp.model.provenance import CARD, describe_training, warn_absent, warn_shared
 from audiointerp.model.weights import load, save_weights
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.runs.classification import SetPredictions, classify_set
@@ -189,6 +190,14 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     ValueError
         If a name is unknown or the arguments do not fit each other. No weights are written then.
 
+    Warns
+    -----
+    MissingClassWarning
+        If a class has no training, validation or test clip; the card names those without a
+        training clip.
+    LeakageWarning
+        If a recording has clips in the training folds and in another.
+
     Examples
     --------
     >>> trained = train_classifier(
@@ -205,6 +214,8 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     rate = processor.sample_rate
     options = {"subset": subset, "sample_rate": rate, "cache_dir": cache_dir, "clips": clips}
     train, validation, test = (open_dataset(data, folds=fold, **options) for fold in folds)
+    warn_absent(test, "test set", "its accuracy and mAP are of the other classes")
+    warn_shared(train, test, ("training set", "test set"))
     network = _build(model, head, width, len(train.classes), processor, seed)
     if pretrained is not None:
         _initialise(network, pretrained)
@@ -235,6 +246,8 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     predictions = classify_set(network, processor, test, progress=progress)
     source = _source(data, subset, train)
     card = _describe(source, training, predictions, folds, command_line(data, out, given))
+    uses = dict(zip(("training", "validation", "test"), folds, strict=True))
+    card[CARD] = describe_training(train, validation, uses)
     duration = train.duration
     save_weights(out, network, processor, classes=train.classes, duration=duration, card=card)
     page = out.with_suffix(".md")
@@ -468,7 +481,7 @@ def _describe(
     test: SetPredictions,
     folds: tuple[tuple[Fold, ...], ...],
     command: str,
-) -> dict[str, str | int | float]:
+) -> dict[str, Any]:
     """Return what travels in the weight file and is written on the card."""
     data, licence = source
     scores = {
@@ -506,7 +519,7 @@ def _page(
     model: TransferModel,
     processor: STFTSpectrogram,
     train: ClipDataset,
-    card: dict[str, str | int | float],
+    card: dict[str, Any],
     test: SetPredictions,
 ) -> str:
     parameters = sum(value.numel() for value in model.parameters())
@@ -521,6 +534,7 @@ def _page(
         f"- Front end: {type(processor).__name__}, {_listed(processor.settings())}",
         f"- Clips: {train.duration:g} s at {train.sample_rate} Hz, peak-normalised",
         f"- Data: {card['data']}; folds: {card['folds']}",
+        *_untrained(train),
         f"- Licence: {card['licence']}",
         *_scores(card, test),
         f"- Versions: {card['versions']}",
@@ -534,7 +548,13 @@ def _page(
     return "\n".join(lines)
 
 
-def _scores(card: dict[str, str | int | float], test: SetPredictions) -> list[str]:
+def _untrained(train: ClipDataset) -> list[str]:
+    """Return the line of the classes that the network never saw, none where it saw all."""
+    absent = train.absent_classes
+    return [f"- Classes without a training clip: {', '.join(absent)}"] if absent else []
+
+
+def _scores(card: dict[str, Any], test: SetPredictions) -> list[str]:
     """Return the lines of the scores: first the one that chose the epoch."""
     chosen = f"on the validation fold, which chose the epoch ({card['best_epoch']})"
     on_test = f"on the test fold ({len(test.clip_ids)} clips)"
