@@ -18,7 +18,7 @@ A new mask is one function and one ``MASKS.register`` line.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import Literal
 
@@ -93,12 +93,20 @@ def _sigmoid(maps: AttributionMaps) -> Tensor:
     return _deviation_sigmoid(maps.scaled)
 
 
-def _top(maps: AttributionMaps, percent: int) -> Tensor:
+def _boundary(maps: AttributionMaps, percent: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the cells above the last one a top-K mask keeps, those equal to it, and how many fit.
+
+    Shapes (batch, cells), (batch, cells) and (batch,).
+    """
     # Whole numbers throughout: 0.29 · 100 is 28.999… in floating point.
     keep = -(-percent * maps.values.shape[1] // 100)
     last = maps.ascending[:, -keep].unsqueeze(1)
     above, level = maps.values > last, maps.values == last
-    wanted = keep - above.sum(1)
+    return above, level, keep - above.sum(1)
+
+
+def _top(maps: AttributionMaps, percent: int) -> Tensor:
+    above, level, wanted = _boundary(maps, percent)
     # Of the cells that equal the last one kept, the first ones by position.
     for clip in (level.sum(1) > wanted).nonzero()[:, 0].tolist():
         level[clip, level[clip].nonzero()[wanted[clip] :, 0]] = False
@@ -114,8 +122,10 @@ def _positive_threshold(maps: AttributionMaps, percent: int) -> Tensor:
     return (share >= percent / 100).to(share)
 
 
-for _percent in (5, 30, 50):
-    MASKS[f"topK_{_percent}"] = partial(_top, percent=_percent)
+_POSITIVE = "_pos"
+_PERCENTS = {f"topK_{percent}": percent for percent in (5, 30, 50)}
+for _name, _percent in _PERCENTS.items():
+    MASKS[_name] = partial(_top, percent=_percent)
 
 
 @MASKS.register("minmax_pos")
@@ -130,8 +140,8 @@ def _sigmoid_positive(maps: AttributionMaps) -> Tensor:
 
 for _percent in (25, 50, 75):
     MASKS[f"pos_thresh_{_percent}"] = partial(_positive_threshold, percent=_percent)
-for _percent in (5, 30, 50):
-    MASKS[f"topK_{_percent}_pos"] = partial(_top_positive, percent=_percent)
+for _name, _percent in _PERCENTS.items():
+    MASKS[f"{_name}{_POSITIVE}"] = partial(_top_positive, percent=_percent)
 
 
 def _deviation_sigmoid(values: Tensor) -> Tensor:
@@ -177,6 +187,99 @@ def make_masks(attribution: Tensor, names: Iterable[str] | None = None) -> dict[
     functions = {name: _identity if name == IDENTITY else MASKS[name] for name in chosen}
     maps = AttributionMaps(attribution)
     return {name: make(maps).view_as(attribution) for name, make in functions.items()}
+
+
+TIED = "tied_"
+"""Of the name of a map's fact: what share of a top-K mask's cells was chosen by position."""
+MAP_FACTS = ("constant_map", "positive_cells", TIED)
+"""Names of the facts of maps, or what they begin with."""
+BY_POSITION = 0.5
+"""A top-K mask of which more than this share was chosen by position is degenerate."""
+
+
+def map_facts(attribution: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Return what makes maps, and top-K masks of them, degenerate.
+
+    Parameters
+    ----------
+    attribution : Tensor, shape (batch, 1, bins, frames)
+        Finite attribution maps.
+    names : iterable of str, optional
+        The masks that are made of them; all of ``MASKS`` by default.
+
+    Returns
+    -------
+    dict of str to Tensor of float64, shape (batch,), on the CPU
+        ``constant_map``: 1 where all cells of a map are equal, as in an all-zero one, else 0.
+        ``positive_cells``: the share of the cells that are positive; where it is 0, ``bin`` and
+        the masks of A⁺ are empty or constant. ``tied_topK_5``, …, for each of these masks among
+        the names: the share of the kept cells that were chosen by position, because more cells
+        than there was room for equal the lowest value kept. It is 1 in a constant map. Maps that
+        are constant on segments, as LIME's, have some in the segment at the boundary. The masks of
+        positive cells have none where that value is not positive.
+    """
+    _check_features("attribution", attribution)
+    maps = AttributionMaps(attribution)
+    low, high = maps.values.aminmax(dim=1)
+    counts = {
+        "constant_map": ((low == high).long(), 1),
+        "positive_cells": ((maps.values > 0).sum(1), maps.values.shape[1]),
+    }
+    for name in MASKS if names is None else names:
+        percent = _PERCENTS.get(name.removesuffix(_POSITIVE))
+        if percent is not None:
+            above, level, wanted = _boundary(maps, percent)
+            tied = wanted * (level.sum(1) > wanted)
+            if name.endswith(_POSITIVE):
+                tied = tied * (level & (maps.values > 0)).any(1)
+            counts[f"{TIED}{name}"] = (tied, above.sum(1) + wanted)
+    # Whole numbers until here: some devices have no double precision.
+    return {
+        name: count.cpu().double() / torch.as_tensor(of).cpu()
+        for name, (count, of) in counts.items()
+    }
+
+
+def is_remarkable(name: str, values: Iterable[float]) -> bool:
+    """Return whether a fact of some maps (see `map_facts`) hints at a degenerate one among them."""
+    if name == "positive_cells":
+        return any(value == 0 for value in values)
+    return any(value > 0 for value in values)
+
+
+def find_degenerate(attribution: Tensor, masks: Mapping[str, Tensor]) -> dict[str, str]:
+    """Say what is degenerate about one clip's map and its masks.
+
+    A map is degenerate if it is constant. A mask is degenerate if it is empty, full or otherwise
+    constant, or if more than half of the cells that a top-K mask keeps were chosen by position
+    among equal values: it then says little or nothing of the clip, whatever its metrics are.
+
+    Parameters
+    ----------
+    attribution : Tensor, shape (1, 1, bins, frames)
+        Finite.
+    masks : mapping of str to Tensor, shape (1, 1, bins, frames)
+        Made of it, by name.
+
+    Returns
+    -------
+    dict of str to str
+        A phrase for each degenerate mask, by its name; of the map, by "map". Empty if all is well.
+    """
+    facts = {name: float(value[0]) for name, value in map_facts(attribution, masks).items()}
+    found = {}
+    if facts["constant_map"]:
+        value = float(attribution.flatten()[0]) + 0.0
+        found["map"] = f"constant, {value:g} in every cell"
+    for name, mask in masks.items():
+        low, high = (float(end) for end in mask.aminmax())
+        tied = facts.get(f"{TIED}{name}", 0.0)
+        if low == high:
+            kept = {0.0: "empty, it keeps nothing", 1.0: "full, it keeps every cell"}
+            found[name] = kept.get(low, f"constant, {low:g} in every cell")
+        elif tied > BY_POSITION:
+            found[name] = f"{100 * tied:.0f} % of its cells chosen by position among equal ones"
+    return found
 
 
 def _identity(maps: AttributionMaps) -> Tensor:

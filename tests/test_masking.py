@@ -17,8 +17,10 @@ from audiointerp.masking import (
     MASKS,
     apply_mask,
     base_level,
+    find_degenerate,
     ideal_binary_mask,
     make_masks,
+    map_facts,
 )
 from audiointerp.processing import LogSTFTSpectrogram
 from audiointerp.registry import UnknownNameError
@@ -510,3 +512,76 @@ def test_the_ideal_binary_mask_parts_two_tones():
     mask = ideal_binary_mask(processor(low), processor(high))[0, 0, :, 2:-2]
     assert mask[(processor.frequencies - 500).abs() < 40].all()
     assert not mask[(processor.frequencies - 3000).abs() < 40].any()
+
+
+# Degenerate maps and masks.
+
+
+def tied_by_hand(values: list[float], percent: int) -> float:
+    """Return the share of the kept cells that equal a cell which is not kept."""
+    keep = math.ceil(percent * len(values) / 100)
+    ordered = sorted(values, reverse=True)
+    kept, left = ordered[:keep], ordered[keep:]
+    return sum(value == left[0] for value in kept) / keep if left else 0.0
+
+
+@given(
+    arrays.arrays(np.float32, (2, 1, 4, 5), elements=st.sampled_from([-1.0, 0.0, 1.0, 2.0, 3.0]))
+)
+def test_facts_of_maps_are_those_counted_by_hand(maps):
+    facts = map_facts(torch.from_numpy(maps))
+    for clip, cells in enumerate(maps.reshape(2, -1).tolist()):
+        assert facts["constant_map"][clip] == (min(cells) == max(cells))
+        assert facts["positive_cells"][clip] == pytest.approx(sum(c > 0 for c in cells) / 20)
+        for percent in (5, 30, 50):
+            expected = pytest.approx(tied_by_hand(cells, percent))
+            assert facts[f"tied_topK_{percent}"][clip] == expected
+            last = sorted(cells, reverse=True)[math.ceil(percent / 5) - 1]
+            positive = facts[f"tied_topK_{percent}_pos"][clip]
+            assert positive == (expected if last > 0 else 0)
+
+
+def test_facts_are_of_the_masks_that_are_made():
+    facts = map_facts(torch.randn(1, 1, 4, 5), ["bin", "topK_30"])
+    assert set(facts) == {"constant_map", "positive_cells", "tied_topK_30"}
+
+
+@pytest.mark.parametrize("level", [0.0, 2.5, -2.5])
+def test_every_mask_of_a_constant_map_is_degenerate(level):
+    constant = torch.full((1, 1, 6, 10), level)
+    found = find_degenerate(constant, make_masks(constant))
+    assert found["map"] == f"constant, {level:g} in every cell"
+    assert set(found) == {"map", *MASKS}
+    assert found["topK_30"] == "100 % of its cells chosen by position among equal ones"
+    assert found["bin"] == ("full, it keeps every cell" if level > 0 else "empty, it keeps nothing")
+    assert found["sigmoid"] == "constant, 0.5 in every cell"
+
+
+def test_nothing_of_a_regular_map_is_degenerate():
+    regular = torch.randn(1, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    assert find_degenerate(regular, make_masks(regular)) == {}
+
+
+def test_positive_masks_of_a_map_without_positive_cells_are_degenerate():
+    negative = -torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0)) - 0.1
+    found = find_degenerate(negative, make_masks(negative))
+    assert set(found) == {"bin"} | {name for name in MASKS if "pos" in name}
+    assert found["topK_30_pos"] == found["bin"] == "empty, it keeps nothing"
+
+
+def test_ties_at_the_boundary_of_a_segment_are_no_fault_unless_they_decide_the_mask():
+    # Segments of 10, 25 and 65 % of the cells: 30 % take the first and 20 of the second's 25.
+    segments = torch.cat([torch.full((10,), 3.0), torch.full((25,), 2.0), torch.full((65,), 1.0)])
+    map_ = segments.view(1, 1, 10, 10)
+    facts = map_facts(map_)
+    assert facts["tied_topK_5"].tolist() == [1.0]  # 5 of the first segment's 10
+    assert facts["tied_topK_30"].tolist() == pytest.approx([20 / 30])
+    assert facts["tied_topK_50"].tolist() == pytest.approx([15 / 50])
+    found = find_degenerate(map_, make_masks(map_))
+    assert set(found) == {
+        *("bin", "pos_thresh_25"),  # all cells are positive, and above a quarter of the highest
+        *("topK_5", "topK_30", "topK_5_pos", "topK_30_pos"),
+    }
+    assert found["topK_30"] == "67 % of its cells chosen by position among equal ones"
+    # The numbers of positive cells are the same here.
+    assert found["topK_30_pos"] == found["topK_30"]

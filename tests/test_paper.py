@@ -189,7 +189,7 @@ def test_best_mask_and_front():
 def write_run(root, name: str, ff: list[float], masks=("bin", "topK_5"), comp=5.0):
     folder = root / "mel_a" / name
     (folder / "csvs").mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"settings": SETTINGS, "report": {"clips": 1}}))
+    (folder / "run.json").write_text(json.dumps({"settings": SETTINGS, "report": {"clips": 9}}))
     head = "clip,target,predicted,is_correct," + ",".join(METRICS)
     for mask in masks:
         lines = [

@@ -136,7 +136,7 @@ def write(root, run, columns=KNOWN, *, masks=("bin", "topK_30"), clips=CLIPS, **
     folder = root / "results" / "mel" / run
     (folder / "csvs").mkdir(parents=True)
     settings = SETTINGS | {"method": run.split("_")[0], "interpreter": {}}
-    report = {"clips": len(clips), "failures": {}}
+    report = {"clips": len(set(clips)), "failures": {}}
     (folder / "run.json").write_text(json.dumps({"settings": settings, "report": report}))
     names = {"clip": clips, "target": "dog", "predicted": ["dog", "cat"] * (len(clips) // 2)}
     frame = pd.DataFrame(names | {"is_correct": [True, False] * (len(clips) // 2)})

@@ -454,3 +454,17 @@ def test_everything_to_press_has_a_name_and_can_be_reached(browser, page):
         || e.tabIndex < 0).map((e) => e.outerHTML)"""
     )
     assert nameless == []
+
+
+def test_a_degenerate_map_is_named_in_a_browser(results, browser, tmp_path):
+    folder = tmp_path / "saved"
+    shutil.copytree(results / "stft" / "gradcam" / CLIPS[1], folder)
+    saved = np.load(folder / "attribution.npy")
+    np.save(folder / "attribution.npy", np.zeros_like(saved))
+    page = write_report(folder)
+    said = next(iter(read_data(page)["scenes"][0]["methods"].values()))["degenerate"]
+    assert said["map"] == "constant, 0 in every cell"
+    load(browser, page)
+    text = browser.run("document.getElementById('degenerate').textContent")
+    assert "The map is degenerate: constant, 0 in every cell." in text
+    assert browser.run("document.getElementById('degenerate').hidden") is False

@@ -13,6 +13,7 @@ import torch
 
 import audiointerp as ai
 from audiointerp.cli import main
+from audiointerp.interpretation import Explanation
 from audiointerp.masking import MASKS
 from audiointerp.model import build_model
 from audiointerp.plots import Picture
@@ -173,3 +174,54 @@ def test_the_command_line_saves_all_masks_in_the_format_asked_for(
         *(f"{mask}_{part}" for mask in MASKS for part in ("in", "out")),
     }
     assert all((folder / f"{mask}.png").is_file() for mask in MASKS)
+
+
+def nothing(self, view, target):
+    """Explain nothing, as of a network that is constant."""
+    return Explanation(torch.zeros_like(view.cells), view.cells.new_zeros(len(view)).long())
+
+
+@pytest.fixture
+def blind(monkeypatch):
+    """Let saliency return all-zero maps."""
+    monkeypatch.setattr(ai.SaliencyInterpreter, "_explain", nothing)
+
+
+def test_a_degenerate_map_is_in_the_summary(blind, quick_pictures, tmp_path):
+    result = interpret()
+    words = {
+        "map": "constant, 0 in every cell",
+        "topK_5": "100 % of its cells chosen by position among equal ones",
+        "minmax": "empty, it keeps nothing",
+    }
+    assert result.degenerate == words
+    result.save(tmp_path / "out")
+    assert summary(tmp_path / "out")["degenerate"] == words
+    assert "Degenerate map: constant, 0 in every cell" in result._repr_html_()
+
+
+def test_a_regular_map_is_not_degenerate(result):
+    assert result.degenerate == {}
+    assert "Degenerate" not in result._repr_html_()
+
+
+def test_the_command_line_names_degenerate_maps(
+    blind, quick_pictures, tmp_path, monkeypatch, capsys
+):
+    model, processor = make_model(RATE)
+    weights = ai.save_weights(
+        tmp_path / "tiny.safetensors", model, processor, classes=("a", "b", "c"), duration=1.0
+    )
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, RATE)
+    soundfile.write(tmp_path / "noise.wav", noise, RATE)
+    arguments = ["interpret", tmp_path / "noise.wav", "--weights", weights, "--no-report"]
+    arguments += ["--method", "saliency", "--mask", "topK_5", "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["audiointerp", *map(str, arguments), "--device", "cpu"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "constant" in one]
+    assert line.strip() == (
+        "tiny/saliency/noise: map: constant, 0 in every cell; "
+        "topK_5: 100 % of its cells chosen by position among equal ones"
+    )

@@ -349,3 +349,22 @@ def test_a_map_that_is_not_finite_is_made_again(tmp_path, value):
     run = make(tmp_path)
     run.save_attributions({CLIPS[0]: np.full((2, 3), value)})
     assert run.load_attribution(CLIPS[0], (2, 3)) is None
+
+
+def test_diagnostics_of_a_map_are_added_to_what_is_known_of_it(tmp_path):
+    run = make(tmp_path)
+    run.save_attributions({}, [{"clip": CLIPS[0], "residual": 0.5}])
+    make(tmp_path).save_attributions({}, [{"clip": CLIPS[0], "constant_map": 1.0}])
+    found = pd.read_csv(tmp_path / "diagnostics.csv")
+    assert found.to_dict("records") == [{"clip": CLIPS[0], "residual": 0.5, "constant_map": 1.0}]
+
+
+def test_a_clip_with_two_different_rows_is_measured_again(tmp_path):
+    make(tmp_path).append(rows(*CLIPS))
+    path = tmp_path / "csvs" / "bin.csv"
+    lines = path.read_text().splitlines()
+    other = lines[1].replace("0.1234567890123456", "0.9")
+    path.write_text("\n".join([*lines, other, lines[2]]) + "\n")
+    again = make(tmp_path)
+    # The second clip stands there twice with the same numbers.
+    assert again.todo == [CLIPS[0]]

@@ -12,6 +12,7 @@ from audiointerp.evaluation import METRICS, Metric
 from audiointerp.interpretation import GradCAMInterpreter, SaliencyInterpreter
 from audiointerp.model import build_model, classifier
 from audiointerp.processing import LogSTFTSpectrogram
+from audiointerp.runs.experiment import list_runs, mean_metrics
 from audiointerp.runs.job import Job
 from audiointerp.runs.sets import interpret_set, interpret_sets
 from audiointerp.runs.targets import Above, Top
@@ -385,3 +386,81 @@ def test_clips_that_cannot_be_filed_are_refused(make, clips, tmp_path, name):
 def test_a_target_that_the_model_does_not_know_makes_no_job(make, target):
     with pytest.raises(ValueError, match=r"horse|target 3|top 4|cow"):
         make("saliency", target=target)
+
+
+class Zero(SaliencyInterpreter):
+    """Looks at nothing in the first clip of a batch."""
+
+    name = "zero"
+
+    def _explain(self, view, target):
+        found = super()._explain(view, target)
+        found.attribution[0] = 0
+        return found
+
+
+def test_degenerate_maps_are_reported_per_clip(make, clips, tmp_path):
+    regular = make("saliency")
+    job = Job(regular.classifier, Zero(regular.classifier), masks=("bin", "topK_30"))
+    (result,) = interpret_set({tmp_path / "run": job}, clips, progress=False).values()
+    said = pd.read_csv(tmp_path / "run" / "diagnostics.csv", index_col="clip")
+    assert said["constant_map"].tolist() == [1, 0, 0, 0, 0, 0]
+    assert said["positive_cells"].iloc[0] == 0
+    assert said["tied_topK_30"].iloc[0] == 1
+    assert (said["tied_topK_30"].iloc[1:] < 0.01).all()
+    # The metrics stay as they are defined: the first 30 % of the cells are kept.
+    row = result.tables["features", "topK_30"].iloc[0]
+    assert row["SPS"] == pytest.approx(0.7, abs=0.01)
+    assert result.tables["features", "bin"]["SPS"].iloc[0] == 0
+
+
+def test_maps_of_an_earlier_version_are_described_when_they_are_measured_again(
+    make, clips, tmp_path, new_metric
+):
+    folder = tmp_path / "run"
+    del METRICS[new_metric]
+    interpret_set({folder: make("saliency")}, clips, progress=False)
+    path = folder / "diagnostics.csv"
+    facts = pd.read_csv(path)
+    facts[["clip"]].assign(residual=0.5).to_csv(path, index=False)
+    METRICS[new_metric] = Metric(
+        new_metric,
+        title="mean",
+        meaning="mean level",
+        unit="dB",
+        decimals=1,
+        clip_decimals=1,
+        better=1,
+        bounds=lambda cells: (-200.0, 200.0),
+        family="localisation",
+        level="map",
+        needs=frozenset({"view"}),
+        compute=lambda evidence: evidence.view.cells.mean((1, 2, 3)),
+    )
+    interpret_set({folder: make("saliency")}, clips, progress=False)
+    again = pd.read_csv(path)
+    assert again["residual"].tolist() == [0.5] * 6
+    pd.testing.assert_frame_equal(again[facts.columns], facts)
+
+
+def test_means_say_what_they_are_over(make, clips, tmp_path):
+    job = make("saliency", head="sigmoid", target=Top(2))
+    (result,) = interpret_set({tmp_path / "run": job}, clips, progress=False).values()
+    means = result.mean_metrics()
+    assert means["rows"].tolist() == [12, 12]
+    assert means["FF"].loc["bin"] == result.tables["features", "bin"]["FF"].mean()
+    assert (result.clips, list_runs({tmp_path / "run": result})["clips"].item()) == (6, 6)
+    result.tables["features", "bin"].loc[3, "FF"] = float("nan")
+    assert result.mean_metrics()["FF_n"].to_dict() == {"bin": 11, "topK_30": 12}
+
+
+def test_means_of_runs_of_different_clips_say_how_many(make, clips, tmp_path):
+    folders = [tmp_path / "m" / f"{name}_clean" for name in ("saliency", "gradcam")]
+    jobs = {folder: make(folder.name.split("_")[0]) for folder in folders}
+    done = interpret_set(jobs, clips, progress=False)
+    assert "clips" not in mean_metrics(done, ["bin"])
+    tables = done[folders[0]].tables
+    table = tables["features", "bin"] = tables["features", "bin"][:4]  # as if two clips had failed
+    means = mean_metrics(done, ["bin"]).droplevel(["mask", "model", "experiment"])
+    assert means["clips"].to_dict() == {"saliency": 4, "gradcam": 6}
+    assert means["FF"]["saliency"] == pytest.approx(table["FF"].mean())

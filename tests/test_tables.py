@@ -29,7 +29,8 @@ def write(root, run: str, mask: str, lines: list[str], folder: str = "csvs") -> 
     path = root / run / folder
     path.mkdir(parents=True, exist_ok=True)
     (path / f"{mask}.csv").write_text("\n".join([HEADER, *lines]) + "\n")
-    (root / run / "run.json").write_text(json.dumps({"settings": {}, "report": {"clips": 2}}))
+    content = {"settings": {}, "report": {"clips": len(lines)}}
+    (root / run / "run.json").write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_an_unfinished_run_is_told_and_its_cut_line_left_out(results):
 
 
 def test_a_class_may_be_called_none(results):
-    write(results, "mel/lime_clean", "bin", ["a,None,NA,False,0.5,0,20,0,1,0.2,6"])
+    write(results, "other/lime_clean", "bin", ["a,None,NA,False,0.5,0,20,0,1,0.2,6"])
     row = load_results(results).set_index("method").loc["lime"]
     assert (row["target"], row["predicted"]) == ("None", "NA")
 

@@ -97,7 +97,11 @@ def experiment(
     )
     failures = {}
     for folder, result in done.items():
-        typer.echo(f"\n{folder}: accuracy {100 * result.accuracy:.2f} %")
+        clips, failed = result.clips, len(result.failures)
+        of = f", {clips} of {clips + failed} clips" if failed else ""
+        typer.echo(f"\n{folder}: accuracy {100 * result.accuracy:.2f} %{of}")
+        for remark in result.remarks:
+            typer.echo(f"note: {remark}")
         typer.echo(result.mean_metrics(on[0]).round(3).to_string())
         run = f"{folder.parent.name}/{folder.name}"
         failures |= {f"{run}/{clip}": why for clip, why in result.failures.items()}

@@ -25,7 +25,7 @@ from audiointerp.cli.options import (
     WindowSeconds,
     build_recipe,
 )
-from audiointerp.cli.skipped import report_skipped
+from audiointerp.cli.skipped import report_degenerate, report_skipped
 from audiointerp.cli.windows import report_windows
 
 
@@ -95,6 +95,7 @@ def interpret(
         typer.echo(summarise_files(result.table, shown).to_string())
         typer.echo(f"\nPictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
         typer.echo(f"Every metric of every mask:  {result.folder}/summary.csv")
+    report_degenerate(result.degenerate, shown)
     skipped = dict(result.failures)
     if report and result.written:
         from audiointerp.report import PAGE, write_report

@@ -1,10 +1,23 @@
-"""Report what a command skipped."""
+"""Report what a command skipped, and results that say nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import typer
+
+
+def report_degenerate(found: Mapping[str, Mapping[str, str]], masks: Collection[str]) -> None:
+    """List the interpretations whose map, or one of some masks, is degenerate, and how."""
+    told = {
+        name: [f"{what}: {how}" for what, how in said.items() if what in ("map", *masks)]
+        for name, said in found.items()
+    }
+    told = {name: said for name, said in told.items() if said}
+    if told:
+        typer.echo("\nDegenerate, their metrics say nothing of the clip:")
+        for name, said in told.items():
+            typer.echo(f"  {name}: {'; '.join(said)}")
 
 
 def report_skipped(failures: Mapping[str, str]) -> None:

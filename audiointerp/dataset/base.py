@@ -40,6 +40,9 @@ Fold = int | str
 # Part of every key of the cache: raise it when decoding or resampling changes.
 _CACHE_VERSION = 1
 
+# What the names of parts and of windows of a file end in; see `audiointerp.dataset.files`.
+_PART = re.compile(r"(@\d+\.\d+(-(\d+\.\d+)?)?)+$")
+
 
 class Clip(NamedTuple):
     """One labelled clip; ``torch.utils.data.default_collate`` makes batches of them.
@@ -105,6 +108,10 @@ class ClipDataset(Dataset[Clip], ABC):
         The class of each clip; a multi-label set raises `ValueError`.
     multi_label : bool
     folds : list of int or str
+    recordings : list of str
+        The recording that each clip is from; clips of one are not independent of each other.
+    absent_classes : tuple of str
+        The classes that no clip has.
     sample_rate : int
     duration : float
     num_samples : int
@@ -178,6 +185,20 @@ class ClipDataset(Dataset[Clip], ABC):
     @labels.setter
     def labels(self, labels: Sequence[int]) -> None:
         self.label_sets = _label_sets(labels, len(self.classes), multi_label=False)
+
+    @property
+    def absent_classes(self) -> tuple[str, ...]:
+        """The classes that no clip has."""
+        there = {label for labels in self.label_sets for label in labels}
+        return tuple(name for label, name in enumerate(self.classes) if label not in there)
+
+    @property
+    def recordings(self) -> list[str]:
+        """The recording that each clip is from, by name: clips of one are not independent.
+
+        Parts and windows of a file are of one recording. Sets whose names say more override this.
+        """
+        return [_PART.sub("", name) for name in self.clip_ids]
 
     @abstractmethod
     def _decode(self, index: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from audiointerp.reading import describe_stray
 
 SUBSETS = ("esc10",)
 _COLUMNS = ("filename", "fold", "target", "category")
+_RECORDING = re.compile(r"^\d+-(\d+)-[A-Z]+-\d+$")
 
 
 class Row(NamedTuple):
@@ -125,6 +127,11 @@ class ESC50Dataset(FileDataset):
             contamination=contamination,
             cache_dir=cache_dir,
         )
+
+    @property
+    def recordings(self) -> list[str]:
+        """The recording that each clip is from: ESC-50 names it, ``fold-recording-take-target``."""
+        return [_RECORDING.sub(r"\1", name) for name in super().recordings]
 
 
 def check_root(root: str | os.PathLike[str]) -> Path:

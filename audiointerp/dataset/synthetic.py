@@ -166,6 +166,11 @@ class SyntheticDataset(ClipDataset):
             asked_folds=wanted,
         )
 
+    @property
+    def recordings(self) -> list[str]:
+        """The clips by name; those of another seed are others."""
+        return [f"{name}#{self.seed}" if self.seed else name for name in self.clip_ids]
+
     def settings(self) -> dict[str, Any]:
         """Return what the clips depend on and how many there are, ready for JSON."""
         return {"seed": self.seed} | super().settings()

@@ -72,6 +72,11 @@ class UrbanSound8KDataset(FileDataset):
             **({"duration": 4.0} | options),
         )
 
+    @property
+    def recordings(self) -> list[str]:
+        """The recording that each clip is from, which its name begins with."""
+        return [name.partition("-")[0] for name in super().recordings]
+
     def settings(self) -> dict[str, Any]:
         """Return what the clips depend on and how many there are, ready for JSON."""
         return super().settings() | {"clips_sha256": self._fingerprint}

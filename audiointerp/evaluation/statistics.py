@@ -5,7 +5,9 @@ Pure functions of arrays; nothing here knows of audio or of tables.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -251,3 +253,25 @@ def share_interval(
     if len(values) > 1:
         low, high = interval(bootstrap_means(values, resamples=resamples, seed=seed))[:, 0]
     return float(values.mean()), float(low), float(high)
+
+
+def population_counts(groups: Any, partial: Sequence[str] = ()) -> dict[str, pd.Series]:
+    """Return the columns that say what means are over, where that is not the same for all.
+
+    Parameters
+    ----------
+    groups : DataFrameGroupBy
+        Of rows with a column ``clip``.
+    partial : sequence of str
+        Metrics that have no value in some rows.
+
+    Returns
+    -------
+    dict of str to Series
+        ``clips`` if the groups have different numbers of clips; ``rows`` if they have more rows
+        than clips, such as the windows of a recording; ``<metric>_n``, how many rows have a value.
+    """
+    clips, rows = groups["clip"].nunique(), groups.size()
+    counts = {"clips": clips} if len(clips.unique()) > 1 else {}
+    counts |= {"rows": rows} if (rows != clips).any() else {}
+    return counts | {f"{name}_n": groups[name].count() for name in partial}

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,7 +43,7 @@ def save_weights(
     *,
     classes: Sequence[str],
     duration: float | None = None,
-    card: Mapping[str, str | int | float] | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model with its front end, classes and card into one safetensors file.
 
@@ -59,7 +60,8 @@ def save_weights(
     duration : float, optional
         Clip length it was trained on, seconds; None if it takes any.
     card : mapping, optional
-        What a user should know: data, licence, accuracy, the command that made it.
+        What a user should know: data, licence, accuracy, the command that made it; under
+        ``trained_on`` what `audiointerp.model.provenance.describe_training` returns. Plain values.
 
     Returns
     -------

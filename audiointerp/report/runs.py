@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from audiointerp.evaluation import SCORED_FAMILIES, metric_columns
+from audiointerp.masking import MAP_FACTS, is_remarkable
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.reading import (
     FOLDS,
@@ -31,24 +32,27 @@ from audiointerp.reading import (
     FileError,
     check_fields,
     mapping_to,
-    shown,
     without_stray,
 )
 from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
-from audiointerp.runs.store import TABLES, read_diagnostics, read_run
+from audiointerp.runs.store import TABLES, read_run
 from audiointerp.tables import SAME, SCORE, SCORE_FLOOR
 from audiointerp.tables.load import (
     EXPLAINED,
     complete_metrics,
+    load_diagnostics,
     read_rows,
     row_key,
     run_name,
     true_classes,
 )
+from audiointerp.tables.notes import Note, Source, find_notes
 from audiointerp.tables.order import sorting_key
 from audiointerp.tables.score import SCORE_DECIMALS, describe_score, score_range
 
 Table = Mapping[str, pd.DataFrame]
+_TOLD = ("settings", "leakage")
+"""Kinds of notes that stand above a run's means."""
 
 _SETTINGS = dict.fromkeys(("model_hash", "method", "base", "domain"), TEXT) | dict.fromkeys(
     ("model", "processor", "interpreter", "dataset"), OBJECT
@@ -215,6 +219,7 @@ def page_of_runs(title: str, runs: list[Run], heard: Mapping[str, Any]) -> str:
     everywhere = [name for name, there in zip(metrics, (known > 0).all(0), strict=True) if there]
     scored = metric_columns(everywhere, SCORED_FAMILIES)
     partial = ((known > 0) & (known < rows)).any(0).tolist()
+    notes = find_notes([_source(run) for run in runs])
     content = {
         "metrics": [
             describe_metric(name) | {"partial": some}
@@ -226,12 +231,31 @@ def page_of_runs(title: str, runs: list[Run], heard: Mapping[str, Any]) -> str:
         "heard": heard["about"],
         "footer": heard["footer"],
         "runs": [
-            _content(run, values[id(run)], scored) | {"group": number[id(run)], "silent": silent}
+            _content(run, values[id(run)], scored, _notes_of(run, notes))
+            | {"group": number[id(run)], "silent": silent}
             for run, silent in zip(runs, heard["silent"], strict=True)
         ],
         "scenes": heard["scenes"],
     }
     return fill_page("runs", title, content)
+
+
+def _source(run: Run) -> Source:
+    """Return a run as `find_notes` takes it."""
+    table = next(iter(run.tables.values()))
+    return Source(
+        run.model,
+        run.method,
+        run.experiment,
+        {mask: rows.reset_index() for mask, rows in table.items()},
+        {"settings": run.settings, "report": run.report},
+        run.diagnostics,
+    )
+
+
+def _notes_of(run: Run, notes: Iterable[Note]) -> list[Note]:
+    names = {"model": run.model, "experiment": run.experiment, "method": run.method}
+    return [note for note in notes if note.concerns(names)]
 
 
 Values = Mapping[str, Mapping[str, NDArray]]
@@ -364,7 +388,7 @@ def _word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _content(run: Run, values: Values, scored: list[str]) -> dict[str, Any]:
+def _content(run: Run, values: Values, scored: list[str], notes: Sequence[Note]) -> dict[str, Any]:
     rows, known, metrics = run.rows, run.dataset["classes"], run.metrics
     present = set(itertools.chain(*run.labels))
     cells = math.prod(run.shape)
@@ -374,8 +398,8 @@ def _content(run: Run, values: Values, scored: list[str]) -> dict[str, Any]:
         "model": run.model,
         "method": run.method,
         "experiment": run.experiment,
-        "about": describe_run(run),
-        "warning": _warning(run),
+        "about": describe_run(run) + _describe_degenerate(notes),
+        "warning": _warning(run, notes),
         "ranges": [score_range(name, cells) if name in scored else None for name in metrics],
         "classes": [name for name in known if name in present],
         "clips": run.clips,
@@ -391,12 +415,22 @@ def _content(run: Run, values: Values, scored: list[str]) -> dict[str, Any]:
         "diagnostics": {
             name: [value if math.isfinite(value) else None for value in column]
             for name, column in diagnostics.items()
+            if not name.startswith(MAP_FACTS) or is_remarkable(name, column)
         },
     }
 
 
-def _warning(run: Run) -> str:
-    said = []
+def _describe_degenerate(notes: Iterable[Note]) -> list[tuple[str, str]]:
+    said = [
+        f"{', '.join(note.masks)}{': ' if note.masks else ''}{note.text}"
+        for note in notes
+        if note.kind == "degenerate"
+    ]
+    return [("Degenerate", "; ".join(said))] if said else []
+
+
+def _warning(run: Run, notes: Iterable[Note]) -> str:
+    said = [f"{note.text[:1].upper()}{note.text[1:]}." for note in notes if note.kind in _TOLD]
     if not run.report:
         said.append(
             f"This run is not finished: {len(set(run.clips))} of {run.dataset['clips']} clips are "
@@ -409,6 +443,12 @@ def _warning(run: Run) -> str:
     if failures:
         listed = "; ".join(f"{clip}: {why}" for clip, why in failures.items())
         said.append(f"{len(failures)} clips could not be interpreted: {listed}.")
+    if run.report and not run.unfinished:
+        said += [
+            f"This run has {note.text}."
+            for note in notes
+            if note.kind == "clips" and not 0 < note.of - note.count == len(failures)
+        ]
     return " ".join(said)
 
 
@@ -492,7 +532,7 @@ def _make_run(
             place: {mask: rows.loc[kept] for mask, rows in table.items()}
             for place, table in indexed.items()
         },
-        _read_diagnostics(folder / "diagnostics.csv"),
+        load_diagnostics(folder),
         len(set.union(*every) - whole),
     )
 
@@ -513,13 +553,3 @@ def _check_same_labels(folder: Path, first: pd.DataFrame, tables: Mapping[str, T
 def _with_columns(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Return the rows with these columns, NaN in those that are not there."""
     return rows if rows.columns.tolist() == columns else rows.reindex(columns=columns)
-
-
-def _read_diagnostics(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        return pd.DataFrame()
-    table = read_diagnostics(path)
-    table = table.set_index(row_key(table))
-    if table.index.has_duplicates:
-        raise FileError(f"{path}: has {shown(table.index[table.index.duplicated()][0])} twice")
-    return table

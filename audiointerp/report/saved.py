@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from audiointerp.dataset.decode import AudioError, SoundReader
 from audiointerp.evaluation import metric_columns
-from audiointerp.masking import MASKS, make_masks
+from audiointerp.masking import MASKS, find_degenerate, make_masks
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.reading import (
     NUMBER,
@@ -201,14 +201,24 @@ class _Saved:
         return chances
 
     @cached_property
+    def attribution(self) -> torch.Tensor:
+        """The attribution map, shape (1, 1, bins, frames)."""
+        frames = self.processor.num_frames(len(self.sound("original")[0]))
+        shape = (self.processor.num_bins, frames)
+        return torch.from_numpy(read_map(self.folder / "attribution.npy", shape))[None, None]
+
+    @cached_property
     def masks(self) -> dict[str, np.ndarray]:
         """Every scored mask, shape (bins, frames), made again from the attribution map."""
         names = next(iter(self.tables.values()))[0].index
-        frames = self.processor.num_frames(len(self.sound("original")[0]))
-        shape = (self.processor.num_bins, frames)
-        attribution = torch.from_numpy(read_map(self.folder / "attribution.npy", shape))
-        made = make_masks(attribution[None, None], list(names))
+        made = make_masks(self.attribution, list(names))
         return {name: mask[0, 0].numpy() for name, mask in made.items()}
+
+    @property
+    def degenerate(self) -> dict[str, str]:
+        """What is degenerate about the map and the masks, in words."""
+        masks = {name: torch.from_numpy(mask)[None, None] for name, mask in self.masks.items()}
+        return find_degenerate(self.attribution, masks)
 
     @property
     def audible(self) -> list[str]:
@@ -373,6 +383,7 @@ def _scene(group: list[_Saved], metrics: list[str], form: Literal["wav", "mp3"])
 def _method(one: _Saved, metrics: list[str], form: Literal["wav", "mp3"]) -> dict[str, Any]:
     return {
         "explained": one.summary["explained_class"],
+        "degenerate": one.degenerate,
         "masks": {name: draw_mask(mask) for name, mask in one.masks.items()},
         "kept": {name: float(mask.mean(dtype=np.float64)) for name, mask in one.masks.items()},
         "sounds": {

@@ -27,6 +27,7 @@ from audiointerp.evaluation.ranking import average_precision, mean_average_preci
 from audiointerp.evaluation.statistics import bootstrap_means, interval
 from audiointerp.model.classifier import as_classifier
 from audiointerp.model.heads import Head
+from audiointerp.model.provenance import remark_overlap
 from audiointerp.model.weights import check_fit
 from audiointerp.processing import FrontEnd
 
@@ -219,8 +220,14 @@ def classify_set(
         If the set does not fit the model and the front end.
     AudioError
         If no clip can be read.
+
+    Warns
+    -----
+    LeakageWarning
+        If the model was trained on clips of the set, by its card.
     """
     check_set(model, processor, dataset, "set")
+    remark_overlap(model, dataset)
     classifier = as_classifier(model, processor)
     home, mode = device_of(model), model.training
     where = home if device is None else resolve_device(str(device))

@@ -21,7 +21,9 @@ from audiointerp.evaluation import (
 )
 from audiointerp.evaluation.truth import Truth
 from audiointerp.interpretation import Explanation
+from audiointerp.masking import map_facts
 from audiointerp.model.classifier import Classifier
+from audiointerp.model.provenance import warn_untrained
 from audiointerp.processing import View
 from audiointerp.runs.job import Job
 from audiointerp.runs.result import Interpretation
@@ -50,6 +52,8 @@ class Scores:
     attribution : Tensor, shape (rows, 1, bins, frames)
     diagnostics : dict of str to Tensor of shape (rows,)
         What the method says of its own maps, such as SHAP's additivity residual.
+    facts : dict of str to Tensor of shape (rows,)
+        What makes maps and masks degenerate; see `audiointerp.masking.map_facts`.
     masks : dict of str to Tensor, shape (rows, 1, bins, frames)
     metrics : dict
         ``metrics[place, mask][name]`` of shape (rows,), place "features" or "audio".
@@ -62,6 +66,7 @@ class Scores:
     target: Tensor
     attribution: Tensor
     diagnostics: dict[str, Tensor]
+    facts: dict[str, Tensor]
     masks: dict[str, Tensor]
     metrics: dict[tuple[str, str], dict[str, Tensor]]
     masked_probabilities: dict[tuple[str, str], tuple[Tensor, Tensor]]
@@ -130,7 +135,14 @@ def interpret_batch(
     -------
     Scores
         No clip's depend on the others in the batch.
+
+    Warns
+    -----
+    MissingClassWarning
+        If the model was trained without a clip of a class that is explained, by its card.
     """
+    names = job.classifier.class_names(probabilities.shape[1])
+    warn_untrained(job.classifier, {names[label] for label in target.tolist()})
     with computing(job.precision, view.cells.device):
         if attribution is None:
             explanation = job.interpreter.explain(view, target)
@@ -145,6 +157,7 @@ def interpret_batch(
         target,
         explanation.attribution,
         explanation.diagnostics,
+        map_facts(explanation.attribution, masks),
         masks,
         metrics,
         masked,

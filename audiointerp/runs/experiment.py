@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from audiointerp.dataset import ClipDataset, Contamination
 from audiointerp.device import resolve_device
 from audiointerp.evaluation.statistics import share_interval
+from audiointerp.model.provenance import LeakageWarning
 from audiointerp.processing import FrontEnd
 from audiointerp.registry import check_different
 from audiointerp.runs.classification import SetPredictions, check_set, classify_set
@@ -109,6 +111,11 @@ def run_experiment(
         If another run is writing to one of the folders.
     OSError
         If a folder cannot be written, or the disk is full.
+
+    Warns
+    -----
+    LeakageWarning
+        If a model was trained on clips of the fold, or the background is drawn from it.
     """
     recipe = make_recipe(recipe, options)
     noises = noises or {}
@@ -120,6 +127,7 @@ def run_experiment(
     if not conditions:
         raise ValueError("nothing to do: neither the clean clips nor a noise was asked for")
     requests = []
+    remarks: dict[Path, list[str]] = {}
     for model_name, classifier in load_models(weights, resolve_device(device)).items():
         source = {"subset": subset, "cache_dir": cache_dir}
         sets = {
@@ -132,7 +140,33 @@ def run_experiment(
         for name, dataset in sets.items():
             folders = {run_path(results, model_name, m, name): job for m, job in jobs.items()}
             requests.append((folders, dataset))
-    return interpret_sets(requests, overwrite=overwrite, progress=recipe.progress)
+            remarks |= {
+                folder: _remark_background(fold, train_folds)
+                for folder, job in folders.items()
+                if "background" in job.interpreter.requires
+            }
+    return interpret_sets(requests, overwrite=overwrite, progress=recipe.progress, remarks=remarks)
+
+
+def _remark_background(fold: int | str, train_folds: Sequence[int | str]) -> list[str]:
+    """Say, and warn, if clips that are interpreted may be in the background they are compared with.
+
+    Parameters
+    ----------
+    fold : int or str
+        The fold to interpret.
+    train_folds : sequence of int or str
+        Those that the background is drawn from.
+    """
+    if fold not in train_folds:
+        return []
+    remark = f"the background clips are drawn from fold {fold}, which is interpreted"
+    warnings.warn(
+        f"{remark}: a clip may be compared with itself; draw them from other folds",
+        LeakageWarning,
+        stacklevel=3,
+    )
+    return [remark]
 
 
 def list_runs(done: Mapping[Path, SetResult]) -> pd.DataFrame:
@@ -152,11 +186,10 @@ def list_runs(done: Mapping[Path, SetResult]) -> pd.DataFrame:
     """
     rows = {}
     for folder, result in done.items():
-        clips = len(next(iter(result.tables.values())))
         rows[folder.as_posix()] = {
-            "clips": clips,
+            "clips": result.clips,
             "interpreted now": result.interpreted,
-            "already there": clips - result.interpreted,
+            "already there": result.clips - result.interpreted,
             "failed": len(result.failures),
             "accuracy": 100 * result.accuracy,
         }
@@ -181,13 +214,15 @@ def mean_metrics(
     -------
     DataFrame
         Indexed by mask, model, experiment and method: the methods that compete lie together.
+        ``clips`` says how many a mean is over, where the runs do not all have the same number.
 
     Raises
     ------
     ValueError
         If a mask was not scored, or not on what is asked for.
     """
-    rows = {}
+    rows: dict[tuple[str, ...], pd.Series] = {}
+    clips: dict[tuple[str, ...], int] = {}
     for mask in masks:
         for folder, result in done.items():
             means = result.mean_metrics(on)
@@ -197,9 +232,14 @@ def mean_metrics(
                     f"choose from {', '.join(means.index) or 'nothing, it was not measured'}"
                 )
             method, experiment = folder.name.split("_", 1)
-            rows[mask, folder.parent.name, experiment, method] = means.loc[mask]
+            key = mask, folder.parent.name, experiment, method
+            rows[key] = means.loc[mask]
+            clips[key] = result.tables[on, mask]["clip"].nunique()
     names = ["mask", "model", "experiment", "method"]
-    return pd.DataFrame(rows).T.rename_axis(names)
+    table = pd.DataFrame(rows).T.rename_axis(names)
+    if len(set(clips.values())) > 1:
+        table = table.assign(clips=pd.Series(clips))
+    return table
 
 
 def measure_accuracy(
@@ -230,7 +270,8 @@ def measure_accuracy(
     DataFrame
         Indexed by experiment: ``clips`` and, in percent, ``accuracy``, ``accuracy_low`` and
         ``accuracy_high``; with a sigmoid head ``mAP``, ``mAP_low`` and ``mAP_high``, over the
-        labels that some clip has.
+        labels that some clip has. If a set lacks classes of the model, also ``classes``, how many
+        each set has clips of.
 
     Raises
     ------
@@ -245,14 +286,25 @@ def measure_accuracy(
     }
     if not all(each.head.exclusive for each in found.values()):
         rows = {experiment: _map_row(each, seed) for experiment, each in found.items()}
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("experiment")
+        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("experiment")
+        return _with_classes(table, sets)
     rows = {
         experiment: (len(each.clip_ids), *share_interval(each.labels["is_correct"], seed=seed))
         for experiment, each in sorted(found.items(), key=lambda one: (one[0] != CLEAN, one[0]))
     }
     names = ["clips", "accuracy", "accuracy_low", "accuracy_high"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names)
-    return table.rename_axis("experiment")
+    return _with_classes(table.rename_axis("experiment"), sets)
+
+
+def _with_classes(table: pd.DataFrame, sets: Mapping[str, ClipDataset]) -> pd.DataFrame:
+    """Add how many classes each set has clips of, if one lacks some."""
+    if not any(dataset.absent_classes for dataset in sets.values()):
+        return table
+    there = {
+        name: len(dataset.classes) - len(dataset.absent_classes) for name, dataset in sets.items()
+    }
+    return table.assign(classes=pd.Series(there))
 
 
 def _map_row(predictions: SetPredictions, seed: int) -> dict[str, float]:

@@ -76,6 +76,9 @@ class FilesResult:
         clip or of which a part was asked for, by model and clip.
     written : list of Path
         Folders of the saved interpretations, to make a page of; see `audiointerp.report`.
+    degenerate : dict of str to dict of str to str
+        What is degenerate about maps and masks, by ``<model>/<method>/<clip>``; see
+        `audiointerp.runs.result.Interpretation.degenerate`.
     """
 
     folder: Path
@@ -83,6 +86,7 @@ class FilesResult:
     failures: dict[str, str] = field(default_factory=dict)
     recordings: dict[tuple[str, str], Coverage] = field(default_factory=dict)
     written: list[Path] = field(default_factory=list)
+    degenerate: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def interpret_files(
@@ -178,7 +182,9 @@ def interpret_files(
                 _ModelWork(work, name, jobs[name], bar).run(names)
         finally:  # an error that ends the work leaves what is done, and a table of it
             table = _write_table(work)
-    return FilesResult(work.out, table, work.failures, work.recordings, work.written)
+    return FilesResult(
+        work.out, table, work.failures, work.recordings, work.written, work.degenerate
+    )
 
 
 def _write_table(work: _FilesWork) -> pd.DataFrame:
@@ -323,6 +329,7 @@ class _FilesWork:
     unread: Failures = field(default_factory=Failures)
     failures: dict[str, str] = field(default_factory=dict)
     recordings: dict[tuple[str, str], Coverage] = field(default_factory=dict)
+    degenerate: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class _Clip(NamedTuple):
@@ -434,6 +441,7 @@ class _ModelWork:
             failures.succeed()
             self._rows += _rows(self._name, result, self._work.target)
             self._work.written.append(folder)
+            self._note_degenerate(result)
 
     def _interpret_recording(self, recording: Recording) -> None:
         """Interpret the windows of a recording; what was interpreted is saved and let go."""
@@ -483,6 +491,7 @@ class _ModelWork:
             for method, result in interpret_windows(recording, heard, jobs, self._scorer):
                 saved[method].add(result)
                 rows += _rows(self._name, result, work.target)
+                self._note_degenerate(result)
                 windows.append(folders[method] / window_name(heard, result))
         self._rows += rows
         work.written.extend(windows)
@@ -493,6 +502,12 @@ class _ModelWork:
         clip = result.section.recording if result.section else result.clip
         name = result_name(clip, self._work.target, result.target_label, result.target)
         return self._work.out / self._name / method / name
+
+    def _note_degenerate(self, result: Interpretation) -> None:
+        if result.degenerate:
+            label = "" if self._work.target is None else f" ({result.target_label})"
+            key = f"{self._name}/{result.method}/{result.clip}{label}"
+            self._work.degenerate[key] = result.degenerate
 
     def _note_unlabelled(self, clip: str) -> None:
         self._work.failures[f"{self._name}/{clip}"] = f"no label reaches {self._work.target}"

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from audiointerp.masking import MASKS
+from audiointerp.masking import MASKS, find_degenerate
 from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in_words
 from audiointerp.processing import FrontEnd, View
 from audiointerp.runs.windows import Section
@@ -92,6 +93,15 @@ class Interpretation:
     metrics_on: dict[str, pd.DataFrame]
     class_probabilities_on: dict[str, pd.DataFrame]
     section: Section | None = None
+
+    @cached_property
+    def degenerate(self) -> dict[str, str]:
+        """What is degenerate about the map ("map") and the masks, in words; empty if all is well.
+
+        See `audiointerp.masking.find_degenerate`: the metrics of such a mask say nothing of the
+        clip, however good they are.
+        """
+        return find_degenerate(self.attribution, self.masks)
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -243,6 +253,7 @@ class Interpretation:
             "explained_class": self.target_label,
             "labels": list(self.labels),
             "diagnostics": self.diagnostics,
+            "degenerate": self.degenerate,
             "front_end": self.processor.settings(),
             "probabilities": dict(zip(self.classes, self.probabilities.tolist(), strict=True)),
         }
@@ -278,8 +289,13 @@ class Interpretation:
             f"<td>{self.audio(mask, 'out').player()}</td></tr>"
             for mask in shown
         )
+        degenerate = "".join(
+            f"<p>Degenerate {html.escape(name)}: {html.escape(words)}.</p>"
+            for name, words in self.degenerate.items()
+            if name in ("map", *shown)
+        )
         return (
-            f"<h4>{html.escape(self.heading())}</h4>{self.audio().player()}"
+            f"<h4>{html.escape(self.heading())}</h4>{degenerate}{self.audio().player()}"
             f"<table><tr><th></th><th>kept by the mask</th><th>mask removed</th></tr>{rows}</table>"
             f"{self.metrics.round(3).to_html()}"
         )

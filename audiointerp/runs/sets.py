@@ -21,9 +21,11 @@ from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import read_ahead
 from audiointerp.dataset.failures import Failures, each_alone
 from audiointerp.device import device_of
-from audiointerp.evaluation import METRICS
+from audiointerp.evaluation import metric_columns
+from audiointerp.evaluation.statistics import population_counts
 from audiointerp.evaluation.truth import Truth
 from audiointerp.model.classifier import Classifier
+from audiointerp.model.provenance import remark_overlap
 from audiointerp.processing import View
 from audiointerp.registry import check_different
 from audiointerp.runs.clip import (
@@ -57,12 +59,20 @@ class SetResult:
         Clips that could not be interpreted, and why.
     interpreted : int
         Clips interpreted this time; the others' results were there.
+    remarks : tuple of str
+        Why the clips are not independent of the model's training, in words.
     """
 
     folder: Path
     tables: dict[tuple[str, str], pd.DataFrame]
     failures: dict[str, str]
     interpreted: int
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def clips(self) -> int:
+        """How many clips of the set have results."""
+        return next(iter(self.tables.values()))["clip"].nunique()
 
     @property
     def accuracy(self) -> float:
@@ -71,13 +81,20 @@ class SetResult:
         return float(table["is_correct"].astype(bool).mean())
 
     def mean_metrics(self, on: Place = "features") -> pd.DataFrame:
-        """Return the mean of every metric over the rows, one row per mask."""
-        means = {
-            mask: table[[name for name in METRICS if name in table]].astype(float).mean()
-            for (place, mask), table in self.tables.items()
-            if place == on
-        }
-        return pd.DataFrame(means).T.rename_axis("mask")
+        """Return the mean of every metric over the rows, one row per mask.
+
+        What the means are over is added where it is not every clip once; see
+        `audiointerp.evaluation.statistics.population_counts`.
+        """
+        tables = {mask: table for (place, mask), table in self.tables.items() if place == on}
+        if not tables:
+            return pd.DataFrame().rename_axis("mask")
+        names = metric_columns(next(iter(tables.values())))
+        means = {mask: table[names].astype(float).mean() for mask, table in tables.items()}
+        rows = pd.concat(tables, names=["mask"])
+        partial = [name for name in names if rows[name].isna().any()]
+        counts = population_counts(rows.groupby("mask", sort=False), partial)
+        return pd.DataFrame(means).T.rename_axis("mask").assign(**counts)
 
 
 def interpret_set(
@@ -87,6 +104,7 @@ def interpret_set(
     clips_per_batch: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    remarks: Mapping[str | os.PathLike[str], Sequence[str]] | None = None,
 ) -> dict[Path, SetResult]:
     """Interpret every clip of a set by several methods and file the results.
 
@@ -107,11 +125,19 @@ def interpret_set(
         Remove earlier runs in the folders first.
     progress : bool
         Show a progress bar.
+    remarks : mapping of path to sequence of str, optional
+        What a reader of a run must know, by folder; it is written into ``run.json`` beside what is
+        found out here: that the model was trained on clips of the set.
 
     Returns
     -------
     dict of Path to SetResult
         By folder.
+
+    Warns
+    -----
+    LeakageWarning
+        If the model was trained on clips of the set, by its card.
 
     Raises
     ------
@@ -124,7 +150,11 @@ def interpret_set(
         If a folder cannot be written, or the disk is full.
     """
     return interpret_sets(
-        [(jobs, dataset)], clips_per_batch=clips_per_batch, overwrite=overwrite, progress=progress
+        [(jobs, dataset)],
+        clips_per_batch=clips_per_batch,
+        overwrite=overwrite,
+        progress=progress,
+        remarks=remarks,
     )
 
 
@@ -134,6 +164,7 @@ def interpret_sets(
     clips_per_batch: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    remarks: Mapping[str | os.PathLike[str], Sequence[str]] | None = None,
 ) -> dict[Path, SetResult]:
     """Interpret several sets, one after the other; all are checked before the first.
 
@@ -141,7 +172,7 @@ def interpret_sets(
     ----------
     requests : iterable of (mapping of path to Job, ClipDataset)
         What `interpret_set` takes, for each set.
-    clips_per_batch, overwrite, progress
+    clips_per_batch, overwrite, progress, remarks
         See `interpret_set`, also for what is raised.
 
     Returns
@@ -153,7 +184,10 @@ def interpret_sets(
     folders = [folder for jobs, _ in requests for folder in jobs]
     check_different("results folder", folders, name=os.path.abspath)
     with claim(*map(run_file, folders)):
-        works = [_SetWork(jobs, dataset, overwrite=overwrite) for jobs, dataset in requests]
+        works = [
+            _SetWork(jobs, dataset, overwrite=overwrite, remarks=remarks or {})
+            for jobs, dataset in requests
+        ]
         requests.clear()
         return _run(works, clips_per_batch, progress)
 
@@ -177,7 +211,12 @@ class _SetWork:
     """The runs of several jobs over one set."""
 
     def __init__(
-        self, jobs: Mapping[str | os.PathLike[str], Job], dataset: ClipDataset, *, overwrite: bool
+        self,
+        jobs: Mapping[str | os.PathLike[str], Job],
+        dataset: ClipDataset,
+        *,
+        overwrite: bool,
+        remarks: Mapping[str | os.PathLike[str], Sequence[str]],
     ) -> None:
         self.jobs = {Path(folder): job for folder, job in jobs.items()}
         self.classifier = _only_classifier(self.jobs.values())
@@ -200,6 +239,9 @@ class _SetWork:
             )
             for folder, job in self.jobs.items()
         }
+        overlap = remark_overlap(self.classifier, dataset)
+        own = {Path(folder): list(said) for folder, said in remarks.items()}
+        self.remarks = {folder: (*overlap, *own.get(folder, ())) for folder in self.jobs}
         self.todo = {folder: set(run.todo) for folder, run in self.runs.items()}
         if any(self.todo.values()):
             check_length(self.classifier, dataset.num_samples)
@@ -276,6 +318,7 @@ class _SetWork:
                 {(on, mask): run.table(on, mask) for on in job.on for mask in job.masks},
                 self._failures(folder),
                 len(self.todo[folder]) - len(self._failures(folder)),
+                self.remarks[folder],
             )
             for (folder, job), run in zip(self.jobs.items(), self.runs.values(), strict=True)
         }
@@ -292,6 +335,7 @@ class _SetWork:
             "seconds": round(seconds, 1),
             "clips_this_time": len(self.todo[folder]) - len(failures),
             "code": self.code,
+            **({"remarks": list(self.remarks[folder])} if self.remarks[folder] else {}),
         }
 
 
@@ -359,10 +403,11 @@ class _Batch:
         )
         about = self._about(rows, probabilities, target if job.target is not None else None, names)
         found: dict[str, np.ndarray] = {}
-        diagnostics: list[dict[str, Any]] = []
+        said = scores.facts
         if attribution is None:
             found = dict(zip(maps, scores.attribution[:, 0].cpu().numpy(), strict=True))
-            diagnostics = _diagnostics(scores, about, run.keys)
+            said = scores.diagnostics | scores.facts
+        diagnostics = _diagnostics(said, about, run.keys)
         return found, diagnostics, _rows(scores, about)
 
     def _note_unlabelled(self, folder: Path, job: Job, places: list[int], clip: Tensor) -> None:
@@ -445,14 +490,12 @@ def _only_classifier(jobs: Any) -> Classifier:
 
 
 def _diagnostics(
-    scores: Scores, about: Sequence[Mapping[str, Any]], keys: Sequence[str]
+    said: Mapping[str, Tensor], about: Sequence[Mapping[str, Any]], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return what the method says of each map, with the columns that name its row."""
-    said = {name: values.tolist() for name, values in scores.diagnostics.items()}
-    if not said:
-        return []
+    """Return what is said of each map, with the columns that name its row."""
+    lists = {name: values.tolist() for name, values in said.items()}
     return [
-        {key: row[key] for key in keys} | {name: values[place] for name, values in said.items()}
+        {key: row[key] for key in keys} | {name: values[place] for name, values in lists.items()}
         for place, row in enumerate(about)
     ]
 

@@ -7,7 +7,7 @@
         csvs/<mask>.csv     one row per clip, measured on masked features
         csvs_audio/…        the same, measured on masked sounds, where asked for
         attributions/<clip>.npy, or <clip>@<class index>.npy where several labels are explained
-        diagnostics.csv     what the method says of each map, where it says something
+        diagnostics.csv     what the method says of each map, and what makes it degenerate
 
 Rows are written batch by batch, so that an interrupted run loses one batch at most. A run of some
 clips goes on when it is asked for more of them, and keeps them all when it is asked for fewer: how
@@ -175,10 +175,12 @@ class RunFolder:
         maps : mapping of str to ndarray of shape (bins, frames)
             By name; see `attribution_name`.
         diagnostics : sequence of mapping
-            What the method says of each map, with the key columns of its row.
+            What is known of each map, with the key columns of its row; what an earlier row says
+            beside it stays.
         """
         if diagnostics:
-            self._diagnostics |= {self._key(row): dict(row) for row in diagnostics}
+            for row in diagnostics:
+                self._diagnostics[self._key(row)] = self._diagnostics.get(self._key(row), {}) | row
             self._write_diagnostics()
         for name, attribution in maps.items():
             with replacing(self._attribution(name)) as partial:
@@ -271,7 +273,10 @@ class RunFolder:
                 "; is a metric of yours not registered?"
             )
         if not missing:
-            return table.drop_duplicates(self.keys)
+            # Two rows of one clip that differ: neither can be told to be the right one.
+            table = table.drop_duplicates()
+            differing = table.loc[table.duplicated(self.keys), "clip"]
+            return table[~table["clip"].isin(differing)]
         others = sorted(set(table["clip"]) - set(self.clips))
         if others:
             raise ValueError(

@@ -8,6 +8,7 @@ a metric, its unit, its direction, its bounds, comes from its record in
 """
 
 from audiointerp.tables.load import EXPLAINED, RUN_COLUMNS, load_results
+from audiointerp.tables.notes import IncompleteWarning, Note
 from audiointerp.tables.order import in_order, rank_names
 from audiointerp.tables.score import SCORE, SCORE_FLOOR, normalise, score, scored_metrics
 from audiointerp.tables.summary import (
@@ -32,8 +33,10 @@ __all__ = [
     "SAME",
     "SCORE",
     "SCORE_FLOOR",
+    "IncompleteWarning",
     "Kind",
     "Mark",
+    "Note",
     "accuracy",
     "best_masks",
     "compare",

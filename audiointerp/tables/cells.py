@@ -45,6 +45,9 @@ class Column(NamedTuple):
 
 COUNT = Column("n", "", 0, 0)
 """Beside a metric that has no value in some rows: over how many its mean is."""
+CLIPS = Column("clips", "", 0, 0)
+"""Before the metrics of rows that are not all of equally many clips: over how many each is."""
+COUNTS = (COUNT, CLIPS)
 
 
 class Row(NamedTuple):

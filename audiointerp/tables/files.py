@@ -14,6 +14,7 @@ from audiointerp.plots import plot_plane
 from audiointerp.storage import check_writable, claim, replacing, write_atomically
 from audiointerp.tables.cells import Cell, Column, Row
 from audiointerp.tables.load import load_results
+from audiointerp.tables.notes import note_lines, notes_frame
 from audiointerp.tables.paper import make_tables
 from audiointerp.tables.pdf import write_pdf
 from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
@@ -108,9 +109,18 @@ def export_tables(tables: Tables, out: str | os.PathLike[str]) -> list[Path]:
 
 
 def write_csv(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the numbers, to ten digits, one file for each kind of table; return the files."""
+    """Write the numbers, to ten digits, one file for each kind of table; return the files.
+
+    Notes on the results are in ``notes.csv``, where there are any.
+    """
     files = []
-    for kind, frame in tables.frames.items():
+    frames = dict(tables.frames)
+    notes = Path(folder) / "notes.csv"
+    if tables.notes:
+        frames[notes.stem] = notes_frame(tables.notes)
+    else:
+        notes.unlink(missing_ok=True)  # of earlier results
+    for kind, frame in frames.items():
         text = frame.to_csv(index=False, float_format="%.10g")
         files.append(_write(Path(folder) / f"{kind}.csv", text))
     return files
@@ -143,6 +153,7 @@ def write_latex(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
         figures.append(f"\\includegraphics[width=0.48\\linewidth]{{\\detokenize{{{name}}}}}")
         files.append(folder / name)
     sections.append(f"{_entry('plane')}\\noindent\n" + "\\hfill\n".join(figures))
+    sections += map(_latex_note, note_lines(tables.notes))
     return [*files, _write(folder / "tables.tex", _document(sections, tables.on))]
 
 
@@ -217,6 +228,7 @@ def to_latex(table: Table) -> str:
             *body,
             "\\bottomrule",
             "\\end{tabular}",
+            *map(_latex_note, note_lines(table.notes)),
             "\\end{table}",
             "",
         ]
@@ -233,6 +245,10 @@ def escape(text: str) -> str:
         ">": r"\textgreater{}",
     } | {character: f"\\{character}" for character in "&%$#_{}"}
     return "".join(special.get(character, character) for character in text)
+
+
+def _latex_note(line: str) -> str:
+    return f"\\par\\smallskip\\parbox{{0.95\\linewidth}}{{\\raggedright {escape(line)}}}"
 
 
 def _latex_heading(column: Column) -> str:

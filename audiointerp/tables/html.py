@@ -24,6 +24,9 @@ _STYLE = """
 .audiointerp-tables .best {background: rgba(0,160,80,.24)}
 .audiointerp-tables .worst {background: rgba(220,50,60,.22)}
 .audiointerp-tables p {font-size: 11px; opacity: .85; margin: 0}
+.audiointerp-tables table:has(+ .note) {margin-bottom: .2em}
+.audiointerp-tables .note:has(+ table), .audiointerp-tables .note:has(+ p:not(.note))
+ {margin-bottom: 1.2em}
 """
 _LEGEND = (
     "Mean over the clips <small>[95 % bootstrap interval]</small>. In each group of rows: "
@@ -37,6 +40,7 @@ def table_html(
     stub: Sequence[str],
     columns: Sequence[Column],
     groups: Iterable[tuple[str, Sequence[Row]]],
+    notes: Iterable[str] = (),
 ) -> str:
     """Return one table as HTML, to be shown within `with_legend`.
 
@@ -49,6 +53,8 @@ def table_html(
     columns : sequence of Column
     groups : iterable of (str, sequence of Row)
         Names of the groups and their rows.
+    notes : iterable of str
+        Lines to stand below it.
     """
     heads = [*map(escape, stub), *map(_heading, columns)]
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
@@ -58,6 +64,7 @@ def table_html(
     )
     return (
         f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>{bodies}</table>"
+        + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
     )
 
 

@@ -17,7 +17,15 @@ from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.processing import build_processor
 from audiointerp.reading import TEXTS, FileError, describe_stray, shown, without_stray
 from audiointerp.registry import check_different
-from audiointerp.runs.store import CLIP_COLUMNS, EXPLAINED, TABLES, read_run, read_table
+from audiointerp.runs.store import (
+    CLIP_COLUMNS,
+    EXPLAINED,
+    TABLES,
+    read_diagnostics,
+    read_run,
+    read_table,
+)
+from audiointerp.tables.notes import IncompleteWarning, Note, Source, find_notes, note_lines
 
 RUN_COLUMNS = ("model", "method", "experiment", "mask")
 """Column of the explained class, where a clip may have a row for each of several."""
@@ -49,6 +57,8 @@ def load_results(
         ``METRICS``; NaN where a run lacks it or a clip gives no evidence for it. ``cells`` is the
         number N of cells of a mask, hence ln N the largest COMP: from the run's settings or, where
         they do not say, from the largest COMP among the model's rows. ``on`` is what was asked for.
+        ``attrs["notes"]`` lists what the means do not show, such as the clips that a table lacks;
+        see `audiointerp.tables.notes.Note`.
 
     Raises
     ------
@@ -58,9 +68,12 @@ def load_results(
 
     Warns
     -----
+    IncompleteWarning
+        If a run is not finished, or a table lacks clips that ``run.json`` or another table of the
+        same set has, or runs that are compared were made with different settings.
     UserWarning
-        If a run is not finished or lacks metrics that another has, or columns are left out because
-        no metric of that name is registered.
+        If a run lacks metrics that another has, or columns are left out because no metric of that
+        name is registered.
     """
     if on not in TABLES:
         raise ValueError(f"on={on!r}: choose from {', '.join(TABLES)}")
@@ -73,15 +86,13 @@ def load_results(
         )
     paths = _only(paths, "model", models, lambda path: path.parts[-4])
     paths = _only(paths, "experiment", experiments, lambda path: path.parts[-3].split("_", 1)[1])
-    cells: dict[Path, float] = {}
-    settings: dict[Path, Mapping[str, Any]] = {}
-    for folder in dict.fromkeys(path.parents[1] for path in paths):
-        run = read_run(folder) or {}
-        settings[folder] = run.get("settings", {})
-        cells[folder] = _cells(settings[folder])
-        if not run.get("report"):
-            warnings.warn(f"{folder}: the run is not finished, its tables lack clips", stacklevel=2)
+    folders = list(dict.fromkeys(path.parents[1] for path in paths))
+    runs = {folder: read_run(folder) for folder in folders}
+    settings = {folder: (run or {}).get("settings", {}) for folder, run in runs.items()}
+    cells = {folder: _cells(each) for folder, each in settings.items()}
     frames = {path: read_rows(path, settings[path.parents[1]]) for path in paths}
+    notes = find_notes([_source(folder, run, frames) for folder, run in runs.items()])
+    warn_incomplete(notes, stacklevel=3)
     names = complete_metrics([(run_name(path.parents[1]), frames[path]) for path in paths])
     labels = [EXPLAINED] if any(EXPLAINED in frame for frame in frames.values()) else []
     parts = [
@@ -96,7 +107,56 @@ def load_results(
     if "COMP" in table and table["cells"].isna().any():
         largest = table.groupby("model")["COMP"].transform("max").map(math.exp)
         table["cells"] = table["cells"].fillna(largest)
-    return table.assign(on=on)
+    table = table.assign(on=on)
+    table.attrs["notes"] = notes
+    return table
+
+
+def warn_incomplete(notes: Iterable[Note], *, stacklevel: int = 2) -> None:
+    """Warn once of all clips that are missing and of all settings that differ."""
+    found = [note for note in notes if note.kind in ("clips", "settings")]
+    if found:
+        listed = "\n  ".join(note_lines(found))
+        warnings.warn(
+            f"results that are compared are not all of the same clips or settings:\n  {listed}",
+            IncompleteWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _source(
+    folder: Path, run: Mapping[str, Any] | None, frames: Mapping[Path, pd.DataFrame]
+) -> Source:
+    """Return a run's tables, those of `frames` that are its, with what else is known of it."""
+    names = _names(folder / "csvs" / "any.csv")
+    tables = {path.stem: rows for path, rows in frames.items() if path.parents[1] == folder}
+    return Source(
+        names["model"],
+        names["method"],
+        names["experiment"],
+        tables,
+        # A run without a run.json is as one that never finished.
+        {"settings": {}} if run is None else run,
+        load_diagnostics(folder),
+    )
+
+
+def load_diagnostics(folder: Path) -> pd.DataFrame:
+    """Return what is known of each map of a run, indexed as its rows are; empty if nothing is.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged.
+    """
+    path = folder / "diagnostics.csv"
+    if not path.is_file():
+        return pd.DataFrame()
+    table = read_diagnostics(path)
+    table = table.set_index(row_key(table))
+    if table.index.has_duplicates:
+        raise FileError(f"{path}: has {shown(table.index[table.index.duplicated()][0])} twice")
+    return table
 
 
 def read_rows(

@@ -17,8 +17,9 @@ import pandas as pd
 
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
 from audiointerp.evaluation.statistics import share_interval
-from audiointerp.tables.cells import COUNT, Cell, Column, Row
+from audiointerp.tables.cells import CLIPS, COUNT, COUNTS, Cell, Column, Row
 from audiointerp.tables.load import RUN_COLUMNS
+from audiointerp.tables.notes import Note, find_notes, sources_of
 from audiointerp.tables.order import in_order, rank_names
 from audiointerp.tables.score import SCORE, SCORE_DECIMALS, scored_metrics
 from audiointerp.tables.summary import (
@@ -93,7 +94,27 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
     frames["comparisons"] = pd.concat(comparisons, ignore_index=True) if comparisons else of_methods
     frames["plane"] = fidelity_simplicity(results)
     on = results["on"].iloc[0] if "on" in results else "features"
-    return Tables(frames, tables, on, tuple(scored_metrics(results)))
+    notes = results.attrs.get("notes")
+    if notes is None:
+        notes = find_notes(sources_of(results))
+    tables = [_with_notes(table, notes, frames["accuracy"]) for table in tables]
+    return Tables(frames, tables, on, tuple(scored_metrics(results)), tuple(notes))
+
+
+def _with_notes(table: Table, notes: Sequence[Note], accuracies: pd.DataFrame) -> Table:
+    """Return a table with the notes that concern its rows.
+
+    The accuracy depends on no mask, and is of every clip that some method has.
+    """
+    if table.kind == "accuracy":
+        clips = accuracies.set_index(["model", "experiment"])["clips"]
+        notes = [
+            note._replace(method="", masks=())
+            for note in notes
+            if note.kind in ("settings", "leakage")
+            or (note.kind == "clips" and clips.get((note.model, note.experiment), 0) < note.of)
+        ]
+    return table.choose_rows(table.rows, notes)
 
 
 _ACCURACY = "accuracy"
@@ -207,6 +228,8 @@ def _experiment_tables(frame: pd.DataFrame) -> list[Table]:
         for metric in [name for names in _families(frame).values() for name in names]:
             column = _column(metric)
             fields = _with_counts(metric, rows)
+            if len(fields) == 1 and _differ(rows):
+                fields.append((CLIPS, _population(rows)))
             lines = [
                 Row(
                     method,
@@ -224,7 +247,7 @@ def _experiment_tables(frame: pd.DataFrame) -> list[Table]:
             unit = f"{column.unit}, " if column.unit else ""
             caption = f"{model}, {metric} ({unit}{way}; {_clips(rows)}){_explain_counts(fields)}"
             headings = [
-                heading if heading is COUNT else Column(name, decimals=column.decimals)
+                heading if heading in COUNTS else Column(name, decimals=column.decimals)
                 for name in experiments
                 for heading, _ in fields
             ]
@@ -238,9 +261,13 @@ def _side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per model, method, mask and metric, one set of columns per experiment."""
     keys = ["model", "method", "mask"]
     parts = []
+    differ = len(frame["clips"].unique()) > 1
     for metric in (*metric_columns(frame), SCORE):
         endings = ["", "_low", "_high", "_mark", *(["_n"] if f"{metric}_n" in frame else [])]
         columns = [f"{metric}{ending}" for ending in endings]
+        if differ:
+            frame = frame.assign(**{f"{metric}_clips": frame["clips"]})
+            columns.append(f"{metric}_clips")
         wide = frame.pivot(index=keys, columns="experiment", values=columns)  # noqa: PD010
         order = [(c, e) for e in frame["experiment"].unique() for c in columns]
         wide = wide[order]
@@ -278,11 +305,12 @@ def _tables(
     """Return a table for each family of metrics, or several if a page is too narrow for one."""
     tables = []
     rows = [row for row, _, _ in lines]
+    before: list[_Field] = [(CLIPS, _population(rows))] if _differ(rows) else []
     for family, metrics in families.items():
-        parts: list[list[_Field]] = [[]]
+        parts: list[list[_Field]] = [[*before]]
         for fields in (_with_counts(metric, rows) for metric in metrics):
             if len(parts[-1]) + len(fields) > _COLUMNS_AT_MOST:
-                parts.append([])
+                parts.append([*before])
             parts[-1] += fields
         for number, fields in enumerate(parts, start=1):
             notes = ([family] if family else []) + ([f"{number} of {len(parts)}"] * (number > 1))
@@ -297,6 +325,23 @@ def _tables(
                 )
             )
     return tables
+
+
+def _population(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the column that counts what a mean is over: explained classes, or clips."""
+    return "rows" if "rows" in rows[0] else "clips"
+
+
+def _differ(rows: Sequence[dict[str, Any]]) -> bool:
+    """Return whether means that are compared are over different numbers of clips.
+
+    Those of correctly and of wrongly classified clips are not compared with each other.
+    """
+    parts: dict[str, set[tuple]] = {}
+    for row in rows:
+        counts = row["clips"], row.get("rows", 0)
+        parts.setdefault(row.get("label", ""), set()).add(counts)
+    return any(len(counts) > 1 for counts in parts.values())
 
 
 def _with_counts(metric: str, rows: Sequence[dict[str, Any]]) -> list[_Field]:

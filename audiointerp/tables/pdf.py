@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 from audiointerp.evaluation import METRICS
 from audiointerp.plots import draw_plane
 from audiointerp.storage import replacing
-from audiointerp.tables.cells import COUNT, Cell, Column, Row
+from audiointerp.tables.cells import COUNTS, Cell, Column, Row
 from audiointerp.tables.lettering import Lettering
 from audiointerp.tables.links import Bookmark, Link, add_navigation
+from audiointerp.tables.notes import note_lines
 from audiointerp.tables.score import SCORE, describe_score
 from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
 
@@ -177,6 +178,7 @@ def _is_western(tables: Iterable[Table], texts: Iterable[str] = ()) -> bool:
     for table in tables:
         texts += [table.caption, *table.stub, *(column.name for column in table.columns)]
         texts += [part for row in table.rows for part in (row.group, row.label)]
+        texts += note_lines(table.notes)
     text = "".join(texts)
     return text.encode("cp1252", errors="ignore").decode("cp1252") == text
 
@@ -208,7 +210,7 @@ def _flow(kind: str, tables: Sequence[Table], pages: list[_Page], lowest: float)
     width = max(map(_table_width, tables))
     across = max(1, int((_WIDTH - 2 * _SIDE + _GAP) // (width + _GAP)))
     lowest += _ABOVE
-    if not pages or lowest + _TITLE + _lines(tables[0].groups) > _ROOM:
+    if not pages or lowest + _TITLE + _lines(tables[0].groups) + len(_notes(tables[0])) > _ROOM:
         pages.append(_Page())
         lowest = 0.0
     start = y = lowest + _TITLE
@@ -216,8 +218,9 @@ def _flow(kind: str, tables: Sequence[Table], pages: list[_Page], lowest: float)
     column = 0
     for table in tables:
         groups, continued = table.groups, False
+        noted = len(_notes(table))
         while groups:
-            fitting = _fitting(groups, _ROOM - y)
+            fitting = _fitting(groups, _ROOM - y - noted)
             if not fitting and y > start:
                 column, y = column + 1, start
                 if column == across:
@@ -228,7 +231,7 @@ def _flow(kind: str, tables: Sequence[Table], pages: list[_Page], lowest: float)
             taken, groups = groups[: fitting or 1], groups[fitting or 1 :]
             left = _SIDE + column * (width + _GAP)
             pages[-1].pieces.append(_Piece(table, taken, left, y, continued))
-            y += _lines(taken)
+            y += _lines(taken) + noted
             lowest, continued = max(lowest, y), True
     return lowest
 
@@ -247,6 +250,12 @@ def _lines(groups: Sequence[tuple[str, tuple[Row, ...]]]) -> float:
     return _HEAD + rows + _BETWEEN * (len(groups) - 1) + _BELOW
 
 
+def _notes(table: Table) -> list[str]:
+    """Return the lines that stand below each part of a table."""
+    letters = max(40, int(_table_width(table) / _LETTER))
+    return [part for line in note_lines(table.notes) for part in textwrap.wrap(line, letters)]
+
+
 def _stub_widths(table: Table) -> list[float]:
     """Return the widths of the row labels, inches."""
     groups = [table.stub[0], *(row.group for row in table.rows)]
@@ -257,13 +266,13 @@ def _stub_widths(table: Table) -> list[float]:
 
 def _cell_widths(table: Table) -> list[float]:
     """Return the widths of the cells, inches: their share of the page, within reason."""
-    wide = [column for column in table.columns if column != COUNT]
+    wide = [column for column in table.columns if column not in COUNTS]
     narrow = _COUNT_CELL * (len(table.columns) - len(wide))
     names = _PAD + _LETTER * max(len(_heading(column)) + 1 for column in wide)
     share = (_WIDTH - 2 * _SIDE - sum(_stub_widths(table)) - narrow) / len(wide)
     least = max(_CELL, names)
     width = min(max(share, least), max(_WIDEST_CELL, names)) if share < 2 * least else least
-    return [_COUNT_CELL if column == COUNT else width for column in table.columns]
+    return [_COUNT_CELL if column in COUNTS else width for column in table.columns]
 
 
 def _table_width(table: Table) -> float:
@@ -350,7 +359,12 @@ def _make_key(tables: Tables) -> list[_Paragraph]:
     key += [_Paragraph("", [*textwrap.wrap(text, 68), ""]) for text in texts]
     meanings = {name: METRICS[name].about for name in tables.metrics}
     meanings[SCORE] = describe_score(tables.scored)
-    return key + [_Paragraph(name, textwrap.wrap(text, 58)) for name, text in meanings.items()]
+    key += [_Paragraph(name, textwrap.wrap(text, 58)) for name, text in meanings.items()]
+    if tables.notes:
+        key.append(_Paragraph("What the means do not show", []))
+        lines = (textwrap.wrap(line, 68) for line in note_lines(tables.notes))
+        key += [_Paragraph("", line) for line in lines]
+    return key
 
 
 def _cut(parts: Iterable[_Part]) -> list[list[_Part]]:
@@ -472,7 +486,7 @@ def _draw_piece(figure: Figure, page: Lettering, piece: _Piece) -> None:
         page.add(x, y, text)
     for x, column in zip(cells, table.columns, strict=True):
         _draw_arrow(figure, x - 0.05, y, column.better)
-        if column == COUNT:
+        if column in COUNTS:
             page.add(x + _MEAN, y, _heading(column), align="right")
         else:
             page.add(x, y, _heading(column))
@@ -490,6 +504,9 @@ def _draw_piece(figure: Figure, page: Lettering, piece: _Piece) -> None:
             for x, cell in zip(cells, row.cells, strict=True):
                 _draw_cell(page, x, y, cell)
     _rule(figure, left, right, y - 0.5 * _LINE, 0.8)
+    for line in _notes(table):
+        y -= _LINE
+        page.add(left, y - 0.4 * _LINE, line, size=_SMALL)
 
 
 def _heading(column: Column) -> str:

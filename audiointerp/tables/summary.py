@@ -15,6 +15,7 @@ from audiointerp.evaluation.statistics import (
     holm,
     interval,
     pareto_front,
+    population_counts,
     signed_rank_test,
 )
 from audiointerp.tables.load import EXPLAINED, RUN_COLUMNS, row_key
@@ -83,11 +84,13 @@ def summarise_files(table: pd.DataFrame, masks: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Means over the clips, rounded for reading.
+        Means over the rows, rounded for reading, with what
+        `audiointerp.evaluation.statistics.population_counts` adds.
     """
     shown = table[table["mask"].isin(masks)]
-    means = shown.groupby(["model", "method", "mask"], sort=False)[metric_columns(table)].mean()
-    return means.round(3)
+    groups = shown.groupby(["model", "method", "mask"], sort=False)
+    means = groups[metric_columns(table)].mean().round(3)
+    return means.assign(**population_counts(groups, partial_metrics(shown)))
 
 
 def estimate(
@@ -195,7 +198,8 @@ def compare(results: pd.DataFrame, of: Kind, *, within: Sequence[str]) -> pd.Dat
         One row per group, metric and pair: `within`, ``metric``, ``first``, ``second``, ``clips``
         (for which both have a value), ``difference`` (mean of first - second over their rows),
         ``better`` (whichever the ranks favour, or empty), ``p`` and ``p_holm`` (NaN where there is
-        no such clip).
+        no such clip). If some pair lacks a clip that another row of its group has, also ``of``,
+        how many clips the rows of the group have together.
 
     Raises
     ------
@@ -240,6 +244,7 @@ def compare(results: pd.DataFrame, of: Kind, *, within: Sequence[str]) -> pd.Dat
             "first": np.tile(labels[first], len(metrics)),
             "second": np.tile(labels[second], len(metrics)),
             "clips": counts.ravel(),
+            "of": len(np.unique(clip_of[known])),
             "difference": np.where(counts > 0, mean, np.nan).ravel(),
             "better": np.where(direction == 0, "", favoured).ravel(),
             "p": p.ravel(),
@@ -249,7 +254,8 @@ def compare(results: pd.DataFrame, of: Kind, *, within: Sequence[str]) -> pd.Dat
     if not parts:
         columns = ("metric", "first", "second", "clips", "difference", "better", "p", "p_holm")
         return pd.DataFrame(columns=[*within, *columns])
-    return pd.concat(parts, ignore_index=True)
+    whole = pd.concat(parts, ignore_index=True)
+    return whole if (whole["clips"] < whole["of"]).any() else whole.drop(columns="of")
 
 
 def _by_clip(differences: NDArray, both: NDArray, clips: NDArray) -> tuple[NDArray, NDArray]:
@@ -377,15 +383,18 @@ def fidelity_simplicity(results: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One row per model, experiment, method and mask with ``fidelity``, ``simplicity`` and
         ``front``: whether no other method and mask of the same model and experiment is at least as
-        good in both and better in one. No rows if all runs lack the metrics of a family.
+        good in both and better in one; and ``clips`` where not all have equally many. No rows if
+        all runs lack the metrics of a family.
     """
     names = scored_metrics(results)
     families = {family: metric_columns(names, [family]) for family in SCORED_FAMILIES}
     groups = results.groupby(list(RUN_COLUMNS), sort=False)
     means, cells = groups[names].mean(), groups["cells"].first()
+    clips = groups["clip"].nunique()
     columns = ["model", "experiment", "method", "mask", *families, "front"]
     if not all(families.values()):
         return pd.DataFrame(columns=columns)
+    counts = {"clips": clips} if len(clips.unique()) > 1 else {}
     plane = in_order(
         pd.DataFrame(
             {
@@ -394,7 +403,8 @@ def fidelity_simplicity(results: pd.DataFrame) -> pd.DataFrame:
                     for row, n in zip(means.to_numpy(), cells, strict=True)
                 ]
                 for family, of in families.items()
-            },
+            }
+            | counts,
             index=means.index,
         ).reset_index()
     )
@@ -402,4 +412,4 @@ def fidelity_simplicity(results: pd.DataFrame) -> pd.DataFrame:
     for _, places in plane.groupby(["model", "experiment"], sort=False):
         # Places that differ by rounding are equal, whichever machine rounded.
         front[places.index] = pareto_front(places[list(families)].round(9))
-    return plane.assign(front=front)[columns]
+    return plane.assign(front=front)[[*columns, *counts]]

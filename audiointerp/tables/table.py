@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -11,6 +11,7 @@ import pandas as pd
 from audiointerp.evaluation import metric_columns
 from audiointerp.tables.cells import Column, Row
 from audiointerp.tables.html import table_html, with_legend
+from audiointerp.tables.notes import Note, note_lines, notes_for
 
 TITLES = {
     "accuracy": "Accuracy",
@@ -49,6 +50,8 @@ class Table:
         Rows of a group follow each other. Marks compare the rows of a group.
     about : mapping of str to str
         What all its rows are of, by kind: model, experiment, method or metric.
+    notes : tuple of Note
+        What its means do not show, such as missing clips; printed below it.
     """
 
     kind: str
@@ -57,6 +60,12 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     about: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+
+    def choose_rows(self, rows: tuple[Row, ...], notes: Iterable[Note]) -> Table:
+        """Return the table with these rows, and those of some notes that concern them."""
+        names = ({**self.about, **row.about} for row in rows)
+        return replace(self, rows=rows, notes=notes_for(notes, names))
 
     @property
     def groups(self) -> list[tuple[str, tuple[Row, ...]]]:
@@ -67,7 +76,9 @@ class Table:
     @property
     def html(self) -> str:
         """The table alone, without the styles and the legend that it needs around it."""
-        return table_html(self.caption, self.stub, self.columns, self.groups)
+        return table_html(
+            self.caption, self.stub, self.columns, self.groups, note_lines(self.notes)
+        )
 
     def _repr_html_(self) -> str:
         return with_legend([self.html])
@@ -90,12 +101,15 @@ class Tables:
         What the metrics were measured on, "features" or "audio".
     scored : tuple of str
         The metrics that the score is made of.
+    notes : tuple of Note
+        What the means do not show, of all the results.
     """
 
     frames: dict[str, pd.DataFrame]
     tables: list[Table]
     on: str = "features"
     scored: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     @property
     def metrics(self) -> list[str]:
@@ -136,7 +150,7 @@ class Tables:
         for table in (table for table in self.tables if table.kind in kinds):
             rows = tuple(row for row in table.rows if _is_of({**table.about, **row.about}, wanted))
             if rows:
-                tables.append(replace(table, rows=rows))
+                tables.append(table.choose_rows(rows, table.notes))
         return replace(self, frames=frames, tables=tables)
 
     def _repr_html_(self) -> str:

@@ -30,6 +30,7 @@ from audiointerp.dataset.batches import check_clips
 from audiointerp.device import resolve_device
 from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
+from audiointerp.model.provenance import warn_absent, warn_shared
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.runs.classification import check_set, shares_of
 from audiointerp.storage import check_writable, claim, replacing
@@ -188,6 +189,13 @@ def fit(
         If the loss becomes infinite or NaN.
     ClaimedError
         If another run is training in `out`.
+
+    Warns
+    -----
+    MissingClassWarning
+        If a class has no clip in one of the sets.
+    LeakageWarning
+        If a recording has clips in both.
 
     Examples
     --------
@@ -504,8 +512,13 @@ def _check_sets(
             f"{len(common)} clips are in both sets, the first {common[0]!r}: the validation "
             "accuracy would be of clips trained on; did you give both the same folds?"
         )
-    for name, dataset in (("training", train), ("validation", validation)):
-        _check_labels(model, dataset, f"{name} set")
+    for name, dataset, consequence in (
+        ("training set", train, "the network cannot learn them"),
+        ("validation set", validation, "the best epoch is chosen without them"),
+    ):
+        _check_labels(model, dataset, name)
+        warn_absent(dataset, name, consequence)
+    warn_shared(train, validation, ("training set", "validation set"))
 
 
 def _check_labels(model: TransferModel, dataset: ClipDataset, name: str) -> None:

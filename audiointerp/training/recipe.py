@@ -29,6 +29,7 @@ from audiointerp.model import (
     find_panns,
     transfer_panns,
 )
+from audiointerp.model.provenance import CARD, describe_training, warn_absent, warn_shared
 from audiointerp.model.weights import load, save_weights
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.registry import check_different
@@ -210,6 +211,14 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
         If the training goes astray, or the test cannot be done; in the latter case the weights
         are written.
 
+    Warns
+    -----
+    MissingClassWarning
+        If a class has no training, validation or test clip; the card names those without a
+        training clip.
+    LeakageWarning
+        If a recording has clips in the training folds and in another.
+
     Examples
     --------
     >>> trained = train_classifier(
@@ -245,6 +254,8 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     options = {"subset": subset, "sample_rate": rate, "cache_dir": cache_dir, "clips": clips}
     with claim(out):
         train, validation, test = (open_dataset(data, folds=fold, **options) for fold in folds)
+        warn_absent(test, "test set", "its accuracy and mAP are of the other classes")
+        warn_shared(train, test, ("training set", "test set"))
         network = _build(model, head, width, len(train.classes), processor, seed)
         if pretrained is not None:
             _initialise(network, pretrained)
@@ -265,8 +276,11 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
         )
         source, command = _source(data, subset, train), command_line(data, out, given)
 
+        uses = dict(zip(("training", "validation", "test"), folds, strict=True))
+        trained_on = {CARD: describe_training(train, validation, uses)}
+
         def write(predictions: SetPredictions | None) -> None:
-            card = _describe(source, training, predictions, folds, command)
+            card = _describe(source, training, predictions, folds, command) | trained_on
             length = train.duration
             save_weights(out, network, processor, classes=train.classes, duration=length, card=card)
             write_atomically(page, _page(out.stem, network, processor, train, card, predictions))
@@ -526,7 +540,7 @@ def _describe(
     test: SetPredictions | None,
     folds: tuple[tuple[Fold, ...], ...],
     command: str,
-) -> dict[str, str | int | float]:
+) -> dict[str, Any]:
     """Return what travels in the weight file and is written on the card."""
     data, licence = source
     scores = {"validation_accuracy": float(training.best["val_accuracy"])}
@@ -562,7 +576,7 @@ def _page(
     model: TransferModel,
     processor: STFTSpectrogram,
     train: ClipDataset,
-    card: dict[str, str | int | float],
+    card: dict[str, Any],
     test: SetPredictions | None,
 ) -> str:
     parameters = sum(value.numel() for value in model.parameters())
@@ -577,6 +591,7 @@ def _page(
         f"- Front end: {type(processor).__name__}, {_listed(processor.settings())}",
         f"- Clips: {train.duration:g} s at {train.sample_rate} Hz, peak-normalised",
         f"- Data: {card['data']}; folds: {card['folds']}",
+        *_untrained(train),
         f"- Licence: {card['licence']}",
         *_scores(card, test),
         f"- Versions: {card['versions']}",
@@ -590,7 +605,13 @@ def _page(
     return "\n".join(lines)
 
 
-def _scores(card: dict[str, str | int | float], test: SetPredictions | None) -> list[str]:
+def _untrained(train: ClipDataset) -> list[str]:
+    """Return the line of the classes that the network never saw, none where it saw all."""
+    absent = train.absent_classes
+    return [f"- Classes without a training clip: {', '.join(absent)}"] if absent else []
+
+
+def _scores(card: dict[str, Any], test: SetPredictions | None) -> list[str]:
     """Return the lines of the scores: first the one that chose the epoch."""
     chosen = f"on the validation fold, which chose the epoch ({card['best_epoch']})"
     if test is None:

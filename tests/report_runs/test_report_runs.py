@@ -8,6 +8,7 @@ import statistics
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -453,3 +454,37 @@ def test_the_command_line_makes_the_page(workshop, tmp_path, monkeypatch, capsys
     (scene,) = read_data(target)["scenes"]
     assert scene["clip"] == clip
     assert len(scene["probabilities"]) == 3
+
+
+def warning_of(folder):
+    (run,) = read_data(write_report(folder))["runs"]
+    return run["warning"]
+
+
+def test_rows_that_every_table_lacks_are_told(copy):
+    folder = copy / "gradcam_clean"
+    assert warning_of(folder) == ""
+    for path in [*folder.glob("csvs*/*.csv")]:
+        edit(path, lambda text: "".join(text.splitlines(keepends=True)[:-3]))
+    assert warning_of(folder) == "This run has 5 of 8 clips."
+
+
+def test_what_a_run_says_of_leakage_is_told(copy):
+    folder = copy / "gradcam_clean"
+    content = json.loads((folder / "run.json").read_text())
+    content["report"]["remarks"] = ["8 of 8 clips were trained on"]
+    (folder / "run.json").write_text(json.dumps(content))
+    assert warning_of(folder) == "8 of 8 clips were trained on."
+
+
+def test_degenerate_maps_are_counted_and_listed(copy):
+    folder = copy / "saliency_clean"
+    (run,) = read_data(write_report(folder))["runs"]
+    facts = {"constant_map", "positive_cells"}
+    assert not facts & set(run["diagnostics"])
+    table = pd.read_csv(folder / "diagnostics.csv")
+    table.loc[[1, 2], "constant_map"] = 1
+    table.to_csv(folder / "diagnostics.csv", index=False)
+    (run,) = read_data(write_report(folder))["runs"]
+    assert "2 of 8 maps are constant" in dict(run["about"])["Degenerate"]
+    assert run["diagnostics"]["constant_map"] == [0, 1, 1, 0, 0, 0, 0, 0]

@@ -41,7 +41,17 @@ function show() {
   byId("places").hidden = places.length < 2 && places[0] === "features";
   showTimeline();
   showViewer();
+  showDegenerate();
   showMetrics();
+}
+
+/** Say what is degenerate about the map and the mask that are shown. */
+function showDegenerate() {
+  const { degenerate } = method();
+  const said = ["map", shown.mask].filter((name) => name in degenerate)
+    .map((name) => `The ${name === "map" ? "map" : `mask ${name}`} is degenerate: ${degenerate[name]}.`);
+  byId("degenerate").textContent = said.join(" ");
+  byId("degenerate").hidden = !said.length;
 }
 
 function showMetrics() {
