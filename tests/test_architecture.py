@@ -6,7 +6,7 @@ import pytest
 from repository import REPOSITORY
 
 LAYERS = (
-    ("registry", "storage", "device", "version"),
+    ("registry", "storage", "device", "text", "version"),
     ("dataset",),
     ("sound",),
     ("processing",),

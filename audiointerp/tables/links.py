@@ -14,6 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from audiointerp.text import printable
+
 
 class Bookmark(NamedTuple):
     """A line of the list that a reader shows beside the pages.
@@ -173,7 +175,7 @@ def _add_links(pdf: _Pdf, page: int, links: Sequence[Link]) -> None:
 
 def _text(text: str) -> str:
     """Return a text string of any letters as PDF writes it."""
-    return f"<feff{text.encode('utf-16-be').hex()}>"
+    return f"<feff{printable(text).encode('utf-16-be').hex()}>"
 
 
 def _numbers(values: Sequence[float]) -> str:
