@@ -17,6 +17,7 @@ from audiointerp.tables.load import load_results
 from audiointerp.tables.paper import make_tables
 from audiointerp.tables.pdf import write_pdf
 from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
+from audiointerp.tables.tex import escape, file_names, letters_preamble
 
 _LEGEND = (
     "Metrics were {on}. Mean over the clips [95\\,\\% bootstrap interval]. Best mean of a group of "
@@ -75,7 +76,8 @@ def export_tables(tables: Tables, out: str | os.PathLike[str]) -> list[Path]:
     """Write tables as CSV, LaTeX and PDF.
 
     ``csv/<kind>.csv`` has the numbers in full; ``latex/<kind>.tex`` the tables to take into a paper
-    and ``latex/plane_<model>_<experiment>.pdf`` the pictures of the fidelity-simplicity plane,
+    and ``latex/plane_<model>_<experiment>.pdf`` the pictures of the fidelity-simplicity plane (what
+    a file name in LaTeX cannot have becomes ``_``),
     ``latex/tables.tex`` a document of them all; ``tables.pdf`` is the same, made without LaTeX.
 
     Parameters
@@ -119,21 +121,22 @@ def write_latex(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     files = []
-    sections = []
+    sections, texts = [], []
     for kind, group in groupby(tables.tables, key=lambda table: table.kind):
         text = "\n".join(to_latex(part) for table in group for part in _cut(table))
         files.append(_write(folder / f"{kind}.tex", text))
+        texts.append(text)
         sections.append(f"{_entry(kind)}\\input{{{kind}.tex}}\n\\clearpage\n")
     figures = []
-    planes = tables.frames["plane"].groupby(["model", "experiment"], sort=False)
-    for (model, experiment), plane in planes:
-        name = f"plane_{model}_{experiment}.pdf"
+    planes = list(tables.frames["plane"].groupby(["model", "experiment"], sort=False))
+    names = file_names((f"plane_{model}_{experiment}" for (model, experiment), _ in planes), ".pdf")
+    for name, ((model, experiment), plane) in zip(names, planes, strict=True):
         picture = plot_plane(plane, heading=f"{model}, {experiment}", metrics=tables.scored)
         picture.savefig(folder / name, metadata={"CreationDate": None})
-        figures.append(f"\\includegraphics[width=0.48\\linewidth]{{\\detokenize{{{name}}}}}")
+        figures.append(f"\\includegraphics[width=0.48\\linewidth]{{{name}}}")
         files.append(folder / name)
     sections.append(f"{_entry('plane')}\\noindent\n" + "\\hfill\n".join(figures))
-    return [*files, _write(folder / "tables.tex", _document(sections, tables.on))]
+    return [*files, _write(folder / "tables.tex", _document(sections, texts, tables.on))]
 
 
 def _entry(kind: str) -> str:
@@ -141,13 +144,11 @@ def _entry(kind: str) -> str:
     return f"\\phantomsection\\addcontentsline{{toc}}{{section}}{{{TITLES[kind]}}}\n"
 
 
-def _document(sections: Sequence[str], on: str) -> str:
+def _document(sections: Sequence[str], texts: Sequence[str], on: str) -> str:
     return "\n".join(
         [
             "\\documentclass[10pt]{article}",
-            "\\usepackage[utf8]{inputenc}",
-            "% With T1 but without Latin Modern, letters would be bitmaps.",
-            "\\IfFileExists{lmodern.sty}{\\usepackage{lmodern}\\usepackage[T1]{fontenc}}{}",
+            letters_preamble(texts),
             "\\usepackage[a4paper,landscape,margin=1.2cm]{geometry}",
             "\\usepackage{booktabs}",
             "\\usepackage{graphicx}",
@@ -213,18 +214,6 @@ def to_latex(table: Table) -> str:
     )
 
 
-def escape(text: str) -> str:
-    """Return text that LaTeX sets as it stands."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-    } | {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)
-
-
 def _latex_heading(column: Column) -> str:
     unit = f" ({escape(column.unit)})" if column.unit else ""
     arrow = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}[column.better]
@@ -250,7 +239,7 @@ def _cut(table: Table) -> list[Table]:
         if parts[-1] and len(parts[-1]) + len(rows) > _ROWS_AT_MOST:
             parts.append([])
         parts[-1] += rows
-    numbers = [f" -- {place} of {len(parts)}" for place in range(1, len(parts) + 1)]
+    numbers = [f" – {place} of {len(parts)}" for place in range(1, len(parts) + 1)]
     return [
         replace(table, caption=table.caption + (number if len(parts) > 1 else ""), rows=tuple(rows))
         for number, rows in zip(numbers, parts, strict=True)
