@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-_INVISIBLE = frozenset("Cc Cs Zl Zp".split())
+_INVISIBLE = frozenset(["Cc", "Cs", "Zl", "Zp"])
 """Categories of control characters, surrogates, and separators of lines and paragraphs."""
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of what follows, or end such a change."""

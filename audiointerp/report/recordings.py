@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from audiointerp.report.media import draw_level
 from audiointerp.runs.result import RECORDING
-from audiointerp.runs.store import READ_EXACTLY
+from audiointerp.spreadsheet import read_csv
 
 CURVES = 6
 """Classes whose probabilities are drawn: those that are the most probable anywhere."""
@@ -38,7 +37,7 @@ class SavedRecording:
     @cached_property
     def times(self) -> np.ndarray:
         """Start and end of every window, seconds, shape (windows, 2)."""
-        table = self._read("timeline.csv", lambda path: pd.read_csv(path, **READ_EXACTLY))
+        table = self._read("timeline.csv", read_csv)
         return table[["start", "end"]].to_numpy(float)
 
     @cached_property

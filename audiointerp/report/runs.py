@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from audiointerp.evaluation import SCORED_FAMILIES, metric_columns
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
-from audiointerp.runs.store import READ_EXACTLY, TABLES, read_run
+from audiointerp.runs.store import TABLES, read_run
+from audiointerp.spreadsheet import read_csv
 from audiointerp.tables import SAME, SCORE, SCORE_FLOOR
 from audiointerp.tables.load import EXPLAINED, complete_metrics, read_rows, row_key, run_name
 from audiointerp.tables.order import sorting_key
@@ -462,6 +463,6 @@ def _with_columns(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 def _read_diagnostics(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame()
-    table = pd.read_csv(path, dtype={"clip": str}, **READ_EXACTLY)
+    table = read_csv(path, dtype={"clip": str})
     table = table.set_index(row_key(table))
     return table.apply(pd.to_numeric, errors="coerce").astype(float)

@@ -25,9 +25,9 @@ from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
 from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
 from audiointerp.report.recordings import SavedRecording, recording_of
-from audiointerp.runs.store import READ_EXACTLY
 from audiointerp.runs.windows import Section
 from audiointerp.sound import SOUND_FORMATS, data_uri
+from audiointerp.spreadsheet import read_csv
 from audiointerp.tables.load import complete_metrics, read_numbers
 from audiointerp.tables.order import sorting_key
 
@@ -128,14 +128,11 @@ class _Saved:
             ending = "" if place == "features" else f"_{place}"
             path = self.folder / f"metrics{ending}.csv"
             if path.is_file():
-                metrics = pd.read_csv(path, index_col=0, **READ_EXACTLY)
+                metrics = read_csv(path, index_col=0)
                 for name in metric_columns(metrics):
                     metrics[name] = read_numbers(metrics[name], f"{path}: column {name}")
                 chances = self.folder / f"probabilities{ending}.csv"
-                tables[place] = (
-                    metrics,
-                    pd.read_csv(chances, index_col=[0, 1], **READ_EXACTLY),
-                )
+                tables[place] = (metrics, read_csv(chances, index_col=[0, 1]))
         if not tables:
             raise ValueError(f"{self.folder}: has no metrics.csv; interpret the clip again")
         return tables

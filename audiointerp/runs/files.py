@@ -41,6 +41,8 @@ from audiointerp.runs.targets import Target
 from audiointerp.runs.windows import Coverage, Section, Windowing
 from audiointerp.sound import SOUND_FORMATS
 from audiointerp.speed.scoring import Scorer
+from audiointerp.spreadsheet import to_csv
+from audiointerp.storage import write_atomically
 
 CLIPS_PER_BATCH = 8
 """Clips that `interpret_files` interprets together; results do not depend on it."""
@@ -153,7 +155,7 @@ def interpret_files(
     columns += ["label", "probability"] + ([] if recipe.target is None else [EXPLAINED])
     table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
     if work.rows:
-        table.to_csv(work.out / "summary.csv", index=False)
+        write_atomically(work.out / "summary.csv", to_csv(table, index=False))
     return FilesResult(work.out, table, work.failures, work.recordings, work.written)
 
 

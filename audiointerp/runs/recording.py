@@ -25,7 +25,8 @@ from audiointerp.runs.targets import describe_target
 from audiointerp.runs.timeline import Timeline, reduce_frames
 from audiointerp.runs.windows import Coverage, join_maps
 from audiointerp.sound import Sound
-from audiointerp.storage import replacing_folder
+from audiointerp.spreadsheet import to_csv
+from audiointerp.storage import replacing_folder, write_atomically
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ class SavedRecording:
     def finish(self) -> None:
         """Write what is of the whole recording."""
         heard = self._heard
-        heard.table().to_csv(self._folder / "timeline.csv")
+        write_atomically(self._folder / "timeline.csv", to_csv(heard.table()))
         np.save(self._folder / "probabilities.npy", heard.probabilities)
         np.save(self._folder / "overview.npy", heard.overview)
         shown = None

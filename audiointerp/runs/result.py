@@ -19,7 +19,8 @@ from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in
 from audiointerp.processing import FrontEnd, View
 from audiointerp.runs.windows import Section
 from audiointerp.sound import SOUND_FORMATS, Sound
-from audiointerp.storage import replacing_folder
+from audiointerp.spreadsheet import to_csv
+from audiointerp.storage import replacing_folder, write_atomically
 
 Part = Literal["in", "out"]
 
@@ -248,8 +249,9 @@ class Interpretation:
         self.plot().save_screen(folder / "masks.png")
         for place, metrics in self.metrics_on.items():
             ending = "" if place == "features" else f"_{place}"
-            metrics.to_csv(folder / f"metrics{ending}.csv")
-            self.class_probabilities_on[place].to_csv(folder / f"probabilities{ending}.csv")
+            write_atomically(folder / f"metrics{ending}.csv", to_csv(metrics))
+            chances = to_csv(self.class_probabilities_on[place])
+            write_atomically(folder / f"probabilities{ending}.csv", chances)
         np.save(folder / "attribution.npy", self.attribution[0, 0].cpu().numpy())
         turned_down = {
             name: sound.excess_db

@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 from audiointerp.evaluation import METRICS
+from audiointerp.spreadsheet import read_csv, to_csv
 from audiointerp.storage import replacing, write_atomically
 
 CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
@@ -39,13 +40,6 @@ EXPLAINED = "explained"
 """Column of the explained label, in runs that were asked for others than the predicted one."""
 TABLES = {"features": "csvs", "audio": "csvs_audio"}
 """Folder of the tables, by what the metrics were measured on."""
-
-READ_EXACTLY: dict[str, Any] = {"keep_default_na": False}
-"""Options of ``pandas.read_csv`` for our tables: a class may be called None or NA, and a number
-comes back as the one that was written."""
-if int(pd.__version__.split(".")[0]) < 3:
-    # Which later versions do without asking, and warn of being asked.
-    READ_EXACTLY["float_precision"] = "round_trip"
 
 CHANGES_NO_ROW = frozenset(
     {"dataset.clips", "interpreter.batch_size", "interpreter.fold_batch_norm"}
@@ -169,7 +163,8 @@ class RunFolder:
         """Add the rows of some clips: for every ("features" or "audio", mask) the same clips."""
         for key, added in rows.items():
             frame = pd.DataFrame(list(added), columns=self.columns)
-            frame.to_csv(self._tables[key], mode="a", header=False, index=False)
+            with self._tables[key].open("a", encoding="utf-8", newline="") as file:
+                file.write(to_csv(frame, header=False, index=False))
             before = self._rows[key]
             self._rows[key] = pd.concat([before, frame]) if len(before) else frame
 
@@ -266,16 +261,16 @@ class RunFolder:
         if not path.is_file():
             return {}
         kinds = {name: str for name in self.keys}
-        rows = pd.read_csv(path, dtype=kinds, **READ_EXACTLY).to_dict("records")
+        rows = read_csv(path, dtype=kinds).to_dict("records")
         return {self._key(row): row for row in rows}
 
     def _write_diagnostics(self) -> None:
         table = pd.DataFrame(self._diagnostics.values())
-        write_atomically(self.path / "diagnostics.csv", table.to_csv(index=False))
+        write_atomically(self.path / "diagnostics.csv", to_csv(table, index=False))
 
     def _write_tables(self, rows: Mapping[tuple[str, str], pd.DataFrame]) -> None:
         for key, table in rows.items():
-            write_atomically(self._tables[key], table.to_csv(index=False))
+            write_atomically(self._tables[key], to_csv(table, index=False))
 
     def _write_run(self, report: Mapping[str, Any]) -> None:
         content = {"settings": self.settings, "report": dict(report)}
@@ -339,14 +334,14 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     A cut can fall within a number, which then still reads as one: only a whole line counts.
     """
-    text = Path(path).read_text()
+    text = Path(path).read_bytes().decode()  # a carriage return in a name stays one
     whole = text[: text.rfind("\n") + 1]
     if not whole:
         return pd.DataFrame()
     # An empty cell of a metric is a clip without evidence for it.
     empty = {name: [""] for name in METRICS}
     kinds = {"clip": str, EXPLAINED: str}
-    return pd.read_csv(io.StringIO(whole), dtype=kinds, na_values=empty, **READ_EXACTLY)
+    return read_csv(io.StringIO(whole), dtype=kinds, na_values=empty)
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from audiointerp.plots import plot_plane
+from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import write_atomically
 from audiointerp.tables.cells import Cell, Column, Row
 from audiointerp.tables.load import load_results
@@ -104,7 +105,7 @@ def write_csv(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
     """Write the numbers, to ten digits, one file for each kind of table; return the files."""
     files = []
     for kind, frame in tables.frames.items():
-        text = frame.to_csv(index=False, float_format="%.10g")
+        text = to_csv(frame, index=False, float_format="%.10g")
         files.append(_write(Path(folder) / f"{kind}.csv", text))
     return files
 
