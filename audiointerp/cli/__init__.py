@@ -10,6 +10,7 @@ import sys
 import typer
 
 from audiointerp.cli import check, data, experiment, figure, interpret, report, tables, train
+from audiointerp.cli.wording import Command, say_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,10 +27,10 @@ for _command in (
     tables.tables,
     check.check,
 ):
-    app.command()(_command)
+    app.command(cls=Command)(_command)
 _data = typer.Typer(no_args_is_help=True, help="Get or make data: ESC-50, the synthetic set.")
 for _command in (data.esc50, data.samples, data.synthetic):
-    _data.command()(_command)
+    _data.command(cls=Command)(_command)
 app.add_typer(_data, name="data")
 
 
@@ -42,5 +43,5 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, ImportError, UnknownNameError) as error:
-        typer.echo(f"error: {error}", err=True)
+        say_error(error)
         sys.exit(2)

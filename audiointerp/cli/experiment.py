@@ -26,6 +26,7 @@ from audiointerp.cli.options import (
     read_fold,
 )
 from audiointerp.cli.skipped import report_skipped
+from audiointerp.cli.wording import say, say_table
 
 
 def experiment(
@@ -97,7 +98,8 @@ def experiment(
     )
     failures = {}
     for folder, result in done.items():
-        typer.echo(f"\n{folder}: accuracy {100 * result.accuracy:.2f} %")
-        typer.echo(result.mean_metrics(on[0]).round(3).to_string())
+        say()
+        say(f"{folder}: accuracy {100 * result.accuracy:.2f} %")
+        say_table(result.mean_metrics(on[0]).round(3))
         failures |= {f"{folder.name}/{clip}": why for clip, why in result.failures.items()}
     report_skipped(failures)

@@ -23,6 +23,7 @@ from audiointerp.cli.options import (
     WindowSeconds,
     build_recipe,
 )
+from audiointerp.cli.wording import say
 
 
 def figure(
@@ -71,6 +72,6 @@ def figure(
         windowing=Windowing(start, end, window, hop),
     )
     if comparison.coverage.is_partial:
-        typer.echo(f"{file}: {comparison.coverage}")
+        say(f"{file}: {comparison.coverage}")
     for path in comparison.plot(shown, part).save_print(out):
-        typer.echo(path)
+        say(path)

@@ -27,6 +27,7 @@ from audiointerp.cli.options import (
 )
 from audiointerp.cli.skipped import report_skipped
 from audiointerp.cli.windows import report_windows
+from audiointerp.cli.wording import say, say_table
 
 
 def interpret(
@@ -92,12 +93,13 @@ def interpret(
     if len(result.table):
         from audiointerp.tables import summarise_files
 
-        typer.echo(summarise_files(result.table, shown).to_string())
-        typer.echo(f"\nPictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
-        typer.echo(f"Every metric of every mask:  {result.folder}/summary.csv")
+        say_table(summarise_files(result.table, shown))
+        say()
+        say(f"Pictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
+        say(f"Every metric of every mask:  {result.folder}/summary.csv")
     if report and result.written:
         from audiointerp.report import write_report
 
         page = write_report(result.folder, results=result.written)
-        typer.echo(f"To look at and listen to:    {page}")
+        say(f"To look at and listen to:    {page}")
     report_skipped(result.failures)

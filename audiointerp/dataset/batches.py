@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from audiointerp.dataset.audio import AudioError
 from audiointerp.dataset.base import Clip, ClipDataset
+from audiointerp.text import printable
 
 
 def read_ahead(
@@ -39,7 +40,7 @@ def read_ahead(
                 clips.append(dataset[index])
             except AudioError as error:
                 failures[dataset.clip_ids[index]] = str(error)
-                tqdm.write(f"skipped {dataset.clip_ids[index]}: {error}")
+                tqdm.write(printable(f"skipped {dataset.clip_ids[index]}: {error}"))
         return clips
 
     chunks = [indices[start : start + size] for start in range(0, len(indices), size)]

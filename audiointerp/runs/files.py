@@ -43,6 +43,7 @@ from audiointerp.sound import SOUND_FORMATS
 from audiointerp.speed.scoring import Scorer
 from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import write_atomically
+from audiointerp.text import printable
 
 CLIPS_PER_BATCH = 8
 """Clips that `interpret_files` interprets together; results do not depend on it."""
@@ -145,7 +146,7 @@ def interpret_files(
     total = len(models) * len(recipe.methods) * len(names)
     with tqdm(total=total, unit="clip", disable=not recipe.progress) as bar:
         for name, classifier in models.items():
-            bar.set_description(name)
+            bar.set_description(printable(name))
             drawn = recipe.background(background, classifier, **work.windowing.of_background())
             jobs = recipe.jobs(classifier, drawn)
             _ModelWork(work, name, jobs, bar).run(names)
@@ -300,7 +301,7 @@ class _ModelWork:
             if place not in explained:
                 self._note_unlabelled(name.recording if isinstance(name, Section) else name)
         for method, job in self._jobs.items():
-            self._bar.set_description(f"{self._name} {method}")
+            self._bar.set_description(printable(f"{self._name} {method}"))
             for result in batch.explain(job):
                 folder = self._folder(method, result)
                 result.save(folder, self._work.masks, sound=self._work.sound)
@@ -310,7 +311,7 @@ class _ModelWork:
     def _interpret_recording(self, recording: Recording) -> None:
         """Interpret the windows of a recording; what was interpreted is saved and let go."""
         work = self._work
-        self._bar.set_description(f"{self._name} {recording.name}")
+        self._bar.set_description(printable(f"{self._name} {recording.name}"))
         most = work.windowing.windows
         heard = hear(recording, self._first, self._scorer, target=work.target, most=most)
         folders = {method: work.out / self._name / method / recording.name for method in self._jobs}
@@ -346,7 +347,7 @@ class _ModelWork:
     def _note_failure(self, name: str, why: str) -> None:
         """Note why a file cannot be interpreted; say so once where it is so for every model."""
         if self._work.failures.get(name) != why:
-            tqdm.write(f"skipped: {why}")
+            tqdm.write(printable(f"skipped: {why}"))
         self._work.failures[name] = why
 
     def _note_unlabelled(self, clip: str) -> None:
