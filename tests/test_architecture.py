@@ -6,7 +6,7 @@ import pytest
 from repository import REPOSITORY
 
 LAYERS = (
-    ("registry", "storage", "spreadsheet", "device", "text", "version"),
+    ("registry", "storage", "spreadsheet", "arguments", "device", "text", "version"),
     ("dataset",),
     ("sound",),
     ("processing",),

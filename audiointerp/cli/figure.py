@@ -29,7 +29,7 @@ from audiointerp.cli.wording import say
 def figure(
     file: Annotated[Path, typer.Argument(help="Sound file: WAV, OGG, FLAC, MP3.")],
     weights: Annotated[Path, typer.Option("--weights", "-w", help="Weight file.")],
-    out: Annotated[Path, typer.Option(help="Where to, without ending.")] = Path("figure"),
+    out: Annotated[Path, typer.Option(help="Where to; .pdf and .png are added.")] = Path("figure"),
     method: Methods = None,
     mask: Annotated[
         list[str] | None, typer.Option(help="Mask of a column, six at most; topK_5, topK_30.")

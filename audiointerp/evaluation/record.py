@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from audiointerp.arguments import several
 from audiointerp.registry import Registry
 
 Value = TypeVar("Value")
@@ -185,6 +186,8 @@ def metric_columns(columns: Collection[str], families: Collection[str] | None = 
     families : collection of str, optional
         Only metrics of these families.
     """
+    columns = several(columns)
+    families = None if families is None else several(families)
     return [
         name
         for name, metric in METRICS.items()

@@ -119,7 +119,7 @@ def draw_plane(
 
 def _label(family: str, metrics: Sequence[str] | None) -> str:
     """Say what an axis shows: each metric scaled to 0–1, 1 the best."""
-    names = metric_columns(METRICS if metrics is None else metrics, [family])
+    names = metric_columns(METRICS if metrics is None else metrics, family)
     terms = [name if METRICS[name].better > 0 else f"1 − {name}" for name in names]
     return textwrap.fill(f"{family}: geometric mean of {', '.join(terms)}", 60)
 

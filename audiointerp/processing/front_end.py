@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from audiointerp.arguments import build
 from audiointerp.processing.view import Axes, View
 from audiointerp.registry import Registry
 
@@ -120,7 +121,4 @@ def build_processor(settings: dict[str, Any]) -> FrontEnd:
     if "name" not in kwargs:
         raise ValueError(f"front end settings without a 'name': {settings!r}")
     front_end = FRONT_ENDS[kwargs.pop("name")]
-    try:
-        return front_end(**kwargs)
-    except TypeError as error:
-        raise ValueError(f"settings {kwargs} do not fit {front_end.__name__}: {error}") from error
+    return build(front_end, front_end.__name__, kwargs)

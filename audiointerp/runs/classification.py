@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from audiointerp.arguments import several
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.device import device_of, resolve_device
 from audiointerp.evaluation.ranking import average_precision, mean_average_precision
@@ -305,13 +306,13 @@ def confusion(labels: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     ValueError
         If a label is not among the classes, or a clip has none or several.
     """
-    names = list(classes)
+    names = list(several(classes))
     unknown = sorted((set(labels["target"]) | set(labels["predicted"])) - set(names))
     if unknown:
-        several = [name for name in unknown if set(name.split(BETWEEN_LABELS)) <= {*names, ""}]
-        if several:
+        combined = [name for name in unknown if set(name.split(BETWEEN_LABELS)) <= {*names, ""}]
+        if combined:
             raise ValueError(
-                f"a clip has the labels {several[0]!r}: a confusion matrix is of clips with one "
+                f"a clip has the labels {combined[0]!r}: a confusion matrix is of clips with one "
                 "label each; classify_set(…).label_counts() counts right and wrong by label"
             )
         raise ValueError(f"labels {', '.join(unknown)} are not among the classes {names}")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from audiointerp.arguments import several
 from audiointerp.dataset import AudioError
 from audiointerp.dataset.channels import CHANNELS, MID
 from audiointerp.device import resolve_device
@@ -138,6 +139,7 @@ def interpret_files(
     CHANNELS[channel]
     names = {with_channel(name, channel): file for name, file in by_stem(files).items()}
     recipe = make_recipe(recipe, options)
+    masks = None if masks is None else several(masks)
     check_names((), masks or ())
     models = load_models(weights, resolve_device(device))
     for classifier in models.values():

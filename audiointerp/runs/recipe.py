@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from audiointerp.arguments import several
 from audiointerp.dataset import ClipDataset, open_dataset
 from audiointerp.interpretation import METHODS, Interpreter, select_background
 from audiointerp.masking import MASKS, base_level
@@ -34,9 +35,9 @@ class Recipe:
 
     Attributes
     ----------
-    methods : sequence of str, optional
+    methods : str or sequence of str, optional
         Names in ``METHODS``; all by default.
-    masks : sequence of str, optional
+    masks : str or sequence of str, optional
         Masks to make and score; all by default.
     base : {"floor", "minimum", "quiet"}
         What a removed cell becomes, and what methods that hide parts of a clip put there.
@@ -61,8 +62,8 @@ class Recipe:
         If there is no such method or mask.
     """
 
-    methods: Sequence[str] | None = None
-    masks: Sequence[str] | None = None
+    methods: str | Sequence[str] | None = None
+    masks: str | Sequence[str] | None = None
     base: str = "floor"
     domain: Literal["feature", "power"] = "feature"
     on: Place | Sequence[Place] = "features"
@@ -74,9 +75,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         methods = METHODS if self.methods is None else self.methods
-        object.__setattr__(self, "methods", tuple(methods))
+        object.__setattr__(self, "methods", several(methods))
         if self.masks is not None:
-            object.__setattr__(self, "masks", tuple(self.masks))
+            object.__setattr__(self, "masks", several(self.masks))
         check_names(self.methods, self.masks or ())
 
     def background(
@@ -282,7 +283,7 @@ def load_models(
 
 def by_stem(files: Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
     """Return the files by their names without ending, which must differ."""
-    paths = [Path(file) for file in files]
+    paths = [Path(file) for file in several(files)]
     names = {path.stem: path for path in paths}
     if len(names) < len(paths):
         twice = sorted({path.stem for path in paths if names[path.stem] != path})

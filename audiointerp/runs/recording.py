@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiointerp.arguments import several
 from audiointerp.plots import Picture, plot_recording
 from audiointerp.processing import FrontEnd
 from audiointerp.runs.names import labelled, result_name
@@ -265,7 +266,7 @@ class SavedRecording:
         self._folder = folder
         self._heard = heard
         self._method = method
-        self._masks = None if masks is None else list(masks)
+        self._masks = None if masks is None else several(masks)
         self._sound = sound
         self._saved: dict[int, list[Path]] = {}
 

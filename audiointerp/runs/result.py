@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from audiointerp.arguments import several
 from audiointerp.masking import MASKS
 from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in_words
 from audiointerp.processing import FrontEnd, View
@@ -214,7 +215,7 @@ class Interpretation:
             If there is no such mask or format, or the format does not have the clip's rate.
         """
         folder = Path(folder)
-        chosen = list(self.masks if masks is None else masks)
+        chosen = list(self.masks if masks is None else several(masks))
         for mask in chosen:
             self.check_mask(mask)
         SOUND_FORMATS[sound].check_rate(self.processor.sample_rate)

@@ -25,6 +25,7 @@ _LEGEND = (
     "rows: \\textbf{{bold}}; worst: \\underline{{underlined}}. An asterisk: better, or worse, than "
     "every other of the group (paired Wilcoxon test, Holm, $p < 0.05$)."
 )
+_ENDINGS = (".csv", ".tex", ".pdf")
 _ROWS_AT_MOST = 60
 """Of a table that fits a page of the document; longer ones are cut between groups."""
 
@@ -64,6 +65,9 @@ def write_tables(
     ValueError
         As `audiointerp.tables.load_results`; nothing is written then.
     """
+    out = Path(out)
+    if out.suffix.lower() in _ENDINGS:
+        raise ValueError(f"{out}: the tables are several files in a folder; name the folder")
     loaded = load_results(results, on=on, models=models, experiments=experiments)
     with tqdm(total=2, desc="tables", unit="step") as bar:
         tables = make_tables(loaded, resamples=resamples, seed=seed)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from audiointerp.arguments import several
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.processing import build_processor
 from audiointerp.runs.store import CLIP_COLUMNS, EXPLAINED, TABLES, read_run, read_table
@@ -249,6 +250,7 @@ def _only(
     """Return the files of some models or experiments."""
     if wanted is None:
         return paths
+    wanted = several(wanted)
     known = {name_of(path) for path in paths}
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from audiointerp.arguments import several
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
 from audiointerp.tables.load import RUN_COLUMNS
 
@@ -162,9 +163,11 @@ def score(
     array, shape (...,)
         In [0.01, 1]; NaN where a metric is.
     """
-    names = metric_columns(METRICS, SCORED_FAMILIES) if names is None else list(names)
+    names = metric_columns(METRICS, SCORED_FAMILIES) if names is None else list(several(names))
     shares = normalise(means, cells, names)
-    return combine(shares if of is None else shares[..., [names.index(name) for name in of]])
+    if of is not None:
+        shares = shares[..., [names.index(name) for name in several(of)]]
+    return combine(shares)
 
 
 def combine(shares: NDArray) -> NDArray:

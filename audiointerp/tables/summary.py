@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from audiointerp.arguments import several
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
 from audiointerp.evaluation.statistics import (
     bootstrap_means,
@@ -85,7 +86,7 @@ def summarise_files(table: pd.DataFrame, masks: Sequence[str]) -> pd.DataFrame:
     DataFrame
         Means over the clips, rounded for reading.
     """
-    shown = table[table["mask"].isin(masks)]
+    shown = table[table["mask"].isin(several(masks))]
     means = shown.groupby(["model", "method", "mask"], sort=False)[metric_columns(table)].mean()
     return means.round(3)
 
