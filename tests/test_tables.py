@@ -7,6 +7,7 @@ import json
 import pytest
 
 from audiointerp.tables import accuracy, load_results, summarise, summarise_files
+from audiointerp.tables.files import write_tables
 
 HEADER = "clip,target,predicted,is_correct,FF,AI,AD,AG,FidIn,SPS,COMP"
 BIN = [
@@ -118,3 +119,10 @@ def test_a_damaged_run_is_no_source_of_numbers(results):
     (results / "stft" / "shap_clean" / "run.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         load_results(results)
+
+
+@pytest.mark.parametrize("name", ["tables.csv", "paper.PDF", "a.tex"])
+def test_a_file_is_no_folder_of_tables(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"{name}: the tables are several files in a folder"):
+        write_tables(tmp_path, tmp_path / name)
+    assert not (tmp_path / name).exists()

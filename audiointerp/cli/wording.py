@@ -148,5 +148,6 @@ def _printable(table: pd.DataFrame) -> pd.DataFrame:
     def shown(value: Any) -> Any:
         return printable(value) if isinstance(value, str) else value
 
-    plain = table.map(shown).rename(columns=shown)
-    return plain.rename(index=shown)
+    plain = table.map(shown).rename(index=shown, columns=shown)
+    plain.index = plain.index.set_names([shown(name) for name in plain.index.names])
+    return plain

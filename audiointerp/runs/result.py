@@ -266,7 +266,7 @@ class Interpretation:
         """Show label, players and metrics; few masks have players, to keep notebooks small."""
         shown = [mask for mask in _PLAYED if mask in self.masks] or list(self.masks)[:3]
         rows = "".join(
-            f"<tr><th>{mask}</th><td>{self.audio(mask, 'in').player()}</td>"
+            f"<tr><th>{html.escape(mask)}</th><td>{self.audio(mask, 'in').player()}</td>"
             f"<td>{self.audio(mask, 'out').player()}</td></tr>"
             for mask in shown
         )
