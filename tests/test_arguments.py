@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+from test_paper import rows
 
 import audiointerp as ai
 from audiointerp.arguments import build, several
 from audiointerp.dataset.audio import save_audio
 from audiointerp.evaluation import metric_columns
+from audiointerp.evaluation.describe import metrics_table
 from audiointerp.interpretation import METHODS
-from audiointerp.masking import MASKS
+from audiointerp.masking import MASKS, make_masks
 from audiointerp.metrics import METRICS
 from audiointerp.model import HEADS, MODELS, build_head, build_model
 from audiointerp.processing import FRONT_ENDS, build_processor
 from audiointerp.runs.experiment import mean_metrics, run_experiment
 from audiointerp.runs.files import interpret_files
 from audiointerp.runs.recipe import Recipe, by_stem
-from audiointerp.tables import load_results
+from audiointerp.tables import compare, estimate, load_results, mark, score
 
 
 @pytest.mark.parametrize("one", ["saliency", Path("a/b.wav"), 5, b"raw"])
@@ -109,3 +113,20 @@ def test_a_class_that_takes_any_setting_gets_them():
     assert build(collect, "it", {"first": 1, "second": 2}) == {"first": 1, "second": 2}
     with pytest.raises(ValueError, match="needs the setting first"):
         build(collect, "it", {"second": 2})
+
+
+@pytest.mark.parametrize("by", ["model", ["model"]])
+def test_rows_are_grouped_by_one_column(by):
+    results = pd.concat(rows(method, "bin", {"FF": [0.1, 0.3]}) for method in ("lime", "shap"))
+    estimates = estimate(results, by, resamples=10)
+    assert estimates["FF"].tolist() == [pytest.approx(0.2)]
+    comparisons = compare(results, "method", within=by)
+    assert set(comparisons["model"]) == {"mel"}
+    both = estimates.loc[[0, 0]].assign(method=["lime", "shap"]).reset_index(drop=True)
+    assert len(mark(both, comparisons, "method", within=by)) == 2
+
+
+def test_one_metric_or_mask_is_taken_by_name():
+    assert list(make_masks(torch.rand(1, 1, 4, 4), "bin")) == ["bin"]
+    assert metrics_table("FF") == metrics_table(["FF"])
+    assert score([0.5], 100.0, names="FF", of="FF") == pytest.approx(0.5)

@@ -226,7 +226,10 @@ def evaluate_evidence(evidence: Evidence, names: Iterable[str] | None = None) ->
     ValueError
         If a metric named needs what is not known.
     """
-    chosen = available_metrics(evidence.known) if names is None else {n: METRICS[n] for n in names}
+    if names is None:
+        chosen = available_metrics(evidence.known)
+    else:
+        chosen = {name: METRICS[name] for name in several(names)}
     for name, metric in chosen.items():
         missing = metric.needs - evidence.known
         if missing:

@@ -105,7 +105,7 @@ def normalise(means: ArrayLike, cells: float, names: Sequence[str] | None = None
     ValueError
         If a value lies outside its metric's bounds.
     """
-    names = metric_columns(METRICS, SCORED_FAMILIES) if names is None else names
+    names = metric_columns(METRICS, SCORED_FAMILIES) if names is None else several(names)
     means = np.asarray(means, dtype=float)
     if means.shape[-1:] != (len(names),):
         raise ValueError(f"means of shape {means.shape}: expected (..., {len(names)})")
