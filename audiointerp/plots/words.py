@@ -78,16 +78,20 @@ def spell(text: str) -> Spelling:
     found = _fonts_with(lacking, len(font_manager.fontManager.ttflist))
     families = tuple(dict.fromkeys(found.values()))
     if missing := lacking - found.keys():
-        warnings.warn(
-            f"no installed font has the letters {''.join(sorted(missing))!r} of {text!r}: pictures "
-            "show their codes. Install a font of that script, such as one of the Noto Sans "
-            "families (Noto Sans CJK for Chinese, Japanese and Korean), and remove matplotlib's "
-            f"list of fonts in {get_cachedir()}",
-            stacklevel=2,
-        )
+        _warn_once("".join(sorted(missing)))
         codes = {ord(sign): sign.encode("unicode_escape").decode("ascii") for sign in missing}
         text = text.translate(codes)
     return Spelling(text, usual + families)
+
+
+@cache
+def _warn_once(letters: str) -> None:
+    warnings.warn(
+        f"no installed font has the letters {letters!r}: pictures show their codes. Install a font "
+        "of that script, such as one of the Noto Sans families (Noto Sans CJK for Chinese, "
+        f"Japanese and Korean), and remove matplotlib's list of fonts in {get_cachedir()}",
+        stacklevel=4,
+    )
 
 
 @cache
