@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from audiointerp.arguments import several
 from audiointerp.registry import Registry
 
 
@@ -183,7 +184,7 @@ def make_masks(attribution: Tensor, names: Iterable[str] | None = None) -> dict[
         raise ValueError(
             "the attribution has NaN or infinite cells: was the model's output finite?"
         )
-    chosen = [names] if isinstance(names, str) else MASKS if names is None else list(names)
+    chosen = MASKS if names is None else several(names)
     functions = {name: _identity if name == IDENTITY else MASKS[name] for name in chosen}
     maps = AttributionMaps(attribution)
     return {name: make(maps).view_as(attribution) for name, make in functions.items()}

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from audiointerp.spreadsheet import unmark
+
 LARGEST_TEXT = 2**30
 """Bytes of the largest file that is read as text."""
 
@@ -306,6 +308,7 @@ def read_csv(
         text = text[: text.rfind("\n") + 1]
     lines = csv_lines(text, path, strict=True)
     _, columns = next(lines, (0, []))
+    columns = list(map(unmark, columns))
     check_header(columns[index:], path)
     rows = []
     for line, cells in lines:
@@ -313,7 +316,7 @@ def read_csv(
             raise FileError(
                 f"{path}, line {line}: is damaged: has {len(cells)} cells, not {len(columns)}"
             )
-        rows.append(cells)
+        rows.append(list(map(unmark, cells)))
     return columns, rows
 
 

@@ -6,7 +6,16 @@ import pytest
 from repository import REPOSITORY
 
 LAYERS = (
-    ("registry", "reading", "storage", "device", "version"),
+    (
+        "registry",
+        "reading",
+        "storage",
+        "spreadsheet",
+        "arguments",
+        "device",
+        "text",
+        "version",
+    ),
     ("dataset",),
     ("sound",),
     ("processing",),

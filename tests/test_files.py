@@ -148,7 +148,7 @@ class TestCutClips:
     def test_one_warning_says_how_many_and_how_much(self, write_tones):
         lengths = {"dog/1.wav": 1.0, "dog/2.wav": 1.05, "dog/3.wav": 1.5, "cat/1.wav": 4.25}
         data = FolderDataset(write_tones("set", lengths), **TINY)
-        words = r"2 of 4 clips are longer than duration=1 s.*up to 3\.2 s \(clip cat__1\.wav\)"
+        words = r"2 of 4 clips are longer than the set's 1 s.*up to 3\.2 s \(clip cat__1\.wav\)"
         with pytest.warns(TruncationWarning, match=words) as caught:
             clips = list(data)
         assert all(clip.waveform.shape == (1, 8000) for clip in clips)

@@ -310,7 +310,7 @@ def test_no_classes_are_refused():
         ({"name": "Cnn15", "num_classes": 2, "num_bins": 64}, "unknown model 'Cnn15'.*Cnn14"),
         (
             {"name": "Cnn6", "num_classes": 2, "num_bins": 64, "width": 0.5},
-            "do not fit Cnn6.*width",
+            "Cnn6 has no setting width: it takes num_classes, num_bins",
         ),
     ],
 )

@@ -29,10 +29,11 @@ from audiointerp.tables import (
     score,
 )
 from audiointerp.tables.cells import Cell, Column, Row
-from audiointerp.tables.files import escape, to_latex, write_csv, write_tables
+from audiointerp.tables.files import to_latex, write_csv, write_tables
 from audiointerp.tables.paper import make_tables
 from audiointerp.tables.pdf import write_pdf
 from audiointerp.tables.table import TITLES, Table
+from audiointerp.tables.tex import escape
 
 CELLS = math.e**10
 ORDER = [name for name in METHODS if name in ("saliency", "gradcam")]

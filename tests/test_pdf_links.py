@@ -33,7 +33,7 @@ def test_bookmarks_are_nested_and_lead_to_their_pages(path):
         Bookmark("Tabellen: größer → (besser)", 2),
         Bookmark("first\\", 2, level=1),
         Bookmark("second)", 3, level=1),
-        Bookmark("End", 3),
+        Bookmark("End \udcff\x1b", 3),
         Bookmark("last", 1, level=1),
     ]
     add_navigation(path, marks, [])
@@ -51,7 +51,7 @@ def test_bookmarks_are_nested_and_lead_to_their_pages(path):
         ("Contents", 1),
         ("Tabellen: größer → (besser)", 2),
         [("first\\", 2), ("second)", 3)],
-        ("End", 3),
+        (r"End \udcff\x1b", 3),
         [("last", 1)],
     ]
     assert pdf.page_mode == "/UseOutlines"

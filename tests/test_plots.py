@@ -551,3 +551,13 @@ def test_probabilities_are_written_and_shaded_in_place():
     for wrong in (chances.iloc[:0], 100 * chances, chances - 0.1):
         with pytest.raises(ValueError, match="expected rows of probabilities"):
             plot_probabilities(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("fig", "fig"), ("fig.pdf", "fig"), ("fig.PNG", "fig"), ("v1.2", "v1.2"), ("a.b.png", "a.b")],
+)
+def test_a_figure_for_print_has_one_ending(tmp_path, name, stem):
+    files = Picture(figsize=(1, 1)).save_print(tmp_path / "new" / name)
+    assert [path.name for path in files] == [f"{stem}.pdf", f"{stem}.png"]
+    assert all(path.is_file() for path in files)

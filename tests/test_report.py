@@ -25,6 +25,7 @@ from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.plots import Picture
 from audiointerp.report import write_report
+from audiointerp.report.page import fill_page
 
 RATE = 8000
 CLASSES = ('</script><script>hacked="class"</script>', "a 'cat' & \"dog\"", "<b>rain</b>")
@@ -468,3 +469,21 @@ def test_a_degenerate_map_is_named_in_a_browser(results, browser, tmp_path):
     text = browser.run("document.getElementById('degenerate').textContent")
     assert "The map is degenerate: constant, 0 in every cell." in text
     assert browser.run("document.getElementById('degenerate').hidden") is False
+
+
+@pytest.mark.parametrize(
+    ("out", "page"),
+    [("new/page", "new/page.html"), ("v1.2", "v1.2.html"), ("a.HTM", "a.HTM"), ("", "report.html")],
+)
+def test_a_page_is_named_as_asked_and_ends_in_html(results, tmp_path, out, page):
+    (saved, *_) = (path.parent for path in results.rglob("summary.json"))
+    assert write_report(saved, out=tmp_path / out) == tmp_path / page
+    assert (tmp_path / page).read_bytes().startswith(b"<!doctype html>")
+
+
+def test_a_page_shows_the_codes_of_control_characters():
+    page = fill_page("saved", "a\udcff\u202eb", {"names": ["c\x1b", ("d\u202e",)], "e\x00": [1.5]})
+    page.encode()
+    assert r"a\udcff\u202eb" in page
+    content = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1]
+    assert json.loads(content) == {"names": [r"c\x1b", [r"d\u202e"]], r"e\x00": [1.5]}

@@ -146,7 +146,7 @@ def test_means_lie_in_their_intervals_and_marks_on_the_extremes(folder):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_document_has_all_its_parts(folder):
     document = (folder / "latex" / "tables.tex").read_text()
-    parts = re.findall(r"\\input{(.*?)}", document) + re.findall(r"detokenize{(.*?)}", document)
+    parts = re.findall(r"\\(?:input|includegraphics\[.*?\]){(.*?)}", document)
     assert len(parts) > 6
     for part in parts:
         assert (folder / "latex" / part).is_file()

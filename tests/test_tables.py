@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from audiointerp.tables import accuracy, load_results, summarise, summarise_files
+from audiointerp.tables.files import write_tables
 
 HEADER = "clip,target,predicted,is_correct,FF,AI,AD,AG,FidIn,SPS,COMP"
 BIN = [
@@ -181,3 +182,10 @@ def test_names_that_look_like_numbers_stay_as_they_are_written(results):
     table.write_text(table.read_text().replace("dog", "007").replace("cat", "1e3"))
     rows = load_results(results)
     assert set(rows.loc[(rows["method"] == "gradcam"), "target"]) >= {"007", "1e3"}
+
+
+@pytest.mark.parametrize("name", ["tables.csv", "paper.PDF", "a.tex"])
+def test_a_file_is_no_folder_of_tables(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"{name}: the tables are several files in a folder"):
+        write_tables(tmp_path, tmp_path / name)
+    assert not (tmp_path / name).exists()

@@ -15,15 +15,23 @@ def main() -> None:
     """Run the command line; an error that a user can mend is one line, not a traceback."""
     with ending_in_order(sys.argv[1:]):
         from audiointerp.cli.commands import app
+        from audiointerp.cli.wording import say, say_error
         from audiointerp.registry import UnknownNameError
         from audiointerp.speed.memory import keep_freed_memory
 
         _show_any_text()
+        encoding = sys.getfilesystemencoding()
+        if encoding != "utf-8":
+            say(
+                f"note: this locale takes the names of files as {encoding}, so that those with "
+                "other letters are misread; set PYTHONUTF8=1 to take them as UTF-8",
+                err=True,
+            )
         keep_freed_memory()
         try:
             app()
         except (ValueError, OSError, ImportError, UnknownNameError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            say_error(error)
             sys.exit(2)
 
 
@@ -32,10 +40,3 @@ def _show_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    encoding = sys.getfilesystemencoding()
-    if encoding != "utf-8":
-        print(
-            f"note: this locale takes the names of files as {encoding}, so that those with other "
-            "letters are misread; set PYTHONUTF8=1 to take them as UTF-8",
-            file=sys.stderr,
-        )

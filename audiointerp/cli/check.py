@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from audiointerp.cli.options import Device
+from audiointerp.cli.wording import say
 
 
 def check(
@@ -29,8 +30,8 @@ def check(
     findings = check_file(source, device=device)
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
-        typer.echo(f"{finding.check:<{width}}  {finding.status:<7}  {finding.found}")
+        say(f"{finding.check:<{width}}  {finding.status:<7}  {finding.found}")
         if finding.advice:
-            typer.echo(f"{'':<{width}}  {'':<7}  → {finding.advice}")
+            say(f"{'':<{width}}  {'':<7}  → {finding.advice}")
     if not works(findings):
         raise typer.Exit(1)

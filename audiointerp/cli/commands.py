@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from audiointerp.cli import check, data, experiment, figure, interpret, report, tables, train
+from audiointerp.cli.wording import Command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,8 +22,8 @@ for _command in (
     tables.tables,
     check.check,
 ):
-    app.command()(_command)
+    app.command(cls=Command)(_command)
 _data = typer.Typer(no_args_is_help=True, help="Get or make data: ESC-50, the synthetic set.")
 for _command in (data.esc50, data.samples, data.synthetic):
-    _data.command()(_command)
+    _data.command(cls=Command)(_command)
 app.add_typer(_data, name="data")

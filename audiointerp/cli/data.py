@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from audiointerp.cli.options import Seed
+from audiointerp.cli.wording import say
 
 
 def esc50(
@@ -16,7 +17,7 @@ def esc50(
     """Download ESC-50 (600 MB), check it and unpack it; a broken download is taken up again."""
     from audiointerp.dataset.download import download_esc50
 
-    typer.echo(f"ESC-50 is in {download_esc50(root)}")
+    say(f"ESC-50 is in {download_esc50(root)}")
 
 
 def samples(
@@ -28,7 +29,7 @@ def samples(
     from audiointerp.dataset.download import copy_samples
 
     for path in copy_samples(root, destination, overwrite=overwrite).values():
-        typer.echo(path)
+        say(path)
 
 
 def synthetic(
@@ -38,4 +39,4 @@ def synthetic(
     """Write the synthetic set as files, laid out like ESC-50."""
     from audiointerp.dataset.synthetic import write_synthetic
 
-    typer.echo(f"the synthetic set is in {write_synthetic(root, seed=seed)}")
+    say(f"the synthetic set is in {write_synthetic(root, seed=seed)}")

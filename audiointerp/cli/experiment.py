@@ -26,6 +26,7 @@ from audiointerp.cli.options import (
     read_fold,
 )
 from audiointerp.cli.skipped import report_skipped
+from audiointerp.cli.wording import say, say_table
 
 
 def experiment(
@@ -99,10 +100,11 @@ def experiment(
     for folder, result in done.items():
         clips, failed = result.clips, len(result.failures)
         of = f", {clips} of {clips + failed} clips" if failed else ""
-        typer.echo(f"\n{folder}: accuracy {100 * result.accuracy:.2f} %{of}")
+        say()
+        say(f"{folder}: accuracy {100 * result.accuracy:.2f} %{of}")
         for remark in result.remarks:
-            typer.echo(f"note: {remark}")
-        typer.echo(result.mean_metrics(on[0]).round(3).to_string())
+            say(f"note: {remark}")
+        say_table(result.mean_metrics(on[0]).round(3))
         run = f"{folder.parent.name}/{folder.name}"
         failures |= {f"{run}/{clip}": why for clip, why in result.failures.items()}
     report_skipped(failures)

@@ -23,12 +23,13 @@ from audiointerp.cli.options import (
     WindowSeconds,
     build_recipe,
 )
+from audiointerp.cli.wording import say
 
 
 def figure(
     file: Annotated[Path, typer.Argument(help="Sound file: WAV, OGG, FLAC, MP3.")],
     weights: Annotated[Path, typer.Option("--weights", "-w", help="Weight file.")],
-    out: Annotated[Path, typer.Option(help="Where to, without ending.")] = Path("figure"),
+    out: Annotated[Path, typer.Option(help="Where to; .pdf and .png are added.")] = Path("figure"),
     method: Methods = None,
     mask: Annotated[
         list[str] | None, typer.Option(help="Mask of a column, six at most; topK_5, topK_30.")
@@ -73,6 +74,6 @@ def figure(
         windowing=Windowing(start, end, window, hop),
     )
     if comparison.coverage.is_partial:
-        typer.echo(f"{file}: {comparison.coverage}")
+        say(f"{file}: {comparison.coverage}")
     for path in comparison.plot(shown, part).save_print(out):
-        typer.echo(path)
+        say(path)

@@ -27,6 +27,7 @@ from audiointerp.cli.options import (
 )
 from audiointerp.cli.skipped import report_degenerate, report_skipped
 from audiointerp.cli.windows import report_windows
+from audiointerp.cli.wording import say, say_table
 
 
 def interpret(
@@ -92,9 +93,10 @@ def interpret(
     if len(result.table):
         from audiointerp.tables import summarise_files
 
-        typer.echo(summarise_files(result.table, shown).to_string())
-        typer.echo(f"\nPictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
-        typer.echo(f"Every metric of every mask:  {result.folder}/summary.csv")
+        say_table(summarise_files(result.table, shown))
+        say()
+        say(f"Pictures, sounds and tables: {result.folder}/<model>/<method>/<clip>/")
+        say(f"Every metric of every mask:  {result.folder}/summary.csv")
     report_degenerate(result.degenerate, shown)
     skipped = dict(result.failures)
     if report and result.written:
@@ -102,7 +104,7 @@ def interpret(
 
         try:
             page = write_report(result.folder, results=result.written)
-            typer.echo(f"To look at and listen to:    {page}")
+            say(f"To look at and listen to:    {page}")
         except (ValueError, OSError) as error:
             skipped[PAGE] = f"{error}; all results are there, `audiointerp report` makes their page"
     report_skipped(skipped)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from audiointerp.cli.wording import say
+
 
 def report(
     folder: Annotated[
@@ -54,4 +56,4 @@ def report(
         clips=clip or clips,
         by=by,
     )
-    typer.echo(page)
+    say(page)

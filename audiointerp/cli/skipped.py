@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 
 import typer
 
+from audiointerp.cli.wording import in_options, say
+
 
 def report_degenerate(found: Mapping[str, Mapping[str, str]], masks: Collection[str]) -> None:
     """List the interpretations whose map, or one of some masks, is degenerate, and how."""
@@ -23,7 +25,8 @@ def report_degenerate(found: Mapping[str, Mapping[str, str]], masks: Collection[
 def report_skipped(failures: Mapping[str, str]) -> None:
     """List what was skipped and why, and end with exit status 1 if anything was."""
     if failures:
-        typer.echo(f"\n{len(failures)} skipped:", err=True)
+        say(err=True)
+        say(f"{len(failures)} skipped:", err=True)
         for name, why in failures.items():
-            typer.echo(f"  {name}: {why}", err=True)
+            say(f"  {name}: {in_options(why)}", err=True)
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from audiointerp.cli.options import Seed
+from audiointerp.cli.wording import say
 
 
 def tables(
@@ -27,4 +28,4 @@ def tables(
 
     written = write_tables(results, out, on=on, models=model, experiments=experiment, seed=seed)
     for path in written:
-        typer.echo(path)
+        say(path)

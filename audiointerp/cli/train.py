@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from audiointerp.cli.options import TRAIN_FOLDS, Data, Device, Seed, Subset, read_fold
+from audiointerp.cli.wording import say
 
 
 def train(
@@ -95,7 +96,7 @@ def train(
     else:
         score, scores = "mAP", (trained.validation_map, trained.test_map)
     validation, test = (f"{100 * each:.2f} %" for each in scores)
-    typer.echo(
+    say(
         f"{trained.weights}: best epoch {trained.training.best_epoch}, {score} {validation} on "
         f"the validation fold, {test} on the test fold"
     )

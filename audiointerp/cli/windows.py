@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import typer
+from audiointerp.cli.wording import say
 
 if TYPE_CHECKING:
     from audiointerp.runs.windows import Coverage
@@ -18,6 +18,6 @@ def report_windows(recordings: Mapping[tuple[str, str], Coverage]) -> None:
     for (model, clip), coverage in recordings.items():
         lines.setdefault(f"{clip}: {coverage}", set()).add(model)
     for line, of in lines.items():
-        typer.echo(line if of == models else f"{line} ({', '.join(sorted(of))})")
+        say(line if of == models else f"{line} ({', '.join(sorted(of))})")
     if lines:
-        typer.echo()
+        say()

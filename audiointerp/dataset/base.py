@@ -30,9 +30,9 @@ from audiointerp.dataset.audio import (
 )
 from audiointerp.dataset.channels import SILENT
 from audiointerp.dataset.contamination import Contamination
-from audiointerp.dataset.failures import printable
 from audiointerp.reading import FileError, read_array
 from audiointerp.storage import write_atomically
+from audiointerp.text import printable
 
 Fold = int | str
 """A fold's number, or a split's name such as "test"."""

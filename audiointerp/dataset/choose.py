@@ -155,7 +155,7 @@ def _recognise(root: Path, layout: str | None) -> Layout:
         raise ValueError(
             f"{root}: could be {' or '.join(known)}, it has "
             f"{' and '.join(LAYOUTS[name].looked_for for name in known)}: say which, layout="
-            f"{known[0]!r}, or {root}?layout={known[0]} on the command line"
+            f"{known[0]!r}"
         )
     if known:
         return LAYOUTS[known[0]]
@@ -164,7 +164,9 @@ def _recognise(root: Path, layout: str | None) -> Layout:
     if not meant and LAYOUTS[_FOLDER].found(root):
         return LAYOUTS[_FOLDER]
     looked_for = "; ".join(f"{name}: {each.looked_for}" for name, each in LAYOUTS.items())
-    hint = f"did you mean {meant[0]}, or layout={_FOLDER}?" if meant else "a table is named itself."
+    hint = (
+        f"did you mean {meant[0]}, or layout={_FOLDER!r}?" if meant else "a table is named itself."
+    )
     raise FileNotFoundError(
         f"{root}: no set is recognised in this folder; {hint} Looked for {looked_for}"
     )
@@ -179,15 +181,16 @@ def _yes_or_no(text: str) -> bool:
     return words[text.lower()]
 
 
-# Options that can be written behind a path, and how they are read.
-_READ: dict[str, Callable[[str], Any]] = {
+PATH_OPTIONS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("audio", "path", "label", "labels", "separator", "fold", "start", "end"), str),
     "delimiter": str,
     "splits": _yes_or_no,
     "num_folds": int,
     "window_hop": float,
     "channel": str,
+    "layout": str,
 }
+"""Options that can be written behind a path, and how they are read."""
 
 
 def _read_query(query: dict[str, str], kind: type[ClipDataset], path: str) -> dict[str, Any]:
@@ -195,7 +198,7 @@ def _read_query(query: dict[str, str], kind: type[ClipDataset], path: str) -> di
     taken = set(inspect.signature(kind).parameters)
     if issubclass(kind, FileDataset):
         taken |= ClipOptions.__annotations__.keys()
-    valid = [name for name in _READ if name in taken]
+    valid = [name for name in PATH_OPTIONS if name in taken]
     options = {}
     for name, text in query.items():
         if name not in valid:
@@ -203,8 +206,8 @@ def _read_query(query: dict[str, str], kind: type[ClipDataset], path: str) -> di
             listed = f"choose from {', '.join(choice)}" if choice else "it takes none"
             raise ValueError(f"{path}?{name}={text}: unknown option {name!r}; {listed}")
         try:
-            options[name] = _READ[name](text)
+            options[name] = PATH_OPTIONS[name](text)
         except (ValueError, KeyError) as error:
-            expected = "yes or no" if _READ[name] is _yes_or_no else "a number"
+            expected = "yes or no" if PATH_OPTIONS[name] is _yes_or_no else "a number"
             raise ValueError(f"{path}?{name}={text}: expected {expected}") from error
     return options

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from audiointerp.arguments import several
 from audiointerp.dataset.audio import (
     AudioError,
     fix_length,
@@ -326,7 +327,7 @@ def copy_samples(
         If a file is there and `overwrite` is False.
     """
     root, destination = check_root(esc50_root), Path(destination)
-    chosen = {name: samples[name] for name in (samples if names is None else names)}
+    chosen = {name: samples[name] for name in (samples if names is None else several(names))}
     sources = _find_samples(root, chosen)
     targets = {name: destination / f"{name}.wav" for name in chosen}
     there = [str(path) for path in targets.values() if path.exists()]

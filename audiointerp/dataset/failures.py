@@ -17,6 +17,7 @@ from typing import TypeVar
 from tqdm.auto import tqdm
 
 from audiointerp.dataset.decode import AudioError
+from audiointerp.text import printable
 
 ALIKE = 5
 """So many clips that all fail alike, before any that does not, end a run."""
@@ -145,21 +146,10 @@ def describe(error: Exception) -> str:
     return printable(str(error) if own else f"{kind.__name__}: {error}")
 
 
-def printable(text: str) -> str:
-    r"""Return text that UTF-8 has: undecodable bytes of file names are written as codes.
-
-    Examples
-    --------
-    >>> printable("caf\udce9.wav") == r"caf\udce9.wav"
-    True
-    """
-    return text.encode(errors="backslashreplace").decode()
-
-
 def _say(text: str) -> None:
     """Print a line above the progress bar, whatever characters the console lacks."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    tqdm.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
+    tqdm.write(printable(text).encode(encoding, errors="backslashreplace").decode(encoding))
 
 
 def _is_like(error: Exception, other: Exception | None) -> bool:

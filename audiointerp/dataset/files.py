@@ -260,7 +260,7 @@ class FileDataset(ClipDataset):
         worst = max(cut, key=cut.__getitem__)
         of = f"the first {looked_at}" if looked_at < len(self) else f"{len(self)}"
         warnings.warn(
-            f"{len(cut)} of {of} clips are longer than duration={self.duration:g} s, what follows "
+            f"{len(cut)} of {of} clips are longer than the set's {self.duration:g} s, what follows "
             f"is not used: up to {cut[worst]:.1f} s (clip {worst}); window_hop=… makes several "
             "clips of them, cut_clips() lists them",
             TruncationWarning,

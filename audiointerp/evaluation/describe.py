@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from audiointerp.arguments import several
 from audiointerp.evaluation.record import METRICS, Metric
 
 _CELLS = 10_000
@@ -23,7 +24,7 @@ def metrics_table(names: Iterable[str] | None = None) -> str:
     str
         One line per metric, in the order given.
     """
-    chosen = METRICS.values() if names is None else [METRICS[name] for name in names]
+    chosen = METRICS.values() if names is None else [METRICS[name] for name in several(names)]
     lines = [
         "| Metric | Name | Measures | Range | Better | Family | Needs |",
         "| --- | --- | --- | --- | --- | --- | --- |",

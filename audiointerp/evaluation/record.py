@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from audiointerp.arguments import several
 from audiointerp.registry import Registry
 
 Value = TypeVar("Value")
@@ -185,6 +186,8 @@ def metric_columns(columns: Collection[str], families: Collection[str] | None = 
     families : collection of str, optional
         Only metrics of these families.
     """
+    columns = several(columns)
+    families = None if families is None else several(families)
     return [
         name
         for name, metric in METRICS.items()
@@ -223,7 +226,10 @@ def evaluate_evidence(evidence: Evidence, names: Iterable[str] | None = None) ->
     ValueError
         If a metric named needs what is not known.
     """
-    chosen = available_metrics(evidence.known) if names is None else {n: METRICS[n] for n in names}
+    if names is None:
+        chosen = available_metrics(evidence.known)
+    else:
+        chosen = {name: METRICS[name] for name in several(names)}
     for name, metric in chosen.items():
         missing = metric.needs - evidence.known
         if missing:

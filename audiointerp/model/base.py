@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from audiointerp.arguments import build
 from audiointerp.model.heads import Head, Softmax
 from audiointerp.model.layers import MaxOverTime, initialise
 from audiointerp.registry import Registry
@@ -219,9 +220,4 @@ def build_model(settings: Mapping[str, Any], *, seed: int | None = None) -> Tran
     with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        try:
-            return model_class(**arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"settings {arguments} do not fit {model_class.name}: {error}"
-            ) from error
+        return build(model_class, model_class.name, arguments)

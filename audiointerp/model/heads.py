@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from audiointerp.arguments import build
 from audiointerp.model.outputs import Logit, LogProbability
 from audiointerp.registry import Registry
 
@@ -229,13 +230,20 @@ def build_head(head: str | Head | dict[str, Any]) -> Head:
     ------
     UnknownNameError
         If no head has that name.
+    ValueError
+        If a setting is not one of that head's.
     """
     if isinstance(head, Head):
         return head
     if isinstance(head, str):
         return HEADS[head]()
     options = dict(head)
-    return HEADS[options.pop("name")](**options)
+    if "name" not in options:
+        raise ValueError(
+            f"head settings without a 'name': {head!r}; choose from {', '.join(HEADS)}"
+        )
+    name = options.pop("name")
+    return build(HEADS[name], f"the head {name!r}", options)
 
 
 def _largest(probabilities: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from audiointerp.arguments import several
 from audiointerp.model import TransferModel, build_model
 from audiointerp.model.checkpoint import load_panns, published_model
 from audiointerp.model.classes import check_class_names
@@ -76,6 +77,7 @@ def save_weights(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weight files end in .safetensors")
+    classes = several(classes)
     _check_classes(classes, model)
     check_fit(model, processor)
     usual = model.head.name == "softmax" and model.normalize

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from audiointerp.plots.words import as_written
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -42,7 +44,7 @@ def draw_cells(
     processor : STFTSpectrogram
         The front end that the cells belong to.
     title : str
-        Above the picture.
+        Above the picture. It is written as it is; where it is too long, its middle is left out.
     **image
         Options of ``Axes.imshow``, such as ``cmap``, ``vmin`` and ``vmax``.
 
@@ -58,10 +60,16 @@ def draw_cells(
     """
     values = one_clip(cells, processor)
     drawn = axes.imshow(values, origin="lower", aspect="auto", interpolation="nearest", **image)
-    axes.set_title(title, fontsize=10)
+    write_title(axes, title)
     label_frequency(axes, processor)
     _label_time(axes, processor, values.shape[1])
     return drawn
+
+
+def write_title(axes: Axes, title: str) -> None:
+    """Write a title above axes, as wide as they are at most."""
+    inches = axes.get_position().width * axes.get_figure().get_figwidth()
+    as_written(axes.set_title(title, fontsize=10), inches=inches)
 
 
 def level_look(peak: float) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from audiointerp.plots.cells import (
     time_ticks,
 )
 from audiointerp.plots.picture import Picture, share_in_words
+from audiointerp.plots.words import as_written
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +82,7 @@ def plot_spectrograms(
     width, height = 2.5 * columns + 1.7, 1.9 * rows + 0.9
     figure = Picture(figsize=(width, height))
     figure.colour_maps = (LEVEL_MAP, SHARE_MAP)
-    figure.suptitle(heading, y=1 - 0.06 / height, va="top")
+    as_written(figure.suptitle(heading, y=1 - 0.06 / height, va="top"), inches=width - 0.2)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     # Fixed margins: a layout engine would draw everything twice.
     top = 1 - (0.7 if heading else 0.4) / height
@@ -140,7 +141,7 @@ def plot_interpretation(
     } | (titles or {})
     figure = Picture(figsize=(13, 5.6))
     figure.colour_maps = (LEVEL_MAP, SIGNED_MAP, SHARE_MAP)
-    figure.suptitle(heading)
+    as_written(figure.suptitle(heading), inches=12.8)
     grid = figure.subplots(2, 3)
     # Fixed margins: a layout engine would draw everything twice.
     figure.subplots_adjust(left=0.05, right=0.985, top=0.87, bottom=0.09, wspace=0.2, hspace=0.5)
@@ -207,7 +208,7 @@ def plot_masks(
     width, height = 3.2 * columns + 0.8, 2.1 * rows + 0.7
     figure = Picture(figsize=(width, height))
     figure.colour_maps = (SHARE_MAP,)
-    figure.suptitle(heading)
+    as_written(figure.suptitle(heading), inches=width - 0.2)
     # One panel for all masks: axes for each would take three times as long to draw.
     axes = figure.add_axes((0.75 / width, 0.5 / height, 1 - 0.9 / width, 1 - 1.2 / height))
     across, up = 1.08 * frames, 1.3 * bins
@@ -230,7 +231,8 @@ def _draw_tile(axes: Axes, tile: np.ndarray, title: str, left: float, bottom: fl
     shades = {"cmap": SHARE_MAP, "vmin": 0, "vmax": 1, "interpolation": "nearest"}
     axes.imshow(tile, origin="lower", aspect="auto", extent=edges, **shades)
     axes.add_patch(Rectangle((left, bottom), frames, bins, fill=False, lw=0.8, clip_on=False))
-    axes.text(left + frames / 2, bottom + 1.04 * bins, title, ha="center", fontsize=10)
+    above = axes.text(left + frames / 2, bottom + 1.04 * bins, title, ha="center", fontsize=10)
+    as_written(above, inches=3.0)
 
 
 def _write_seconds(

@@ -12,6 +12,8 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike, NDArray
 
+from audiointerp.plots.words import as_written
+
 _NEAR, _GROWTH = 1.5, 1.12
 """Points from a marker to its name, at least, and how much farther the next ring of places is."""
 _ROOM = 2.5
@@ -182,7 +184,7 @@ def _orders(places: NDArray) -> list[list[int]]:
 
 def _measure(axes: Axes, text: str, fontsize: float) -> NDArray:
     """Return width and height of a text, pixels."""
-    drawn = axes.text(0, 0, text, fontsize=fontsize)
+    drawn = as_written(axes.text(0, 0, text, fontsize=fontsize))
     box = drawn.get_window_extent()
     drawn.remove()
     return np.array([box.width, box.height])
@@ -244,7 +246,7 @@ def _write(
 ) -> Annotation:
     far = (np.abs(offset) - size / 2).max() - _MARKER
     line = {"arrowstyle": "-", "color": "0.45", "linewidth": 0.5, "shrinkA": 0, "shrinkB": _MARKER}
-    return axes.annotate(
+    name = axes.annotate(
         text,
         point,
         xytext=offset,
@@ -254,3 +256,4 @@ def _write(
         fontsize=fontsize,
         arrowprops=line if far > _LINE_FROM else None,
     )
+    return as_written(name)

@@ -25,6 +25,7 @@ from audiointerp.plots.cells import (
     time_ticks,
 )
 from audiointerp.plots.picture import PRINT_WIDTH, Picture
+from audiointerp.plots.words import as_written, label_ticks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,11 +186,13 @@ def plot_probabilities(chances: pd.DataFrame, *, heading: str = "", most: int = 
         for place, value in enumerate(values[row, kept]):
             shade = "white" if value > 0.6 else "black"
             axes.text(place, row, f"{value:.2f}", c=shade, ha="center", va="center", fontsize=6)
-    axes.set_yticks(range(rows), names, fontsize=6)
-    axes.set_xticks(range(columns), chances.columns[kept], fontsize=7, rotation=30, ha="left")
+    label_ticks(axes.yaxis, range(rows), names, inches=1.6, fontsize=6)
+    slanted = {"fontsize": 7, "rotation": 30, "ha": "left"}
+    label_ticks(axes.xaxis, range(columns), chances.columns[kept], inches=0.75, **slanted)
     axes.tick_params(length=0, bottom=False, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)
-    figure.suptitle(heading, fontsize=8, y=1 - 0.06 / height, va="top")
+    title = figure.suptitle(heading, fontsize=8, y=1 - 0.06 / height, va="top")
+    as_written(title, inches=PRINT_WIDTH - 0.2)
     return figure
 
 
@@ -230,20 +233,24 @@ def _draw_sheet(
     axes = figure.add_axes((0, 0, 1, 1))
     for place, (name, tiles) in enumerate(rows):
         bottom = _BOTTOM + (len(rows) - 1 - place) * step
-        axes.text(0.03, bottom + height / 2, name, rotation=90, va="center", fontsize=8)
+        beside = axes.text(0.03, bottom + height / 2, name, rotation=90, va="center", fontsize=8)
+        as_written(beside, inches=height)
         _write_hertz(axes, processor, bottom, height)
         below = rows[place + 1][1] if place + 1 < len(rows) else []
         for column, tile in enumerate(tiles):
             box = (_LEFT + column * (width + _GAP), bottom, width, height)
             _draw_panel(axes, one_clip(tile.cells, processor), box, tile.look)
             top = {"x": box[0] + width / 2, "y": bottom + height + 0.045}
-            axes.text(**top, s=tile.caption, ha="center", fontsize=7)
+            caption = axes.text(**top, s=tile.caption, ha="center", fontsize=7)
+            as_written(caption, inches=width)
             if column >= len(below):
                 _write_times(axes, processor, tile.cells.shape[-1], box)
     for column, name in enumerate(columns):
         middle = _LEFT + column * (width + _GAP) + width / 2
-        axes.text(middle, _BOTTOM + len(rows) * step, name, ha="center", fontsize=8)
-    axes.text(PRINT_WIDTH / 2, total - 0.15, heading, ha="center", fontsize=8)
+        above = axes.text(middle, _BOTTOM + len(rows) * step, name, ha="center", fontsize=8)
+        as_written(above, inches=width)
+    above = axes.text(PRINT_WIDTH / 2, total - 0.15, heading, ha="center", fontsize=8)
+    as_written(above, inches=PRINT_WIDTH - 0.1)
     _draw_scales(axes, rows[0][1][0].look)
     axes.set(xlim=(0, PRINT_WIDTH), ylim=(0, total), aspect="auto")
     axes.set_axis_off()

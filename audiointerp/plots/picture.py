@@ -45,7 +45,7 @@ class Picture(Figure):
         Parameters
         ----------
         stem : path
-            Of both files, without ending; the folder is made.
+            Of both files; ``.pdf`` or ``.png`` at its end is left out. The folder is made.
 
         Returns
         -------
@@ -53,7 +53,11 @@ class Picture(Figure):
             Text in the PDF is text, in embedded TrueType fonts; cells have sharp edges, whatever
             the viewer. The PNG has 300 dpi. The same picture always gives the same bytes.
         """
-        pdf, png = (Path(f"{os.fspath(stem)}.{ending}") for ending in ("pdf", "png"))
+        path = Path(stem)
+        if path.suffix.lower() in (".pdf", ".png"):
+            path = path.with_suffix("")
+        pdf, png = (Path(f"{path}.{ending}") for ending in ("pdf", "png"))
+        pdf.parent.mkdir(parents=True, exist_ok=True)
         # Cells are drawn at twice the resolution: at 300 dpi a small panel has fewer pixels than
         # frames and would drop some of them. The PNG takes the mean of every two by two pixels.
         buffer = io.BytesIO()

@@ -8,11 +8,13 @@ from itertools import cycle, pairwise
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.plots.labels import place_labels
 from audiointerp.plots.picture import PRINT_WIDTH, Picture
+from audiointerp.plots.words import as_written, write_legend
 
 
 def plot_plane(
@@ -73,7 +75,7 @@ def draw_plane(
         raise ValueError("expected the plane of one model and experiment, one row per mask")
     front = plane[plane["front"]].sort_values(["simplicity", "fidelity"])
     steps = _corners(front[["simplicity", "fidelity"]].to_numpy())
-    axes.plot(*steps.T, color="0.6", zorder=1, label="front")
+    shown: dict[str, Artist] = {"front": axes.plot(*steps.T, color="0.6", zorder=1)[0]}
     for (method, points), marker in zip(
         plane.groupby("method", sort=False), cycle("osD^vP*X"), strict=False
     ):
@@ -87,7 +89,7 @@ def draw_plane(
             zorder=2,
         )
         best = points[points["front"]]
-        axes.scatter(
+        shown[method] = axes.scatter(
             best["simplicity"],
             best["fidelity"],
             marker=marker,
@@ -96,15 +98,14 @@ def draw_plane(
             edgecolor="black",
             linewidth=0.7,
             zorder=3,
-            label=method,
         )
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel(_label("simplicity", metrics), fontsize=8)
-    axes.set_ylabel(_label("fidelity", metrics), fontsize=8)
+    as_written(axes.set_title(title, fontsize=9), inches=_width(axes))
+    as_written(axes.set_xlabel(_label("simplicity", metrics), fontsize=8), lines=True)
+    as_written(axes.set_ylabel(_label("fidelity", metrics), fontsize=8), lines=True)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
-    legend = axes.legend(fontsize=7, loc="upper right")
+    legend = write_legend(axes, shown, inches=2.0, fontsize=7, loc="upper right")
     # Equal masks share a point, hence a name.
     named = front.groupby(["simplicity", "fidelity"])["mask"].unique().map(", ".join)
     place_labels(
@@ -118,9 +119,14 @@ def draw_plane(
 
 def _label(family: str, metrics: Sequence[str] | None) -> str:
     """Say what an axis shows: each metric scaled to 0–1, 1 the best."""
-    names = metric_columns(METRICS if metrics is None else metrics, [family])
+    names = metric_columns(METRICS if metrics is None else metrics, family)
     terms = [name if METRICS[name].better > 0 else f"1 − {name}" for name in names]
     return textwrap.fill(f"{family}: geometric mean of {', '.join(terms)}", 60)
+
+
+def _width(axes: Axes) -> float:
+    """Return how wide axes are, inches."""
+    return axes.get_position().width * axes.get_figure().get_figwidth()
 
 
 def _corners(front: np.ndarray) -> np.ndarray:

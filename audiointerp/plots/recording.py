@@ -12,8 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from audiointerp.plots.cells import SIGNED_MAP, label_frequency, level_look, signed_look
+from audiointerp.plots.cells import (
+    SIGNED_MAP,
+    label_frequency,
+    level_look,
+    signed_look,
+    write_title,
+)
 from audiointerp.plots.picture import Picture
+from audiointerp.plots.words import as_written, write_legend
 
 if TYPE_CHECKING:
     from audiointerp.processing import FrontEnd
@@ -61,7 +68,7 @@ def plot_recording(
     """
     start, end = windows[0][0], windows[-1][1]
     figure = Picture(figsize=(11, 6.6))
-    figure.suptitle(heading, fontsize=11)
+    as_written(figure.suptitle(heading, fontsize=11), inches=10.8)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1.1, 1, 1))
     # Fixed margins: a layout engine would draw everything twice.
     figure.subplots_adjust(left=0.07, right=0.86, top=0.92, bottom=0.08, hspace=0.25)
@@ -74,7 +81,7 @@ def plot_recording(
     known = attribution[np.isfinite(attribution)]
     look = signed_look(torch.from_numpy(known if known.size else np.zeros(1, np.float32)))
     effect = _draw_map(bottom, attribution, edges, processor, look)
-    bottom.set_title(map_title, fontsize=10)
+    write_title(bottom, map_title)
     bottom.set(xlabel="time, s", xlim=(start, end))
     for axes, image, label in (
         (middle, level, "level, dB"),
@@ -98,12 +105,14 @@ def _draw_chances(
         axes.axvspan(start, end, color="0.5", alpha=0.12, lw=0)
     drawn = sorted(chances, key=lambda name: -chances[name].max())[:_CURVES]
     marker = "o" if len(windows) <= 60 else ""
-    for name in drawn:
-        axes.plot(middles, chances[name], marker=marker, ms=3, lw=1.5, label=name)
+    lines = {
+        name: axes.plot(middles, chances[name], marker=marker, ms=3, lw=1.5)[0] for name in drawn
+    }
     axes.set(ylim=(-0.02, 1.02), ylabel="probability")
     axes.set_title("probability of each window, at its middle; grey: interpreted", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "fontsize": 8, "frameon": False}
+    write_legend(axes, lines, inches=1.0, **beside)
 
 
 def _draw_map(

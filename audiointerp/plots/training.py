@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.ticker import MaxNLocator
 
 from audiointerp.plots.picture import Picture
+from audiointerp.plots.words import as_written, label_ticks, write_legend
 
 
 def plot_confusion(counts: pd.DataFrame, *, heading: str = "") -> Picture:
@@ -43,15 +45,16 @@ def plot_confusion(counts: pd.DataFrame, *, heading: str = "") -> Picture:
     side, left, right, bottom, top = size * cell, 1.6, 1.0, 1.5, 0.6
     width, height = side + left + right, side + bottom + top
     figure = Picture(figsize=(width, height))
-    figure.suptitle(heading, x=(left + side / 2) / width, y=1 - 0.15 / height, va="top")
+    title = figure.suptitle(heading, x=(left + side / 2) / width, y=1 - 0.15 / height, va="top")
+    as_written(title, inches=side + 2 * right)
     axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     for row, column in np.argwhere(values):
         color = "white" if shares[row, column] > 0.5 else "black"
         place = {"ha": "center", "va": "center", "fontsize": font, "color": color}
         axes.text(column, row, f"{values[row, column]}", **place)
-    axes.set_xticks(range(size), counts.columns, rotation=90, fontsize=font)
-    axes.set_yticks(range(size), counts.index, fontsize=font)
+    label_ticks(axes.xaxis, range(size), counts.columns, inches=1.2, rotation=90, fontsize=font)
+    label_ticks(axes.yaxis, range(size), counts.index, inches=1.1, fontsize=font)
     axes.set_xlabel("taken for")
     axes.set_ylabel("clip is")
     axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
@@ -63,7 +66,7 @@ def plot_confusion(counts: pd.DataFrame, *, heading: str = "") -> Picture:
         f"{100 * share:.0f} %" if total else "no clip"
         for share, total in zip(shares.diagonal(), totals, strict=True)
     ]
-    ends.set_yticks(range(size), recalls, fontsize=font)
+    label_ticks(ends.yaxis, range(size), recalls, fontsize=font)
     ends.set_ylabel("share that is right")
     return figure
 
@@ -104,14 +107,15 @@ def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None
     figure = Picture(figsize=(5 * len(panels), 3.2), layout="constrained")
     every = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (quantity, columns) in zip(every, panels.items(), strict=True):
+        lines: dict[str, Artist] = {}
         for column in columns:
             label = {"val": "validation"}.get(column.split("_")[0], column.split("_")[0])
-            axes.plot(history["epoch"], history[column], label=label)
+            (lines[label],) = axes.plot(history["epoch"], history[column])
         if best_epoch is not None:
-            axes.axvline(best_epoch, color="gray", linestyle=":", label=f"kept: {best_epoch}")
+            lines[f"kept: {best_epoch}"] = axes.axvline(best_epoch, color="gray", linestyle=":")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
-        axes.legend()
+        write_legend(axes, lines)
     return figure

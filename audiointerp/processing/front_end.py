@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from audiointerp.arguments import build
 from audiointerp.processing.view import Axes, View
 from audiointerp.registry import Registry
 
@@ -121,6 +122,6 @@ def build_processor(settings: dict[str, Any]) -> FrontEnd:
         raise ValueError(f"front end settings without a 'name': {settings!r}")
     front_end = FRONT_ENDS[str(kwargs.pop("name"))]
     try:
-        return front_end(**kwargs)
-    except (TypeError, OverflowError, RuntimeError) as error:
+        return build(front_end, front_end.__name__, kwargs)
+    except (OverflowError, RuntimeError) as error:
         raise ValueError(f"settings {kwargs} do not fit {front_end.__name__}: {error}") from error

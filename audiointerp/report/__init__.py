@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from audiointerp.arguments import several
 from audiointerp.metrics import METRICS
 from audiointerp.report.listen import BY, CLIPS, Listening, listen
 from audiointerp.report.media import Form, check_form
@@ -49,7 +50,8 @@ def write_report(
     results : iterable of path, optional
         Only these saved interpretations in it; all by default.
     out : path, optional
-        The page; ``<folder>/report.html`` by default. An earlier one is replaced.
+        The page; ``<folder>/report.html`` by default. A name without ``.html`` gets it; in a folder
+        that is there, the page is ``report.html``. An earlier one is replaced.
     sound : {"auto", "wav", "mp3"}
         WAV, 16 bit, is lossless. MP3 of the highest variable rate is a fraction of it. "auto"
         takes WAV for a page with less than 12 MB of sound. A rate that MP3 does not have stays
@@ -88,10 +90,10 @@ def write_report(
     check_form(sound)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    target = folder / PAGE if out is None else Path(out)
+    target = _target(folder, out)
     check_writable(target)
     with claim(target):
-        saved = find_saved(folder) if results is None else [Path(result) for result in results]
+        saved = find_saved(folder) if results is None else list(map(Path, several(results)))
         runs = find_runs(folder) if results is None else []
         if saved and runs:
             raise ValueError(
@@ -99,8 +101,16 @@ def write_report(
                 f"experiment, {runs[0]}: name a folder that holds one kind"
             )
         if runs:
+            options = Listening(
+                data,
+                several(weights),
+                several(noises),
+                None if masks is None else several(masks),
+                clips if isinstance(clips, int) else several(clips),
+                by,
+            )
             read = read_runs(folder, runs)
-            heard = listen(read, Listening(data, weights, noises, masks, clips, by), sound)
+            heard = listen(read, options, sound)
             content = page_of_runs(_title(folder, runs), read, heard)
         elif saved:
             if data is not None or weights or noises or masks is not None:
@@ -114,7 +124,18 @@ def write_report(
                 f"{folder}: no result of `audiointerp interpret` and no run of `audiointerp "
                 "experiment` in it"
             )
+        target.parent.mkdir(parents=True, exist_ok=True)
         return write_atomically(target, content)
+
+
+def _target(folder: Path, out: PathLike | None) -> Path:
+    """Return the page that a name stands for: a file that ends in .html, or one in a folder."""
+    if out is None:
+        return folder / PAGE
+    path = Path(out)
+    if path.is_dir():
+        return path / PAGE
+    return path if path.suffix.lower() in (".html", ".htm") else Path(f"{path}.html")
 
 
 def _title(folder: Path, runs: Sequence[Path]) -> str:

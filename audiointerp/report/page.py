@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS
 from audiointerp.tables import SAME
+from audiointerp.text import printable
 
 PLACES = {"features": "masked features", "audio": "masked sounds"}
 """What metrics are measured on, as a page calls it."""
@@ -46,11 +47,11 @@ def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
         "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     )
-    heading = html.escape(f"{title}: what the model listened to")
+    heading = html.escape(printable(f"{title}: what the model listened to"))
     included = {name: _template(f"{name}.html") for name in ("clip", *parts)}
     body = Template(_template(f"{kind}.html")).substitute(included, title=heading)
     # Inside a script element only these could end it or open another.
-    plain = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    plain = json.dumps(_printable(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         plain = plain.replace(sign, f"\\u{ord(sign):04x}")
     return Template(_template("page.html")).substitute(
@@ -75,6 +76,15 @@ def numbers(values: NDArray) -> list:
     """Return numbers as JSON has them: null for NaN."""
     missing = np.isnan(values)
     return (np.where(missing, None, values) if missing.any() else values).tolist()
+
+
+def _printable(data: Any) -> Any:
+    """Return data without control characters in its texts, which are names and what is shown."""
+    if isinstance(data, str):
+        return printable(data)
+    if isinstance(data, dict):
+        return {printable(name): _printable(value) for name, value in data.items()}
+    return [_printable(each) for each in data] if isinstance(data, (list, tuple)) else data
 
 
 def _template(name: str) -> str:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
+from audiointerp.arguments import several
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import read_ahead
 from audiointerp.dataset.decode import AudioError
@@ -357,13 +358,13 @@ def confusion(labels: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     ValueError
         If a label is not among the classes, or a clip has none or several.
     """
-    names = list(classes)
+    names = list(several(classes))
     unknown = sorted((set(labels["target"]) | set(labels["predicted"])) - set(names))
     if unknown:
-        several = [name for name in unknown if set(name.split(BETWEEN_LABELS)) <= {*names, ""}]
-        if several:
+        combined = [name for name in unknown if set(name.split(BETWEEN_LABELS)) <= {*names, ""}]
+        if combined:
             raise ValueError(
-                f"a clip has the labels {several[0]!r}: a confusion matrix is of clips with one "
+                f"a clip has the labels {combined[0]!r}: a confusion matrix is of clips with one "
                 "label each; classify_set(…).label_counts() counts right and wrong by label"
             )
         raise ValueError(f"labels {', '.join(unknown)} are not among the classes {names}")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from audiointerp.arguments import several
 from audiointerp.plots import Picture, plot_attributions, plot_comparison, plot_probabilities
 from audiointerp.plots.methods import check_columns
 from audiointerp.runs.result import Interpretation, Part, check_part
@@ -220,9 +221,10 @@ class Comparison:
     def _masks(self, masks: Sequence[str] | None) -> list[str]:
         if masks is None:
             return list(self._first.masks)
-        for mask in masks:
+        chosen = list(several(masks))
+        for mask in chosen:
             self._first.check_mask(mask)
-        return list(masks)
+        return chosen
 
     def _place(self, on: str | None) -> str:
         measured = list(self._first.metrics_on)

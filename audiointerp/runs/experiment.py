@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from audiointerp.arguments import several
 from audiointerp.dataset import ClipDataset, Contamination
 from audiointerp.device import resolve_device
 from audiointerp.evaluation.statistics import share_interval
@@ -223,7 +224,7 @@ def mean_metrics(
     """
     rows: dict[tuple[str, ...], pd.Series] = {}
     clips: dict[tuple[str, ...], int] = {}
-    for mask in masks:
+    for mask in several(masks):
         for folder, result in done.items():
             means = result.mean_metrics(on)
             if mask not in means.index:

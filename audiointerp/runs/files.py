@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from audiointerp.arguments import several
 from audiointerp.dataset import AudioError
 from audiointerp.dataset.audio import samples_in
 from audiointerp.dataset.channels import CHANNELS, MID
@@ -46,7 +47,9 @@ from audiointerp.runs.timeline import Timeline
 from audiointerp.runs.windows import Coverage, Section, Windowing
 from audiointerp.sound import SOUND_FORMATS
 from audiointerp.speed.scoring import Scorer
+from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import check_writable, claim, write_atomically
+from audiointerp.text import printable
 
 SUMMARY_TABLE = "summary.csv"
 """File of all metrics, in the folder of the results."""
@@ -159,6 +162,7 @@ def interpret_files(
     recipe = make_recipe(recipe, options)
     if has_several_labels(recipe.target):
         _check_label_names(names)
+    masks = None if masks is None else several(masks)
     check_names((), masks or ())
     work = _FilesWork(Path(out), masks, sound, recipe.target, windowing or Windowing(), channel)
     check_writable(work.out, folder=True)
@@ -178,7 +182,7 @@ def interpret_files(
     ):
         try:
             for name in models:
-                bar.set_description(name)
+                bar.set_description(printable(name))
                 _ModelWork(work, name, jobs[name], bar).run(names)
         finally:  # an error that ends the work leaves what is done, and a table of it
             table = _write_table(work)
@@ -195,7 +199,7 @@ def _write_table(work: _FilesWork) -> pd.DataFrame:
     columns += ["label", "probability"] + ([] if work.target is None else [EXPLAINED])
     table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
     if work.rows:
-        write_atomically(work.out / SUMMARY_TABLE, table.to_csv(index=False))
+        write_atomically(work.out / SUMMARY_TABLE, to_csv(table, index=False))
     return table
 
 
@@ -414,7 +418,7 @@ class _ModelWork:
                 if place not in explained:
                     self._note_unlabelled(clip.called)
             for method in self._jobs:
-                self._bar.set_description(f"{self._name} {method}")
+                self._bar.set_description(printable(f"{self._name} {method}"))
                 self._explain(method, some, batch)
                 self._bar.update(len(some))
 
@@ -446,7 +450,7 @@ class _ModelWork:
     def _interpret_recording(self, recording: Recording) -> None:
         """Interpret the windows of a recording; what was interpreted is saved and let go."""
         work, name = self._work, recording.name
-        self._bar.set_description(f"{self._name} {name}")
+        self._bar.set_description(printable(f"{self._name} {name}"))
         most = work.windowing.windows
         try:
             heard = hear(recording, self._first, self._scorer, target=work.target, most=most)

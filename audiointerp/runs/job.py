@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from audiointerp.arguments import several
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import (
     BASES,
@@ -171,9 +172,9 @@ def choose_masks(masks: str | Iterable[str] | None, interpreter: Interpreter) ->
     """Return the names of masks: those given, or all that a method's maps allow."""
     if masks is None:
         return (IDENTITY,) if interpreter.kind == "mask" else tuple(MASKS)
-    return (masks,) if isinstance(masks, str) else tuple(masks)
+    return several(masks)
 
 
 def choose_places(on: str | Sequence[str]) -> tuple[str, ...]:
     """Return what is measured on as a tuple."""
-    return (on,) if isinstance(on, str) else tuple(on)
+    return several(on)

@@ -155,7 +155,7 @@ def open_recording(
         raise AudioError(
             f"{stream.source}: {stream.duration:.6g} s are too long to go through the model at "
             "once, and it names no duration: say how long a window is, such as window=10, or "
-            f"analyse a part of at most {LONGEST_WHOLE:g} s (start, end)"
+            f"analyse a part of at most {LONGEST_WHOLE:g} s, start=… and end=…"
         )
     hop = stream.duration
     if window is not None:

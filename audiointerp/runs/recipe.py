@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from audiointerp.arguments import several
 from audiointerp.dataset import ClipDataset, open_dataset
 from audiointerp.interpretation import METHODS, Interpreter, select_background
 from audiointerp.masking import MASKS, base_level
@@ -38,9 +39,9 @@ class Recipe:
 
     Attributes
     ----------
-    methods : sequence of str, optional
+    methods : str or sequence of str, optional
         Names in ``METHODS``; all by default.
-    masks : sequence of str, optional
+    masks : str or sequence of str, optional
         Masks to make and score; all by default.
     base : {"floor", "minimum", "quiet"}
         What a removed cell becomes, and what methods that hide parts of a clip put there.
@@ -67,8 +68,8 @@ class Recipe:
         If a method, mask, place or label is given twice.
     """
 
-    methods: Sequence[str] | None = None
-    masks: Sequence[str] | None = None
+    methods: str | Sequence[str] | None = None
+    masks: str | Sequence[str] | None = None
     base: str = "floor"
     domain: Literal["feature", "power"] = "feature"
     on: Place | Sequence[Place] = "features"
@@ -80,9 +81,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         methods = METHODS if self.methods is None else self.methods
-        object.__setattr__(self, "methods", tuple(methods))
+        object.__setattr__(self, "methods", several(methods))
         if self.masks is not None:
-            object.__setattr__(self, "masks", tuple(self.masks))
+            object.__setattr__(self, "masks", several(self.masks))
         check_names(self.methods, self.masks or ())
         check_different("place to measure on", choose_places(self.on))
         if isinstance(self.target, list | tuple):
@@ -326,7 +327,7 @@ def by_stem(
         If a file is given twice, two names could be one on some file system, or a name begins
         with a dot.
     """
-    paths = [Path(file) for file in files]
+    paths = [Path(file) for file in several(files)]
     stray = [path for path in paths if is_stray(path.name)]
     if stray:
         warnings.warn(

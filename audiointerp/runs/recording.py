@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiointerp.arguments import several
 from audiointerp.plots import Picture, plot_recording
 from audiointerp.processing import FrontEnd
 from audiointerp.runs.names import labelled, result_name
@@ -31,6 +32,7 @@ from audiointerp.runs.targets import describe_target
 from audiointerp.runs.timeline import Timeline, reduce_frames
 from audiointerp.runs.windows import Coverage, join_maps
 from audiointerp.sound import Sound
+from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import replacing, replacing_folder, write_atomically
 
 
@@ -270,7 +272,7 @@ class SavedRecording:
         self._folder = folder
         self._heard = heard
         self._method = method
-        self._masks = None if masks is None else list(masks)
+        self._masks = None if masks is None else several(masks)
         self._sound = sound
         self._saved: dict[int, list[Path]] = {}
 
@@ -283,7 +285,7 @@ class SavedRecording:
     def finish(self) -> None:
         """Write what is of the whole recording."""
         heard = self._heard
-        write_atomically(self._folder / "timeline.csv", heard.table().to_csv())
+        write_atomically(self._folder / "timeline.csv", to_csv(heard.table()))
         for name, values in (("probabilities", heard.probabilities), ("overview", heard.overview)):
             with replacing(self._folder / f"{name}.npy") as partial:
                 np.save(partial, values)

@@ -18,11 +18,13 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from audiointerp.arguments import several
 from audiointerp.masking import MASKS, find_degenerate
 from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in_words
 from audiointerp.processing import FrontEnd, View
 from audiointerp.runs.windows import Section
 from audiointerp.sound import SOUND_FORMATS, Sound
+from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import replacing, replacing_folder, write_atomically
 
 Part = Literal["in", "out"]
@@ -232,7 +234,7 @@ class Interpretation:
             If there is no such mask or format, or the format does not have the clip's rate.
         """
         folder = Path(folder)
-        chosen = list(self.masks if masks is None else masks)
+        chosen = list(self.masks if masks is None else several(masks))
         for mask in chosen:
             self.check_mask(mask)
         SOUND_FORMATS[sound].check_rate(self.processor.sample_rate)
@@ -268,9 +270,9 @@ class Interpretation:
         self.plot().save_screen(folder / "masks.png")
         for place, metrics in self.metrics_on.items():
             ending = "" if place == "features" else f"_{place}"
-            write_atomically(folder / f"metrics{ending}.csv", metrics.to_csv())
-            chances = self.class_probabilities_on[place]
-            write_atomically(folder / f"probabilities{ending}.csv", chances.to_csv())
+            write_atomically(folder / f"metrics{ending}.csv", to_csv(metrics))
+            chances = to_csv(self.class_probabilities_on[place])
+            write_atomically(folder / f"probabilities{ending}.csv", chances)
         with replacing(folder / "attribution.npy") as partial:
             np.save(partial, self.attribution[0, 0].cpu().numpy())
         turned_down = {
@@ -285,7 +287,7 @@ class Interpretation:
         """Show label, players and metrics; few masks have players, to keep notebooks small."""
         shown = [mask for mask in _PLAYED if mask in self.masks] or list(self.masks)[:3]
         rows = "".join(
-            f"<tr><th>{mask}</th><td>{self.audio(mask, 'in').player()}</td>"
+            f"<tr><th>{html.escape(mask)}</th><td>{self.audio(mask, 'in').player()}</td>"
             f"<td>{self.audio(mask, 'out').player()}</td></tr>"
             for mask in shown
         )

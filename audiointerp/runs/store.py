@@ -46,6 +46,7 @@ from audiointerp.reading import (
 )
 from audiointerp.registry import check_different
 from audiointerp.runs.names import LONGEST_NAME
+from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import append, ignores_case, replacing, write_atomically
 
 CLIP_COLUMNS = ("clip", "target", "predicted", "is_correct")
@@ -190,7 +191,7 @@ class RunFolder:
         """Add the rows of some clips: for every ("features" or "audio", mask) the same clips."""
         for key, added in rows.items():
             frame = pd.DataFrame(list(added), columns=self.columns)
-            append(self._tables[key], frame.to_csv(header=False, index=False))
+            append(self._tables[key], to_csv(frame, header=False, index=False))
             before = self._rows[key]
             self._rows[key] = pd.concat([before, frame]) if len(before) else frame
 
@@ -298,11 +299,11 @@ class RunFolder:
 
     def _write_diagnostics(self) -> None:
         table = pd.DataFrame(self._diagnostics.values())
-        write_atomically(self.path / "diagnostics.csv", table.to_csv(index=False))
+        write_atomically(self.path / "diagnostics.csv", to_csv(table, index=False))
 
     def _write_tables(self, rows: Mapping[tuple[str, str], pd.DataFrame]) -> None:
         for key, table in rows.items():
-            write_atomically(self._tables[key], table.to_csv(index=False))
+            write_atomically(self._tables[key], to_csv(table, index=False))
 
     def _write_run(self, report: Mapping[str, Any]) -> None:
         content = {"settings": self.settings, "report": dict(report)}

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from audiointerp.arguments import several
 from audiointerp.device import device_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -58,7 +59,9 @@ def fast_copy(model: nn.Module, *, keep: Iterable[str] = (), backward: bool = Fa
     if model in _NOT_COPYABLE or isinstance(model, torch.jit.ScriptModule):
         return model  # TorchScript has an order of operations of its own, that nobody may change
     # Of other layers the output stays anyway.
-    kept = frozenset(name for name in keep if isinstance(model.get_submodule(name), _OVERWRITABLE))
+    kept = frozenset(
+        name for name in several(keep) if isinstance(model.get_submodule(name), _OVERWRITABLE)
+    )
     state = _state(model)
     copies = _COPIES.setdefault(model, {})
     wanted = (kept, backward)
@@ -139,7 +142,7 @@ def inference_copy(model: M, *, keep: Iterable[str] = (), backward: bool = False
     """
     twin = deep_copy(model).eval().requires_grad_(False)
     folded: set[str] = set()
-    kept = set(keep)
+    kept = set(several(keep))
     for name, reader_name in list(_read_by_one(twin)):
         layer, reader = twin.get_submodule(name), twin.get_submodule(reader_name)
         if name in kept or not (_plain(layer) and _plain(reader)):

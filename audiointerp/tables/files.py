@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from audiointerp.plots import plot_plane
+from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import check_writable, claim, replacing, write_atomically
 from audiointerp.tables.cells import Cell, Column, Row
 from audiointerp.tables.load import load_results
@@ -18,12 +19,14 @@ from audiointerp.tables.notes import note_lines, notes_frame
 from audiointerp.tables.paper import make_tables
 from audiointerp.tables.pdf import write_pdf
 from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
+from audiointerp.tables.tex import escape, file_names, letters_preamble
 
 _LEGEND = (
     "Metrics were {on}. Mean over the clips [95\\,\\% bootstrap interval]. Best mean of a group of "
     "rows: \\textbf{{bold}}; worst: \\underline{{underlined}}. An asterisk: better, or worse, than "
     "every other of the group (paired Wilcoxon test, Holm, $p < 0.05$)."
 )
+_ENDINGS = (".csv", ".tex", ".pdf")
 _ROWS_AT_MOST = 60
 """Of a table that fits a page of the document; longer ones are cut between groups."""
 
@@ -65,6 +68,9 @@ def write_tables(
     OSError
         If `out` cannot be written; before anything is read.
     """
+    out = Path(out)
+    if out.suffix.lower() in _ENDINGS:
+        raise ValueError(f"{out}: the tables are several files in a folder; name the folder")
     check_writable(out, folder=True)
     loaded = load_results(results, on=on, models=models, experiments=experiments)
     with tqdm(total=2, desc="tables", unit="step") as bar:
@@ -79,7 +85,8 @@ def export_tables(tables: Tables, out: str | os.PathLike[str]) -> list[Path]:
     """Write tables as CSV, LaTeX and PDF.
 
     ``csv/<kind>.csv`` has the numbers in full; ``latex/<kind>.tex`` the tables to take into a paper
-    and ``latex/plane_<model>_<experiment>.pdf`` the pictures of the fidelity-simplicity plane,
+    and ``latex/plane_<model>_<experiment>.pdf`` the pictures of the fidelity-simplicity plane (what
+    a file name in LaTeX cannot have becomes ``_``),
     ``latex/tables.tex`` a document of them all; ``tables.pdf`` is the same, made without LaTeX.
 
     Parameters
@@ -121,7 +128,7 @@ def write_csv(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
     else:
         notes.unlink(missing_ok=True)  # of earlier results
     for kind, frame in frames.items():
-        text = frame.to_csv(index=False, float_format="%.10g")
+        text = to_csv(frame, index=False, float_format="%.10g")
         files.append(_write(Path(folder) / f"{kind}.csv", text))
     return files
 
@@ -138,23 +145,25 @@ def write_latex(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     files = []
-    sections = []
+    sections, texts = [], []
     for kind, group in groupby(tables.tables, key=lambda table: table.kind):
         text = "\n".join(to_latex(part) for table in group for part in _cut(table))
         files.append(_write(folder / f"{kind}.tex", text))
+        texts.append(text)
         sections.append(f"{_entry(kind)}\\input{{{kind}.tex}}\n\\clearpage\n")
     figures = []
-    planes = tables.frames["plane"].groupby(["model", "experiment"], sort=False)
-    for (model, experiment), plane in planes:
-        name = f"plane_{model}_{experiment}.pdf"
+    planes = list(tables.frames["plane"].groupby(["model", "experiment"], sort=False))
+    names = file_names((f"plane_{model}_{experiment}" for (model, experiment), _ in planes), ".pdf")
+    for name, ((model, experiment), plane) in zip(names, planes, strict=True):
         picture = plot_plane(plane, heading=f"{model}, {experiment}", metrics=tables.scored)
         with replacing(folder / name) as partial:
             picture.savefig(partial, metadata={"CreationDate": None})
-        figures.append(f"\\includegraphics[width=0.48\\linewidth]{{\\detokenize{{{name}}}}}")
+        figures.append(f"\\includegraphics[width=0.48\\linewidth]{{{name}}}")
         files.append(folder / name)
     sections.append(f"{_entry('plane')}\\noindent\n" + "\\hfill\n".join(figures))
-    sections += map(_latex_note, note_lines(tables.notes))
-    return [*files, _write(folder / "tables.tex", _document(sections, tables.on))]
+    notes = list(map(_latex_note, note_lines(tables.notes)))
+    document = _document([*sections, *notes], [*texts, *notes], tables.on)
+    return [*files, _write(folder / "tables.tex", document)]
 
 
 def _entry(kind: str) -> str:
@@ -162,13 +171,11 @@ def _entry(kind: str) -> str:
     return f"\\phantomsection\\addcontentsline{{toc}}{{section}}{{{TITLES[kind]}}}\n"
 
 
-def _document(sections: Sequence[str], on: str) -> str:
+def _document(sections: Sequence[str], texts: Sequence[str], on: str) -> str:
     return "\n".join(
         [
             "\\documentclass[10pt]{article}",
-            "\\usepackage[utf8]{inputenc}",
-            "% With T1 but without Latin Modern, letters would be bitmaps.",
-            "\\IfFileExists{lmodern.sty}{\\usepackage{lmodern}\\usepackage[T1]{fontenc}}{}",
+            letters_preamble(texts),
             "\\usepackage[a4paper,landscape,margin=1.2cm]{geometry}",
             "\\usepackage{booktabs}",
             "\\usepackage{graphicx}",
@@ -235,18 +242,6 @@ def to_latex(table: Table) -> str:
     )
 
 
-def escape(text: str) -> str:
-    """Return text that LaTeX sets as it stands."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-    } | {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)
-
-
 def _latex_note(line: str) -> str:
     return f"\\par\\smallskip\\parbox{{0.95\\linewidth}}{{\\raggedright {escape(line)}}}"
 
@@ -276,7 +271,7 @@ def _cut(table: Table) -> list[Table]:
         if parts[-1] and len(parts[-1]) + len(rows) > _ROWS_AT_MOST:
             parts.append([])
         parts[-1] += rows
-    numbers = [f" -- {place} of {len(parts)}" for place in range(1, len(parts) + 1)]
+    numbers = [f" – {place} of {len(parts)}" for place in range(1, len(parts) + 1)]
     return [
         replace(table, caption=table.caption + (number if len(parts) > 1 else ""), rows=tuple(rows))
         for number, rows in zip(numbers, parts, strict=True)

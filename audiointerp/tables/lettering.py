@@ -10,6 +10,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path as Outline
 from matplotlib.transforms import IdentityTransform
 
+from audiointerp.plots.words import spell
+
 SIZE = 7
 """Points of a text unless told otherwise."""
 
@@ -43,10 +45,11 @@ class Lettering(Artist):
         align: str = "left",
         underline: bool = False,
     ) -> None:
-        """Put a text at a place, inches from the lower left corner."""
+        """Put a text at a place, inches from the lower left corner; see `plots.words.spell`."""
         if text:
-            font = _font(size, weight, self.plain)
-            self.texts.append((x, y, text, font, color, align, underline))
+            written, families = spell(text)
+            font = _font(size, weight, ("Helvetica",) if self.plain else families)
+            self.texts.append((x, y, written, font, color, align, underline))
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw all texts."""
@@ -68,8 +71,7 @@ class Lettering(Artist):
 
 
 @cache
-def _font(size: float, weight: str, plain: bool) -> FontProperties:
+def _font(size: float, weight: str, families: tuple[str, ...]) -> FontProperties:
     # Helvetica calls its normal weight medium.
-    weight = "medium" if plain and weight == "normal" else weight
-    family = "Helvetica" if plain else "DejaVu Sans"
-    return FontProperties(family=family, size=size, weight=weight)
+    weight = "medium" if families == ("Helvetica",) and weight == "normal" else weight
+    return FontProperties(family=list(families), size=size, weight=weight)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from audiointerp.storage import write_atomically
+from audiointerp.text import printable
 
 
 class Bookmark(NamedTuple):
@@ -175,7 +176,7 @@ def _add_links(pdf: _Pdf, page: int, links: Sequence[Link]) -> None:
 
 def _text(text: str) -> str:
     """Return a text string of any letters as PDF writes it."""
-    return f"<feff{text.encode('utf-16-be').hex()}>"
+    return f"<feff{printable(text).encode('utf-16-be').hex()}>"
 
 
 def _numbers(values: Sequence[float]) -> str:

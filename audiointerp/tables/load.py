@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from audiointerp.arguments import several
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.processing import build_processor
 from audiointerp.reading import TEXTS, FileError, describe_stray, shown, without_stray
@@ -308,6 +309,7 @@ def _only(
     """Return the files of some models or experiments."""
     if wanted is None:
         return paths
+    wanted = several(wanted)
     check_different(kind, wanted)
     known = {name_of(path) for path in paths}
     unknown = [name for name in wanted if name not in known]

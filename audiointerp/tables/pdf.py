@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
@@ -20,6 +21,7 @@ from tqdm.auto import tqdm
 
 from audiointerp.evaluation import METRICS
 from audiointerp.plots import draw_plane
+from audiointerp.plots.words import shortened
 from audiointerp.storage import replacing
 from audiointerp.tables.cells import COUNTS, Cell, Column, Row
 from audiointerp.tables.lettering import Lettering
@@ -27,6 +29,7 @@ from audiointerp.tables.links import Bookmark, Link, add_navigation
 from audiointerp.tables.notes import note_lines
 from audiointerp.tables.score import SCORE, describe_score
 from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
+from audiointerp.text import printable
 
 _WIDTH, _HEIGHT = 11.69, 8.27
 """A4 landscape, inches."""
@@ -47,6 +50,8 @@ _LETTER, _PAD = 0.054, 0.1
 """Inches that a letter takes, on average, and that stay free beside a name."""
 _MEAN, _CELL, _WIDEST_CELL, _COUNT_CELL = 0.3, 0.94, 1.08, 0.42
 """Inches that a mean takes, that a cell takes at least and at most, and that of a count takes."""
+_NAME, _LABEL, _CAPTION, _HEADLINE = 34, 44, 150, 95
+"""Letters of a line of the contents, a row's label, a caption, and the headline, at most."""
 _ACROSS = 8
 """Columns of page numbers in the contents."""
 _PLANES = (2, 2)
@@ -261,7 +266,23 @@ def _stub_widths(table: Table) -> list[float]:
     groups = [table.stub[0], *(row.group for row in table.rows)]
     labels = [table.stub[-1], *(row.label for row in table.rows)]
     columns = [groups, labels] if len(table.stub) > 1 else [labels]
-    return [_PAD + _LETTER * max(map(len, column)) for column in columns]
+    return [
+        _PAD + _LETTER * max(_width(_fitted(text, _LABEL)) for text in column) for column in columns
+    ]
+
+
+def _fitted(text: str, letters: int) -> str:
+    """Return a text of names for a place with room for some letters."""
+    text = printable(text)
+    length = len(text)
+    while _width(shortened(text, length)) > letters:
+        length -= 1
+    return shortened(text, length)
+
+
+def _width(text: str) -> int:
+    """Return the width of a text in letters: those of East Asian scripts take two."""
+    return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
 
 
 def _cell_widths(table: Table) -> list[float]:
@@ -394,16 +415,18 @@ def _draw_contents(
     names, step = 2.5, 0.7
     y = _HEIGHT - _EDGE - 0.05
     models = ", ".join(dict.fromkeys(tables.frames["accuracy"]["model"]))
-    page.add(_SIDE, y, f"Tables: {models}", size=13, weight="bold")
+    page.add(_SIDE, y, _fitted(f"Tables: {models}", _HEADLINE), size=13, weight="bold")
     _draw_key(page, _SIDE + 6.9, y - (_TITLE + 2.1) * _LINE, key)
     y -= _TITLE * _LINE
     for entry in entries:
         y -= entry.height * _LINE
         weight = "bold" if entry.is_title else "normal"
-        page.add(_SIDE + (0 if entry.is_title else 0.12), y, entry.text, size=8, weight=weight)
+        text = entry.text if entry.is_title else _fitted(entry.text, _NAME)
+        page.add(_SIDE + (0 if entry.is_title else 0.12), y, text, size=8, weight=weight)
         width = min(step, 4.2 / max(1, len(entry.columns or entry.pages)))
         for place, column in enumerate(entry.columns):
-            page.add(_SIDE + names + place * width, y, column, color=_QUIET)
+            room = int(width / _LETTER)
+            page.add(_SIDE + names + place * width, y, _fitted(column, room), color=_QUIET)
         for place, to in enumerate(entry.pages):
             if to is not None:
                 left = _SIDE + names + place * width
@@ -479,7 +502,8 @@ def _draw_piece(figure: Figure, page: Lettering, piece: _Piece) -> None:
     cells = [*accumulate(_cell_widths(table), initial=left + sum(stubs))][:-1]
     labels = [left, left + stubs[0]][-len(table.stub) :] if len(stubs) > 1 else [left]
     y = _HEIGHT - _EDGE - (piece.top + 0.75) * _LINE
-    page.add(left, y, table.caption + (", continued" if piece.continued else ""), size=8)
+    caption = _fitted(table.caption, _CAPTION) + (", continued" if piece.continued else "")
+    page.add(left, y, caption, size=8)
     _rule(figure, left, right, y - 0.5 * _LINE, 0.8)
     y -= 1.45 * _LINE
     for x, text in zip(labels, table.stub, strict=True):
@@ -500,7 +524,7 @@ def _draw_piece(figure: Figure, page: Lettering, piece: _Piece) -> None:
             y -= _LINE
             names = (group if line == 0 else "", row.label)[-len(labels) :]
             for x, text in zip(labels, names, strict=True):
-                page.add(x, y, text)
+                page.add(x, y, _fitted(text, _LABEL))
             for x, cell in zip(cells, row.cells, strict=True):
                 _draw_cell(page, x, y, cell)
     _rule(figure, left, right, y - 0.5 * _LINE, 0.8)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from audiointerp.arguments import several
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
 from audiointerp.tables.load import RUN_COLUMNS
 
@@ -104,7 +105,7 @@ def normalise(means: ArrayLike, cells: float, names: Sequence[str] | None = None
     ValueError
         If a value lies outside its metric's bounds.
     """
-    names = metric_columns(METRICS, SCORED_FAMILIES) if names is None else names
+    names = metric_columns(METRICS, SCORED_FAMILIES) if names is None else several(names)
     means = np.asarray(means, dtype=float)
     if means.shape[-1:] != (len(names),):
         raise ValueError(f"means of shape {means.shape}: expected (..., {len(names)})")
@@ -162,9 +163,11 @@ def score(
     array, shape (...,)
         In [0.01, 1]; NaN where a metric is.
     """
-    names = metric_columns(METRICS, SCORED_FAMILIES) if names is None else list(names)
+    names = metric_columns(METRICS, SCORED_FAMILIES) if names is None else list(several(names))
     shares = normalise(means, cells, names)
-    return combine(shares if of is None else shares[..., [names.index(name) for name in of]])
+    if of is not None:
+        shares = shares[..., [names.index(name) for name in several(of)]]
+    return combine(shares)
 
 
 def combine(shares: NDArray) -> NDArray:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from audiointerp.arguments import several
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
 from audiointerp.evaluation.statistics import (
     bootstrap_means,
@@ -87,7 +88,7 @@ def summarise_files(table: pd.DataFrame, masks: Sequence[str]) -> pd.DataFrame:
         Means over the rows, rounded for reading, with what
         `audiointerp.evaluation.statistics.population_counts` adds.
     """
-    shown = table[table["mask"].isin(masks)]
+    shown = table[table["mask"].isin(several(masks))]
     groups = shown.groupby(["model", "method", "mask"], sort=False)
     means = groups[metric_columns(table)].mean().round(3)
     return means.assign(**population_counts(groups, partial_metrics(shown)))
@@ -123,14 +124,14 @@ def estimate(
         and ``FF``, ``FF_low``, ``FF_high``, … ``score_high``. A metric that has no value in some
         rows, here or in another group, also has ``<metric>_n``, over how many rows its mean is.
     """
-    names, scored = metric_columns(results), scored_metrics(results)
+    by, names, scored = several(by), metric_columns(results), scored_metrics(results)
     partial = partial_metrics(results)
     chosen = [names.index(name) for name in scored]
     values = results[names].to_numpy(float)
     cells = results["cells"].to_numpy(float)
     clips, _ = pd.factorize(results["clip"])
     rows = []
-    for key, places in results.groupby(list(by), sort=False).indices.items():
+    for key, places in _groups(results, by):
         here, clip, size = values[places], clips[places], cells[places[0]]
         known = (~np.isnan(here)).sum(axis=0)
         mean = np.nansum(here, axis=0) / np.where(known > 0, known, np.nan)
@@ -206,7 +207,7 @@ def compare(results: pd.DataFrame, of: Kind, *, within: Sequence[str]) -> pd.Dat
     ValueError
         If a clip comes twice.
     """
-    unit = row_key(results)
+    within, unit = several(within), row_key(results)
     if results.duplicated([*within, of, *unit]).any():
         raise ValueError(f"a clip comes twice for one {of}: name all that differs in `within`")
     metrics = metric_columns(results)
@@ -218,7 +219,7 @@ def compare(results: pd.DataFrame, of: Kind, *, within: Sequence[str]) -> pd.Dat
     rows = pd.Categorical(results[of], categories=names).codes
     units = results.groupby(unit, sort=False).ngroup().to_numpy()
     clip_of, _ = pd.factorize(results["clip"].to_numpy()[np.unique(units, return_index=True)[1]])
-    for key, places in results.groupby(list(within), sort=False).indices.items():
+    for key, places in _groups(results, within):
         present, row = np.unique(rows[places], return_inverse=True)
         if len(present) < 2:
             continue
@@ -256,6 +257,12 @@ def compare(results: pd.DataFrame, of: Kind, *, within: Sequence[str]) -> pd.Dat
         return pd.DataFrame(columns=[*within, *columns])
     whole = pd.concat(parts, ignore_index=True)
     return whole if (whole["clips"] < whole["of"]).any() else whole.drop(columns="of")
+
+
+def _groups(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple, NDArray]]:
+    """Yield the values that name each group, and the positions of its rows."""
+    for key, places in table.groupby(list(by), sort=False).indices.items():
+        yield key if isinstance(key, tuple) else (key,), places
 
 
 def _by_clip(differences: NDArray, both: NDArray, clips: NDArray) -> tuple[NDArray, NDArray]:
@@ -303,7 +310,7 @@ def mark(
     DataFrame
         The estimates with ``FF_mark``, … ``score_mark``.
     """
-    within = list(within)
+    within = list(several(within))
     significant = comparisons[(comparisons["p_holm"] < ALPHA) & (comparisons["better"] != "")]
     loser = np.where(
         significant["better"] == significant["first"], significant["second"], significant["first"]
@@ -313,7 +320,7 @@ def mark(
     for *where, better, lost in zip(*columns, significant["better"], loser, strict=True):
         wins.setdefault(tuple(where), set()).add((better, lost))
     names = estimates[of].to_numpy()
-    groups = estimates.groupby(within, sort=False).indices
+    groups = dict(_groups(estimates, within))
     marks = {}
     for metric in (*metric_columns(estimates), SCORE):
         better, unit = (1, 1.0) if metric == SCORE else _direction(metric)

@@ -531,8 +531,7 @@ def _check_labels(model: TransferModel, dataset: ClipDataset, name: str) -> None
         if len(labels) != 1:
             raise ValueError(
                 f"clip {clip!r} of the {name} has {len(labels)} labels, a {model.head.name} head "
-                "decides for one of the classes: train a sigmoid head, head='sigmoid', or "
-                "model.head = build_head('sigmoid')"
+                "decides for one of the classes: train a sigmoid head, head='sigmoid'"
             )
 
 

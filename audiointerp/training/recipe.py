@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
+from audiointerp.arguments import several
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.choose import SYNTHETIC, open_dataset
 from audiointerp.dataset.esc50 import ESC50Dataset
@@ -460,7 +461,7 @@ def _short(value: object) -> str:
 def _check_folds(
     train: Iterable[Fold], validation: Fold, test: Fold
 ) -> tuple[tuple[Fold, ...], ...]:
-    folds = (tuple(train), (validation,), (test,))
+    folds = (several(train), (validation,), (test,))
     check_different("training fold", folds[0])
     numbers = [number for part in folds for number in part]
     if len(set(numbers)) != len(numbers):
