@@ -229,13 +229,21 @@ def build_head(head: str | Head | dict[str, Any]) -> Head:
     ------
     UnknownNameError
         If no head has that name.
+    ValueError
+        If the settings have no name, or a setting is not one of that head's.
     """
     if isinstance(head, Head):
         return head
     if isinstance(head, str):
         return HEADS[head]()
     options = dict(head)
-    return HEADS[options.pop("name")](**options)
+    if "name" not in options:
+        raise ValueError(f"head settings without a 'name' ({', '.join(HEADS)}): {head!r}")
+    kind = HEADS[str(options.pop("name"))]
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ValueError(f"settings {options} do not fit the head {kind.name}: {error}") from error
 
 
 def _largest(probabilities: Tensor) -> Tensor:

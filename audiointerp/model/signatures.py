@@ -35,7 +35,7 @@ class FileKind:
     layout: Layout | None = None
 
 
-_CUT = "was the download or copy cut short?"
+_CUT = "was the copy cut short?"
 _EXPORT = "load it with the library that wrote it, and save the state_dict() of the network"
 _UNPACK = "unpack it and give the file with the weights in it"
 _FETCH = "the server sent it in place of the file: open the address in a browser to see why"

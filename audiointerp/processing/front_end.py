@@ -119,8 +119,8 @@ def build_processor(settings: dict[str, Any]) -> FrontEnd:
     kwargs = dict(settings)
     if "name" not in kwargs:
         raise ValueError(f"front end settings without a 'name': {settings!r}")
-    front_end = FRONT_ENDS[kwargs.pop("name")]
+    front_end = FRONT_ENDS[str(kwargs.pop("name"))]
     try:
         return front_end(**kwargs)
-    except TypeError as error:
+    except (TypeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"settings {kwargs} do not fit {front_end.__name__}: {error}") from error

@@ -24,6 +24,12 @@ POWER_FLOOR = 1e-10
 """The power below which a decibel front end hears nothing: -100 dB."""
 
 
+LONGEST_FFT = 2**17
+"""Samples, more than half a second at any rate: longer ones come from damaged settings."""
+MOST_WEIGHTS = 2**25
+"""Of mel filters, FFT bins times bands; the default has 32,832."""
+
+
 @FRONT_ENDS.register("STFTSpectrogram")
 class STFTSpectrogram(FrontEnd):
     """Power spectrogram: squared magnitude of the centred, reflect-padded Hann STFT.
@@ -55,8 +61,10 @@ class STFTSpectrogram(FrontEnd):
             ("n_fft", n_fft),
             ("hop_length", hop_length),
         ):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}: expected a positive whole number")
+        if n_fft > LONGEST_FFT:
+            raise ValueError(f"n_fft is {n_fft}: expected at most {LONGEST_FFT}")
         if n_fft % 2:
             raise ValueError(f"n_fft is {n_fft}: expected an even number, such as {n_fft + 1}")
         if hop_length > n_fft // 2:
@@ -268,6 +276,16 @@ class MelSTFTSpectrogram(STFTSpectrogram):
             raise ValueError(
                 f"the bands run from {f_min} to {f_max} Hz: expected "
                 f"0 <= f_min < f_max <= {sample_rate / 2} Hz, half the sample rate"
+            )
+        if not isinstance(n_mels, int) or not 1 <= n_mels <= n_fft // 2 + 1:
+            raise ValueError(
+                f"n_mels is {n_mels!r}: expected a whole number from 1 to {n_fft // 2 + 1}, the "
+                f"FFT bins of n_fft {n_fft}"
+            )
+        if n_mels * (n_fft // 2 + 1) > MOST_WEIGHTS:
+            raise ValueError(
+                f"{n_mels} bands of {n_fft // 2 + 1} FFT bins have more than {MOST_WEIGHTS} "
+                "weights: take fewer bands or a shorter n_fft"
             )
         self.n_mels = n_mels
         self.f_min = f_min
