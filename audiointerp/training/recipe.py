@@ -26,7 +26,7 @@ from audiointerp.model import (
     find_panns,
     transfer_panns,
 )
-from audiointerp.model.weights import load, save_weights
+from audiointerp.model.weights import is_weight_file, load, save_weights
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.runs.classification import SetPredictions, classify_set
 from audiointerp.storage import write_atomically
@@ -118,6 +118,7 @@ def train_classifier(
     head: str = "softmax",
     width: float | None = None,
     pretrained: str | os.PathLike[str] | None = None,
+    pretrained_key: str | None = None,
     subset: str | None = None,
     train_folds: Iterable[Fold] = (1, 2, 3),
     validation_fold: Fold = 4,
@@ -160,8 +161,12 @@ def train_classifier(
         Channel multiplier of Cnn14.
     pretrained : "audioset" or path, optional
         Start from the published AudioSet weights (fetched into ``pretrained/``), from a PANNs
-        checkpoint (``.pth``) or from a weight file of the same architecture. The classifier starts
-        afresh, as does ``bn0`` where the number of bins differs.
+        checkpoint (``.pth``), which is unwrapped as by `audiointerp.model.transfer_panns`, or from
+        a weight file of the same architecture. The classifier starts afresh, as does ``bn0`` where
+        the number of bins differs. The card says what was taken.
+    pretrained_key : str, optional
+        Where in a checkpoint the weights are, such as "model_ema"; needed only where it holds
+        several that fit.
     subset : {"esc10"}, optional
         Of a folder's clips.
     train_folds, validation_fold, test_fold
@@ -206,8 +211,7 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     options = {"subset": subset, "sample_rate": rate, "cache_dir": cache_dir, "clips": clips}
     train, validation, test = (open_dataset(data, folds=fold, **options) for fold in folds)
     network = _build(model, head, width, len(train.classes), processor, seed)
-    if pretrained is not None:
-        _initialise(network, pretrained)
+    start = _initialise(network, pretrained, pretrained_key)
     training = fit(
         network,
         processor,
@@ -235,6 +239,7 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
     predictions = classify_set(network, processor, test, progress=progress)
     source = _source(data, subset, train)
     card = _describe(source, training, predictions, folds, command_line(data, out, given))
+    card |= {} if start is None else {"start": start}
     duration = train.duration
     save_weights(out, network, processor, classes=train.classes, duration=duration, card=card)
     page = out.with_suffix(".md")
@@ -311,7 +316,7 @@ def choose_start(
         width = _SLIM if width is None else width
         return Start(None, width, 2e-3, 1.0 if width >= 1 else 0.25)
     if width is None:
-        is_own = Path(pretrained).suffix == ".safetensors"
+        is_own = is_weight_file(pretrained)
         width = load(pretrained).network.settings().get("width", 1.0) if is_own else 1.0
     return Start(pretrained, width, 1e-4, 1.0 if width >= 1 else 0.25)
 
@@ -368,6 +373,7 @@ _OPTIONS: dict[str, Any] = {
     "head": "softmax",
     "width": None,
     "pretrained": None,
+    "pretrained_key": None,
     "subset": None,
     "train_folds": (1, 2, 3),
     "validation_fold": 4,
@@ -424,13 +430,25 @@ def _build(
     return model
 
 
-def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> None:
-    """Load all but the classifier of earlier weights, and but ``bn0`` where the bins differ."""
+def _initialise(
+    model: TransferModel, pretrained: str | os.PathLike[str] | None, key: str | None
+) -> str | None:
+    """Load all but the classifier of earlier weights, and but ``bn0`` where the bins differ.
+
+    Returns what was loaded, None if there are no earlier weights.
+    """
+    if pretrained is None:
+        if key is not None:
+            raise ValueError(f"pretrained_key is {key!r}, but no pretrained weights are named")
+        return None
     if str(pretrained) == AUDIOSET:
         pretrained = download_panns(model.name)
-    if Path(pretrained).suffix != ".safetensors":
-        transfer_panns(model, pretrained, skip=() if model.num_bins == _PANNS_BINS else ("bn0",))
-        return
+    name = Path(pretrained).name
+    if not is_weight_file(pretrained):
+        skip = () if model.num_bins == _PANNS_BINS else ("bn0",)
+        return f"{name}: {transfer_panns(model, pretrained, skip=skip, key=key)}"
+    if key is not None:
+        raise ValueError(f"pretrained_key is {key!r}, but {pretrained} holds one network only")
     other, _ = load(pretrained)
     mine, theirs = (
         {name: value for name, value in one.settings().items() if name in ("name", "width")}
@@ -442,6 +460,7 @@ def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> Non
     if other.num_bins != model.num_bins:
         state = {name: value for name, value in state.items() if not name.startswith("bn0.")}
     model.base.load_state_dict(model.base.state_dict() | state)
+    return name
 
 
 def _run_dir(out: Path) -> Path:
@@ -522,6 +541,7 @@ def _page(
         f"- Clips: {train.duration:g} s at {train.sample_rate} Hz, peak-normalised",
         f"- Data: {card['data']}; folds: {card['folds']}",
         f"- Licence: {card['licence']}",
+        *([f"- Started from: {card['start']}"] if "start" in card else []),
         *_scores(card, test),
         f"- Versions: {card['versions']}",
         "",
