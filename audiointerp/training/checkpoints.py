@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(kept, dict):
         raise ValueError(f"{path}: not a checkpoint that audiointerp.fit wrote")
     parts = {
-        "settings": isinstance(kept.get("settings"), dict),
+        "settings": isinstance(kept.get("settings"), dict) and _is_plain(kept["settings"]),
         "history": _is_history(kept.get("history")),
         "weights": _is_state(content.get("state_dict")),
         "progress": isinstance(content.get("loops"), dict),
@@ -119,11 +120,20 @@ def _is_history(history: object) -> bool:
         return False
     return all(
         isinstance(row, dict)
-        and row.get("epoch") == epoch
-        and all(name in row for name in _COLUMNS)
         and all(isinstance(value, int | float) for value in row.values())
+        and all(name in row for name in _COLUMNS)
+        and row["epoch"] == epoch
         for epoch, row in enumerate(history, start=1)
     )
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether this is of texts, numbers, lists and dictionaries, which can be compared."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_state(state: object) -> bool:
