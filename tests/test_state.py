@@ -245,6 +245,27 @@ def test_a_file_that_was_written_without_checksums_is_read(tmp_path):
     assert is_loaded(target)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [(38, b"\x10", "marked as a folder"), (20, bytes(4), "compressed"), (16, b"\1\2\3\4", "CRC")],
+)
+def test_records_that_torch_would_skip_without_an_error_are_refused(
+    place, value, message, tmp_path
+):
+    """A directory, and 0 compressed bytes: torch leaves the tensor as the memory was."""
+    path = tmp_path / "a.pth"
+    torch.save({"model": state()}, path)
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"a/data/0") - 46  # in the table of contents at the end
+    assert content[entry : entry + 4] == b"PK\1\2"
+    content[entry + place : entry + place + len(value)] = value
+    path.write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=rf"a\.pth is damaged: its record 'a/data/0'.*{message}"
+    ):
+        load_checkpoint(network(), path)
+
+
 def test_compressed_records_are_refused_before_they_are_unpacked(tmp_path):
     path = tmp_path / "bomb.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

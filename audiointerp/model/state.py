@@ -32,6 +32,8 @@ _INERT = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapp
 _DEEPEST = 8
 """Levels of dictionaries that are searched for weights."""
 _BLOCK = 1 << 20
+_IS_FOLDER = 0x10
+"""The bit of a zip record's attributes that marks a folder to readers."""
 
 
 class CheckpointError(ValueError):
@@ -312,8 +314,7 @@ def _check_records(path: Path) -> None:
                 return  # torch was told to write no checksums, by set_crc32_options(False)
             for record in records:
                 name = f"its record {record.filename!r}"
-                if record.compress_type != zipfile.ZIP_STORED:
-                    raise zipfile.BadZipFile("compressed, which torch does not do")
+                _check_entry(record)
                 with archive.open(record) as file:
                     while file.read(_BLOCK):
                         pass
@@ -322,6 +323,18 @@ def _check_records(path: Path) -> None:
             f"{path} is damaged: {name} is not as it was written ({error}). Copy or download it "
             "again"
         ) from error
+
+
+def _check_entry(record: zipfile.ZipInfo) -> None:
+    """Raise unless a record is as torch writes them: a file, not compressed.
+
+    Of a directory, and of a record of no compressed bytes, torch's reader copies nothing and
+    reports success: the tensor would hold whatever was in the memory.
+    """
+    if record.is_dir() or record.external_attr & _IS_FOLDER:
+        raise zipfile.BadZipFile("marked as a folder")
+    if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
+        raise zipfile.BadZipFile("compressed, which torch does not do")
 
 
 @contextmanager
