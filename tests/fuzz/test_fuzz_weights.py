@@ -209,6 +209,19 @@ def test_hostile_settings_in_a_weight_file(weight_file, tmp_path, limited_memory
     assert needed <= set(found)
 
 
+@pytest.mark.parametrize("change", [{"width": 7}, {"num_classes": 10**9}, {"num_bins": 10**9}])
+def test_a_size_that_the_tensors_do_not_have_is_refused_before_the_network_is_made(
+    weight_file, change, tmp_path, limited_memory
+):
+    path = tmp_path / "hostile.safetensors"
+    text = text_of(weight_file)
+    model = json.dumps(json.loads(text["model"]) | change)
+    save_file(load_file(weight_file), path, text | {"model": model})
+    message = "of its tensors .* in the file, expected"
+    with limited_memory(MEMORY), pytest.raises(WeightsError, match=message):
+        load(path)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "{", "", '{"a": 1, "a"', "\u2028"])
 @pytest.mark.parametrize("field", ["model", "card", "duration"])
 def test_text_that_is_no_json(weight_file, field, text, tmp_path):
