@@ -88,6 +88,74 @@ def test_a_bare_state_dict_loads(tmp_path):
     assert torch.equal(model.base.fc1.bias, panns_state("Cnn6")["fc1.bias"])
 
 
+WRAPPED = {
+    "DataParallel": (lambda state: {"model": under("module.", state)}, "'model.module'"),
+    "Lightning": (
+        lambda state: {
+            "pytorch-lightning_version": "2.6.0",
+            "state_dict": under("net.", state) | {"loss.weight": torch.ones(2)},
+        },
+        "'state_dict.net', not used: state_dict.loss.weight",
+    ),
+    "our training": (
+        lambda state: {"training": {}, "state_dict": under("model.base.", state)},
+        "'state_dict.model.base'",
+    ),
+}
+
+
+def under(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_a_wrapped_network_loads_and_what_was_taken_is_said(case, tmp_path):
+    wrap, place = WRAPPED[case]
+    torch.save(wrap(panns_state("Cnn6")), tmp_path / "wrapped.ckpt")
+    model = empty_model("Cnn6")
+    assert transfer_panns(model, tmp_path / "wrapped.ckpt") == place
+    assert torch.equal(model.base.fc1.bias, panns_state("Cnn6")["fc1.bias"])
+
+
+def test_a_moving_average_beside_the_network_is_chosen_by_a_key(tmp_path):
+    path = tmp_path / "both.pth"
+    torch.save({"model": panns_state("Cnn6"), "model_ema": panns_state("Cnn6", seed=1)}, path)
+    model = empty_model("Cnn6")
+    is_untouched = untouched(model)
+    with pytest.raises(
+        CheckpointError, match=r"both\.pth .*'model', 'model_ema'.*--pretrained-key"
+    ):
+        transfer_panns(model, path)
+    assert is_untouched()
+    assert transfer_panns(model, path, key="model_ema").startswith("'model_ema'")
+    assert torch.equal(model.base.fc1.bias, panns_state("Cnn6", seed=1)["fc1.bias"])
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    state = panns_state("Cnn6") | {"bn0.running_var": torch.full((64,), torch.nan)}
+    model = empty_model("Cnn6")
+    is_untouched = untouched(model)
+    with pytest.raises(CheckpointError, match=r"random\.pth .*bn0\.running_var holds NaN"):
+        transfer_panns(model, panns_file(tmp_path / "random.pth", "Cnn6", model=state))
+    assert is_untouched()
+
+
+def test_a_changed_bit_is_noticed_by_the_checksums_of_the_file(tmp_path):
+    path = panns_file(tmp_path / "random.pth", "Cnn6")
+    content = bytearray(path.read_bytes())
+    content[content.index(panns_state("Cnn6")["fc1.bias"][:1].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"random\.pth is damaged: its record"):
+        transfer_panns(empty_model("Cnn6"), path)
+
+
+def test_a_page_under_a_published_name_is_named(tmp_path):
+    path = tmp_path / "Cnn6_mAP=0.343.pth"
+    path.write_text("<!doctype html><title>Log in</title>")
+    with pytest.raises(CheckpointError, match=r"published file .*is it an HTML page\?"):
+        transfer_panns(empty_model("Cnn6"), path)
+
+
 def test_loading_opens_nothing_to_later_loads(tmp_path):
     before = set(torch.serialization.get_safe_globals())
     transfer_panns(empty_model("Cnn6"), panns_file(tmp_path / "random.pth", "Cnn6"))

@@ -196,7 +196,7 @@ def test_an_earlier_training_is_not_overwritten_nor_mixed_with_other_settings(tm
     with pytest.raises(ValueError, match=r"other settings \(clip_ids "):
         run(tmp_path, processor, epochs=1, resume=True, train=Tones(10, 50))
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(ValueError, match=r"last\.ckpt: not a readable checkpoint"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is a zip archive that is damaged"):
         run(tmp_path, processor, epochs=1, resume=True)
 
 
@@ -533,6 +533,60 @@ def test_a_training_from_before_there_were_heads_goes_on(tmp_path, processor):
     torch.save(checkpoint, tmp_path / "last.ckpt")
     again = run(tmp_path, processor, epochs=1, resume=True, model=small_model(seed=5))
     assert same_weights(first.model, again.model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer_states": None}, r"cannot go on from .*last\.ckpt"),
+        ({"state_dict": {"model.other": torch.zeros(2)}}, r"cannot go on from .*last\.ckpt"),
+        ({"loops": None}, r"last\.ckpt: not as audiointerp\.fit wrote it, its progress"),
+        ({"training": {"settings": {}, "history": []}}, r"last\.ckpt: .*its history"),
+        ({"training": None}, r"last\.ckpt: not a checkpoint that audiointerp\.fit wrote"),
+    ],
+)
+def test_a_training_does_not_go_on_from_a_checkpoint_that_was_changed(
+    tmp_path, processor, change, message
+):
+    run(tmp_path, processor, epochs=1)
+    path = tmp_path / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["training"]["settings"]["epochs"] = 2  # so that it is not finished
+    changed = checkpoint | change
+    torch.save({name: value for name, value in changed.items() if value is not None}, path)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, processor, epochs=2, resume=True)
+
+
+def test_a_training_does_not_go_on_from_the_progress_of_another(tmp_path, processor):
+    run(tmp_path, processor, epochs=2)
+    path = tmp_path / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["training"]["settings"]["epochs"] = 3
+    del checkpoint["training"]["history"][1]
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r"last\.ckpt: its progress is 2 epochs, its history 1"):
+        run(tmp_path, processor, epochs=3, resume=True)
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
+def test_a_damaged_checkpoint_of_a_training_is_named(tmp_path, processor, name):
+    training = run(tmp_path, processor, epochs=1)
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    weights = training.model.classifier.weight.detach().numpy().tobytes()
+    content[content.index(weights)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} is damaged: its record"):
+        run(tmp_path, processor, epochs=1, resume=True)
+
+
+def test_the_best_epoch_is_not_read_from_another_training(tmp_path, processor):
+    run(tmp_path / "one", processor, epochs=1)
+    run(tmp_path / "two", processor, epochs=2)
+    (tmp_path / "one" / "best.ckpt").write_bytes((tmp_path / "two" / "last.ckpt").read_bytes())
+    with pytest.raises(ValueError, match=r"best\.ckpt is of epoch 2, but .* epoch 1 is the best"):
+        run(tmp_path / "one", processor, epochs=1, resume=True)
 
 
 class Silent(Chords):

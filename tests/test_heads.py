@@ -55,6 +55,20 @@ def test_metrics_of_every_head_are_those_computed_by_hand(head, threshold):
     assert decisions_kept == {True, False}
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": 0.5}, "head settings without a 'name'"),
+        ({"name": ["sigmoid"]}, "unknown head"),
+        ({"name": "sigmoid", "threshold": "half"}, "do not fit the head sigmoid"),
+        ({"name": "softmax", "threshold": 0.5}, "do not fit the head softmax"),
+    ],
+)
+def test_settings_that_are_of_no_head_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        build_head(settings)
+
+
 def test_a_label_that_is_not_decided_for_is_kept_by_staying_so():
     head = build_head("sigmoid")
     before = torch.tensor([[0.2, 0.9], [0.2, 0.9], [0.7, 0.1]], dtype=torch.float64)

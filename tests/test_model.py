@@ -292,7 +292,7 @@ def test_features_of_another_front_end_are_refused():
         random_model("Cnn14")(torch.zeros(1, 1, 257, 101))
 
 
-@pytest.mark.parametrize("width", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("width", [0, -1, math.nan, math.inf, 1e308, True])
 def test_impossible_widths_are_refused(width):
     with pytest.raises(ValueError, match="width must be a positive number"):
         TransferCnn14(10, 64, width=width)
@@ -312,6 +312,9 @@ def test_no_classes_are_refused():
             {"name": "Cnn6", "num_classes": 2, "num_bins": 64, "width": 0.5},
             "Cnn6 has no setting width: it takes num_classes, num_bins",
         ),
+        ({"name": ["Cnn14"], "num_classes": 2, "num_bins": 64}, "unknown model"),
+        ({"name": "Cnn14", "num_classes": 2, "num_bins": 64, "width": "1"}, "do not fit Cnn14"),
+        ({"name": "Cnn6", "num_classes": 10**30, "num_bins": 64}, "do not fit Cnn6"),
     ],
 )
 def test_settings_that_fit_no_model_are_refused(settings, message):

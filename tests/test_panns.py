@@ -218,6 +218,18 @@ def test_a_file_that_is_no_tagger_is_refused(change, message, tmp_path):
         ai.load_panns("Cnn6", path=tmp_path / "other.pth")
 
 
+def test_a_wrapped_tagger_is_unwrapped_and_its_card_says_so(tmp_path):
+    state = {f"module.{name}": value for name, value in panns_tagger("Cnn6").items()}
+    average = {f"module.{name}": value for name, value in panns_tagger("Cnn6", seed=1).items()}
+    path = tmp_path / "wrapped.pth"
+    torch.save({"state_dict": state, "ema": average}, path)
+    with pytest.raises(CheckpointError, match=r"'state_dict\.module', 'ema\.module'"):
+        ai.load_panns("Cnn6", path=path)
+    network = ai.load_panns("Cnn6", path=path, key="ema").network
+    assert torch.equal(network.classifier.weight, average["module.fc_audioset.weight"])
+    assert network.card["weights"].startswith("wrapped.pth: 'ema.module'")
+
+
 def test_another_architecture_is_named(cnn6):
     with pytest.raises(CheckpointError, match="not hold a Cnn10 but a Cnn6"):
         ai.load_panns("Cnn10", path=cnn6)

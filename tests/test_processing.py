@@ -497,10 +497,12 @@ def test_unknown_front_ends_and_settings_are_named():
         (STFTSpectrogram, {"sample_rate": 0}, "sample_rate is 0"),
         (STFTSpectrogram, {"sample_rate": 16000.5}, "sample_rate is 16000.5"),
         (STFTSpectrogram, {"n_fft": 511}, "n_fft is 511: expected an even"),
+        (STFTSpectrogram, {"hop_length": True}, "hop_length is True"),
         (STFTSpectrogram, {"hop_length": 257}, "hop_length 257 is more than half"),
         (MelSTFTSpectrogram, {"f_max": 17000.0}, "17000.0 Hz"),
         (MelSTFTSpectrogram, {"f_min": 15000.0}, "f_min < f_max"),
         (MelSTFTSpectrogram, {"n_mels": 400}, "mel bands hold no FFT bin"),
+        (MelSTFTSpectrogram, {"n_fft": 2**17, "n_mels": 2**16}, "more than 33554432 weights"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(front_end, arguments, message):

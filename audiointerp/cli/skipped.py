@@ -17,9 +17,10 @@ def report_degenerate(found: Mapping[str, Mapping[str, str]], masks: Collection[
     }
     told = {name: said for name, said in told.items() if said}
     if told:
-        typer.echo("\nDegenerate, their metrics say nothing of the clip:")
+        say()
+        say("Degenerate, their metrics say nothing of the clip:")
         for name, said in told.items():
-            typer.echo(f"  {name}: {'; '.join(said)}")
+            say(f"  {name}: {'; '.join(said)}")
 
 
 def report_skipped(failures: Mapping[str, str]) -> None:

@@ -30,6 +30,10 @@ def train(
     pretrained: Annotated[
         str | None, typer.Option(help="Weights to start from: a file, or 'audioset' to fetch them.")
     ] = None,
+    pretrained_key: Annotated[
+        str | None,
+        typer.Option(help="Which weights of the file, if it holds several: model_ema, …"),
+    ] = None,
     subset: Subset = None,
     train_folds: Annotated[
         list[str], typer.Option(help="Folds to train on: numbers or names.")
@@ -69,6 +73,7 @@ def train(
         head=head,
         width=width,
         pretrained=pretrained,
+        pretrained_key=pretrained_key,
         subset=subset,
         train_folds=[read_fold(fold) for fold in train_folds],
         validation_fold=read_fold(validation_fold),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from audiointerp.model.base import MODELS, TransferModel, build_model
 from audiointerp.model.checkpoint import (
-    CheckpointError,
     download_panns,
     find_panns,
     load_panns,
@@ -17,6 +16,7 @@ from audiointerp.model.cnn14 import TransferCnn14
 from audiointerp.model.heads import HEADS, Head, build_head
 from audiointerp.model.mobilenet import TransferMobileNetV1, TransferMobileNetV2
 from audiointerp.model.resnet import TransferResNet22, TransferResNet38
+from audiointerp.model.state import CheckpointError, load_checkpoint
 
 for _model in (
     TransferCnn14,
@@ -49,6 +49,7 @@ __all__ = [
     "classifier",
     "download_panns",
     "find_panns",
+    "load_checkpoint",
     "load_panns",
     "transfer_panns",
 ]

@@ -214,10 +214,15 @@ def build_model(settings: Mapping[str, Any], *, seed: int | None = None) -> Tran
     arguments = dict(settings)
     if "name" not in arguments:
         raise ValueError(
-            f"model settings need a 'name' ({', '.join(MODELS)}), got only {sorted(arguments)}"
+            f"model settings need a 'name' ({', '.join(MODELS)}), got only {[*arguments]}"
         )
-    model_class = MODELS[arguments.pop("name")]
+    model_class = MODELS[str(arguments.pop("name"))]
     with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        return build(model_class, model_class.name, arguments)
+        try:
+            return build(model_class, model_class.name, arguments)
+        except (OverflowError, RuntimeError) as error:  # the last of impossible sizes
+            raise ValueError(
+                f"settings {arguments} do not fit {model_class.name}: {error}"
+            ) from error

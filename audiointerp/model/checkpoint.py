@@ -7,15 +7,11 @@ lies below its last layer into a network for other classes.
 from __future__ import annotations
 
 import hashlib
-import pickle
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pooch
 import requests
 import torch
@@ -25,6 +21,15 @@ from audiointerp.dataset.audioset import audioset_classes
 from audiointerp.model.base import MODELS, TransferModel, build_model
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.heads import Sigmoid
+from audiointerp.model.signatures import identify
+from audiointerp.model.state import (
+    CheckpointError,
+    Weights,
+    check_values,
+    find_weights,
+    read_content,
+    some,
+)
 from audiointerp.processing import LogMelSTFTSpectrogram
 from audiointerp.storage import claim, naming
 
@@ -40,10 +45,6 @@ _CARD = {
 }
 _SAME_FRONT_END = 1e-4
 """Largest difference of two front ends' numbers that is rounding, as a share of the largest."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be fetched, read or fitted to the model; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,15 @@ def load_panns(
     *,
     path: str | Path | None = None,
     folder: str | Path = "pretrained",
+    key: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Classifier:
     """Return a network published with PANNs as it is: a tagger of AudioSet's 527 classes.
 
     Its last layer (``fc_audioset``) is the model's `classifier`, its head sigmoid, its front end
     `LogMelSTFTSpectrogram` with its defaults. The front end that the file carries must be the
-    same. Sounds are not normalised, as PANNs' were not. Files are checked and read as by
-    `transfer_panns`.
+    same. Sounds are not normalised, as PANNs' were not. Files are checked, unwrapped and read as
+    by `transfer_panns`.
 
     Parameters
     ----------
@@ -185,6 +187,8 @@ def load_panns(
         A PANNs checkpoint; by default the published file in `folder`, fetched if it is not there.
     folder : path, default "pretrained"
         Where `download_panns` puts it.
+    key : str, optional
+        Where in the file the weights are; see `transfer_panns`.
     device : str or torch.device
         Where to put model and front end.
 
@@ -198,8 +202,8 @@ def load_panns(
     ValueError
         If the model is unknown.
     CheckpointError
-        If the file cannot be fetched, is missing, damaged, refused, of another architecture, or
-        was made for other features.
+        If the file cannot be fetched, is missing, damaged, refused, of another architecture, was
+        made for other features, or holds several networks of which `key` chooses none.
 
     References
     ----------
@@ -217,17 +221,20 @@ def load_panns(
     MODELS[name]
     if path is None:
         path = find_panns(name, folder) or download_panns(name, folder)
-    state = _read_published(Path(path))
+    path = Path(path)
+    content = _read_published(path)
     front_end = LogMelSTFTSpectrogram()
     classes = audioset_classes()
     settings = {"name": name, "num_classes": len(classes), "num_bins": front_end.num_bins}
     model = build_model(settings, seed=0)
-    base = _base_of(model, Path(path), state)
-    layer = _audioset_layer(model, Path(path), state)
-    _check_front_end(front_end, Path(path), state)
+    found = find_weights(content, model.base.state_dict().keys(), path, key=key)
+    base = _base_of(model, path, found)
+    layer = _audioset_layer(model, path, found)
+    _check_front_end(front_end, path, found.tensors)
     model.base.load_state_dict(base, strict=True)
     model.classifier.load_state_dict(layer, strict=True)
-    model.head, model.classes, model.card = Sigmoid(), classes, dict(_CARD)
+    model.head, model.classes = Sigmoid(), classes
+    model.card = _CARD | {"weights": f"{path.name}: {found}"}
     model.duration, model.normalize = AUDIOSET_SECONDS, False
     model.eval().to(device)
     return Classifier(
@@ -242,30 +249,42 @@ def load_panns(
     )
 
 
-def transfer_panns(model: TransferModel, path: str | Path, *, skip: Iterable[str] = ()) -> None:
+def transfer_panns(
+    model: TransferModel, path: str | Path, *, skip: Iterable[str] = (), key: str | None = None
+) -> str:
     """Load AudioSet weights published with PANNs into ``model.base``; the classifier stays.
 
     Only tensors and NumPy numbers are read from the file (``weights_only=True``): a pickle that
     would run code is refused. The file's own front end (``spectrogram_extractor``,
     ``logmel_extractor``) and AudioSet layer (``fc_audioset``) are left out; every other key must
-    fit, name and shape, or nothing is loaded. A file that carries a published name must also have
-    its published MD5.
+    fit, name and shape, and be finite, or nothing is loaded. A file that carries a published name
+    must also have its published MD5; elsewhere the checksums of the file are checked, if it has
+    any. Wrappers are taken off, as by `audiointerp.model.load_checkpoint`.
 
     Parameters
     ----------
     model : TransferModel
         Changed in place.
     path : path
-        A PANNs checkpoint, ``{"iteration", "model", "sampler"}``, or a bare state dict of one.
+        A PANNs checkpoint, ``{"iteration", "model", "sampler"}``, a bare state dict of one, or a
+        checkpoint of Lightning, of a moving average and the like that holds such a network.
     skip : iterable of str, default ()
         Layers that keep the model's own values, by name: ``("bn0",)`` for features with another
         number of bins than PANNs' 64, e.g. an STFT's 257. Their training is then up to you.
+    key : str, optional
+        Where in the file the weights are, such as "model_ema". Needed only where it holds several
+        that fit, for instance a network and its moving average.
+
+    Returns
+    -------
+    str
+        What was taken, such as "'model'".
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, refused, of another architecture or of other shapes, or
-        `skip` names no layer of the model.
+        If the file is missing, damaged, refused, of another architecture or of other shapes,
+        holds several networks of which `key` chooses none, or `skip` names no layer of the model.
 
     Examples
     --------
@@ -274,34 +293,33 @@ def transfer_panns(model: TransferModel, path: str | Path, *, skip: Iterable[str
     """
     path = Path(path)
     skipped = _skipped_keys(model, skip)
-    found = _base_of(model, path, _read_published(path), skipped)
     own = model.base.state_dict()
-    model.base.load_state_dict(found | {key: own[key] for key in skipped}, strict=True)
+    found = find_weights(_read_published(path), own.keys() - skipped, path, key=key)
+    base = _base_of(model, path, found, skipped)
+    model.base.load_state_dict(base | {name: own[name] for name in skipped}, strict=True)
+    return str(found)
 
 
-def _read_published(path: Path) -> Mapping[str, Tensor]:
-    """Return the tensors of a checkpoint, which has its published MD5 if it has such a name."""
-    _check_published_file(path)
-    return _state_dict(_read(path), path)
+def _read_published(path: Path) -> Any:
+    """Return what a checkpoint holds; it has its published MD5 if it has such a name."""
+    return read_content(path, is_verified=_check_published_file(path))
 
 
 def _base_of(
-    model: TransferModel, path: Path, state: Mapping[str, Tensor], skipped: Iterable[str] = ()
+    model: TransferModel, path: Path, found: Weights, skipped: Iterable[str] = ()
 ) -> dict[str, Tensor]:
     """Return what of a checkpoint goes into a model's base, without the skipped keys."""
     dropped = FRONT_END_KEYS + AUDIOSET_KEYS
-    found = {key: value for key, value in state.items() if not key.startswith(dropped)}
-    _check_fit(model, path, found, set(skipped))
-    return found
+    base = {name: value for name, value in found.tensors.items() if not name.startswith(dropped)}
+    _check_fit(model, path, found, base, set(skipped))
+    return base
 
 
-def _audioset_layer(
-    model: TransferModel, path: Path, state: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _audioset_layer(model: TransferModel, path: Path, found: Weights) -> dict[str, Tensor]:
     """Return the last layer of a checkpoint, as the state of a model's classifier."""
     layer = {}
     for key, own in model.classifier.state_dict().items():
-        value = state.get(f"fc_audioset.{key}")
+        value = found.tensors.get(f"fc_audioset.{key}")
         if value is None:
             raise CheckpointError(
                 f"{path} has no fc_audioset.{key}, the last layer of an AudioSet tagger: "
@@ -313,6 +331,7 @@ def _audioset_layer(
                 f"{tuple(value.shape)} in the file, expected {tuple(own.shape)} for AudioSet's "
                 f"{model.num_classes} classes"
             )
+        _check_values(path, f"fc_audioset.{key}", value, own)
         layer[key] = value
     return layer
 
@@ -369,121 +388,74 @@ def _skipped_keys(model: TransferModel, skip: Iterable[str]) -> set[str]:
     return skipped
 
 
-def _check_published_file(path: Path) -> None:
+def _check_published_file(path: Path) -> bool:
+    """Return whether a file has a published name, and then its published MD5."""
     published = {file.filename: (name, file.md5) for name, file in PANNS_FILES.items()}
     name, md5 = published.get(path.name, (None, None))
-    if not path.is_file():
+    if not path.exists():
         hint = f": download_panns({name!r}) fetches it" if md5 else ""
         raise CheckpointError(f"there is no checkpoint file {path}{hint}")
-    if md5 is None:
-        return
+    if md5 is None or path.is_dir():
+        return False
     with path.open("rb") as stream:
         digest = hashlib.md5(usedforsecurity=False)
         for piece in iter(lambda: stream.read(1 << 20), b""):
             digest.update(piece)
     if digest.hexdigest() != md5:
+        kind = identify(path)
+        looks = "a partial download" if kind.layout else kind.description
         raise CheckpointError(
-            f"{path} has MD5 {digest.hexdigest()}, the published file {md5}: is it a partial "
-            "download? Delete it and fetch it again, or rename it if it is another file"
+            f"{path} has MD5 {digest.hexdigest()}, the published file {md5}: is it {looks}? "
+            "Delete it and fetch it again, or rename it if it is another file"
         )
+    return True
 
 
-@contextmanager
-def _numpy_allowed() -> Iterator[None]:
-    """Allow what a pickled NumPy array is made of: the 'sampler' entry holds a few.
-
-    Files of NumPy 1 say ``numpy.core``, those of NumPy 2 ``numpy._core``.
-    """
-    multiarray = np._core.multiarray
-    functions = [
-        (function, f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")
-        for name, function in (
-            ("_reconstruct", multiarray._reconstruct),
-            ("scalar", multiarray.scalar),
-        )
-    ]
-    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdSUO"}
-    with torch.serialization.safe_globals([*functions, np.ndarray, np.dtype, *dtypes]):
-        yield
-
-
-def _read(path: Path) -> Any:
+def _check_values(path: Path, name: str, value: Tensor, own: Tensor) -> None:
     try:
-        with _numpy_allowed():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Torch's own message advises to switch the protection off, so it is not passed on.
-        asked = re.search(r"GLOBAL ([\w.]+)|unsupported .*class ([\w.]+)", str(error))
-        if asked is None:
-            raise CheckpointError(
-                f"{path} is not a PyTorch checkpoint of tensors, or it is damaged"
-            ) from None
-        raise CheckpointError(
-            f"{path} asks for {asked[1] or asked[2]}, which is neither a tensor nor a number: it "
-            "was refused and none of its code was run. Do not open it by other means"
-        ) from None
-    except Exception as error:  # damaged bytes can fail anywhere inside the reader
-        raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint: was the download cut short?"
-        ) from error
-
-
-def _state_dict(content: Any, path: Path) -> Mapping[str, Tensor]:
-    if isinstance(content, Mapping):
-        state = content.get("model", content)
-        if (
-            isinstance(state, Mapping)
-            and state
-            and all(isinstance(value, Tensor) for value in state.values())
-        ):
-            return state
-    raise CheckpointError(
-        f"{path} holds no weights: expected a dictionary with the key 'model' or a state dict"
-    )
+        check_values(name, value, own.dtype)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not usable: {error}") from error
 
 
 def _check_fit(
-    model: TransferModel, path: Path, found: dict[str, Tensor], skipped: set[str]
+    model: TransferModel, path: Path, found: Weights, base: dict[str, Tensor], skipped: set[str]
 ) -> None:
-    """Raise unless `found` fits the model's base; drops the skipped keys from `found`."""
+    """Raise unless `base` fits the model's base; drops the skipped keys from `base`."""
     own = model.base.state_dict()
-    missing = sorted(own.keys() - found.keys() - skipped)
-    unexpected = sorted(found.keys() - own.keys())
+    missing = sorted(own.keys() - base.keys() - skipped)
+    unexpected = sorted(base.keys() - own.keys())
     if missing or unexpected:
         raise CheckpointError(
-            f"{path} does not hold a {model.name}{_architecture_hint(found)}. "
-            f"{_some('missing', missing)}; {_some('unexpected', unexpected)}"
+            f"{path} ({found}) does not hold a {model.name}{_architecture_hint(base)}. "
+            f"{some('missing', missing)}; {some('unexpected', unexpected)}"
         )
     for key in skipped:
-        found.pop(key, None)
-    wrong = [key for key, value in found.items() if value.shape != own[key].shape]
+        base.pop(key, None)
+    wrong = [key for key, value in base.items() if value.shape != own[key].shape]
     if wrong:
         key = wrong[0]
         if all(name.startswith("bn0.") for name in wrong):
             advice = (
-                f"the file was made for {found[key].numel()} frequency bins, the model for "
+                f"the file was made for {base[key].numel()} frequency bins, the model for "
                 f"{model.num_bins}. To use all of it but the input normalisation, pass "
                 'skip=("bn0",)'
             )
         else:
             advice = "was the model built with another width? The published weights need 1.0"
         raise CheckpointError(
-            f"{path} does not fit this {model.name}: {key} is {tuple(found[key].shape)} in the "
+            f"{path} does not fit this {model.name}: {key} is {tuple(base[key].shape)} in the "
             f"file, {tuple(own[key].shape)} in the model ({len(wrong)} such); {advice}"
         )
+    for key, value in base.items():
+        _check_values(path, key, value, own[key])
 
 
-def _architecture_hint(found: dict[str, Tensor]) -> str:
+def _architecture_hint(base: dict[str, Tensor]) -> str:
     with torch.device("meta"):
         fitting = [
             name
             for name, model_class in MODELS.items()
-            if model_class(1, 64).base.state_dict().keys() == found.keys()
+            if model_class(1, 64).base.state_dict().keys() == base.keys()
         ]
     return f" but a {fitting[0]}" if fitting else ", nor any architecture known here"
-
-
-def _some(kind: str, keys: list[str]) -> str:
-    shown = ", ".join(keys[:3]) or "none"
-    return f"{kind} {len(keys)}: {shown}{', ...' if len(keys) > 3 else ''}"

@@ -231,7 +231,7 @@ def build_head(head: str | Head | dict[str, Any]) -> Head:
     UnknownNameError
         If no head has that name.
     ValueError
-        If a setting is not one of that head's.
+        If the settings have no name, or a setting is not one of that head's.
     """
     if isinstance(head, Head):
         return head
@@ -242,7 +242,7 @@ def build_head(head: str | Head | dict[str, Any]) -> Head:
         raise ValueError(
             f"head settings without a 'name': {head!r}; choose from {', '.join(HEADS)}"
         )
-    name = options.pop("name")
+    name = str(options.pop("name"))
     return build(HEADS[name], f"the head {name!r}", options)
 
 

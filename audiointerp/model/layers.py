@@ -94,7 +94,7 @@ def scale_channels(channels: int, width: float) -> int:
     >>> [scale_channels(c, 3 / 16) for c in (64, 128, 256)]
     [16, 24, 48]
     """
-    if not (math.isfinite(width) and width > 0):
+    if isinstance(width, bool) or not (math.isfinite(channels * width) and width > 0):
         raise ValueError(
             f"width must be a positive number (1.0 is the published size), got {width}"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from audiointerp.arguments import several
+from audiointerp.dataset.audio import check_duration
 from audiointerp.model import TransferModel, build_model
 from audiointerp.model.checkpoint import load_panns, published_model
 from audiointerp.model.classes import check_class_names
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.heads import build_head
+from audiointerp.model.signatures import SAFETENSORS, identify
+from audiointerp.model.state import CheckpointError, check_tensors, check_values, read_content
 from audiointerp.processing import FrontEnd, STFTSpectrogram, build_processor
 from audiointerp.storage import write_atomically
 
@@ -31,6 +35,10 @@ FORMAT = "audiointerp-1"
 """Of files with a softmax head and normalised sounds, which say nothing of either."""
 FORMAT_WITH_HEAD = "audiointerp-2"
 """Of files that name their head and level, so that earlier versions refuse instead of guessing."""
+
+
+CHECKSUM = "crc32"
+"""Field of the text with the CRC-32 of all the rest; files of earlier versions have none."""
 
 
 class WeightsError(ValueError):
@@ -72,7 +80,13 @@ def save_weights(
     Raises
     ------
     ValueError
-        If the classes, the front end's bins or the file's ending do not fit.
+        If the classes, the front end's bins, the duration or the file's ending do not fit, or a
+        weight is NaN or infinite.
+
+    Notes
+    -----
+    Equal arguments give equal files. A checksum of everything in the file is written into it, and
+    `load` compares it.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -80,6 +94,8 @@ def save_weights(
     classes = several(classes)
     _check_classes(classes, model)
     check_fit(model, processor)
+    if duration is not None:
+        check_duration(duration)
     usual = model.head.name == "softmax" and model.normalize
     metadata = {
         "format": FORMAT if usual else FORMAT_WITH_HEAD,
@@ -97,9 +113,12 @@ def save_weights(
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
+    for name, value in tensors.items():
+        check_values(name, value, value.dtype)
+    metadata |= {CHECKSUM: _checksum(metadata, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not save_file, whose files only their owner can read.
-    return write_atomically(path, save(tensors, metadata))
+    return write_atomically(path, _in_order(save(tensors, metadata)))
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Classifier:
@@ -123,7 +142,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     Raises
     ------
     WeightsError
-        If the file is missing, damaged, of another format, or its tensors do not fit.
+        If the file is missing, damaged, of another format, or its tensors do not fit or are not
+        finite.
 
     Examples
     --------
@@ -138,22 +158,12 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
         return load_panns(published, path=path, device=device)
     metadata, tensors = _read(path)
     try:
-        settings = {name: json.loads(metadata[name]) for name in _FIELDS}
-        head = build_head(json.loads(metadata.get("head", '"softmax"')))
-        normalize = bool(json.loads(metadata.get("normalize", "true")))
-        model = build_model(settings["model"])
-        processor = build_processor(settings["processor"])
-        check_fit(model, processor)
-        model.head, model.normalize = head, normalize
-        _check_classes(settings["classes"], model)
-        model.load_state_dict(tensors, strict=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        model, processor = _build(metadata, tensors)
+    # What the text says can be anything, and build_model and build_processor take it as it is.
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path}: the file does not describe its own tensors: {error}"
         ) from error
-    model.classes = tuple(settings["classes"])
-    model.duration = settings["duration"]
-    model.card = settings["card"]
     model.eval().to(device)
     return Classifier(
         model,
@@ -176,9 +186,7 @@ def model_hash(model: nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         kind = str(value.dtype).removeprefix("torch.")
         digest.update(f"{name} {kind} {tuple(value.shape)}".encode())
-        # As bytes: NumPy has no bfloat16.
-        whole = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(whole.numpy().tobytes())
+        digest.update(_as_bytes(value.detach().cpu()))
     return digest.hexdigest()[:16]
 
 
@@ -200,17 +208,31 @@ def _check_classes(classes: Sequence[str], model: TransferModel) -> None:
     check_class_names(names)
 
 
+def is_weight_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is one that `save_weights` writes, whatever its name says."""
+    path = Path(path)
+    if not path.exists() or identify(path) is not SAFETENSORS:
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") in _FORMATS
+    except (SafetensorError, OSError):
+        return False
+
+
+_FORMATS = (FORMAT, FORMAT_WITH_HEAD)
 _FIELDS = ("model", "processor", "classes", "duration", "card")
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    if not path.is_file():
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the text and the tensors of a weight file, undamaged as far as it can tell."""
+    if not path.exists():
         raise WeightsError(f"{path}: no such file; the shipped models are in weights/")
-    if path.suffix in {".pth", ".pt", ".ckpt"}:
-        raise WeightsError(
-            f"{path}: a PyTorch checkpoint, not a weight file of this package; "
-            "audiointerp.load_panns(model, path=…) reads those published with PANNs"
-        )
+    kind = identify(path)
+    if kind.layout in ("zip", "legacy"):
+        raise WeightsError(f"{path}: {_describe_checkpoint(path)}")
+    if kind is not SAFETENSORS:
+        raise WeightsError(f"{path}: {kind.description}, not a weight file: {kind.advice}")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -219,9 +241,104 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         raise WeightsError(
             f"{path}: not a whole safetensors file ({error}); was the copy cut short?"
         ) from error
-    if metadata.get("format") not in (FORMAT, FORMAT_WITH_HEAD):
+    if metadata.get("format") not in _FORMATS:
         raise WeightsError(
             f"{path}: a safetensors file without the settings that audiointerp.save_weights "
-            "writes into it; is it another program's?"
+            f"writes into it; is it another program's? {_LOAD_ELSEWHERE}"
+        )
+    written = metadata.pop(CHECKSUM, None)
+    if written is not None and written != _checksum(metadata, tensors):
+        raise WeightsError(
+            f"{path}: damaged, its content is not what its checksum is of; copy it again"
         )
     return metadata, tensors
+
+
+_LOAD_ELSEWHERE = (
+    "To use its weights, build the network, fill it by audiointerp.model.load_checkpoint(network, "
+    "path) and pass it to audiointerp.classifier"
+)
+
+
+def _describe_checkpoint(path: Path) -> str:
+    """Say what a PyTorch checkpoint is in place of a weight file, and what to do."""
+    try:
+        content = read_content(path)
+    except CheckpointError as error:
+        return f"a PyTorch checkpoint, not a weight file of this package, and unreadable: {error}"
+    if isinstance(content, Mapping) and "training" in content:
+        return (
+            "the checkpoint of a training, which holds neither front end nor classes: take the "
+            ".safetensors file that the training wrote at its end. If it was cut off, run the "
+            "command again with --resume"
+        )
+    return (
+        "a PyTorch checkpoint, not a weight file of this package. "
+        "audiointerp.load_panns(name, path=…) reads a tagger of PANNs. " + _LOAD_ELSEWHERE
+    )
+
+
+def _build(
+    metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
+) -> tuple[TransferModel, STFTSpectrogram]:
+    """Make what the text of a file says, and fill the model with its tensors.
+
+    Nothing larger than the file is made: the text is compared with the tensors first.
+    """
+    settings = {name: json.loads(metadata[name]) for name in _FIELDS}
+    head = build_head(_expect("head", json.loads(metadata.get("head", '"softmax"')), str, dict))
+    normalize = _expect("normalize", json.loads(metadata.get("normalize", "true")), bool)
+    for name, kind in (("model", dict), ("processor", dict), ("classes", list), ("card", dict)):
+        _expect(name, settings[name], kind)
+    _expect("the card's licence", settings["card"].get("licence"), str, type(None))
+    if settings["duration"] is not None:
+        check_duration(settings["duration"])
+    with torch.device("meta"):  # no memory is taken, whatever size the text says
+        expected = build_model(settings["model"]).state_dict()
+    check_tensors(tensors, expected)
+    model = build_model(settings["model"])
+    processor = build_processor(settings["processor"])
+    check_fit(model, processor)
+    model.head, model.normalize = head, normalize
+    _check_classes(settings["classes"], model)
+    model.load_state_dict(tensors, strict=True)
+    model.classes = tuple(settings["classes"])
+    model.duration = settings["duration"]
+    model.card = settings["card"]
+    return model, processor
+
+
+def _expect(name: str, value: Any, *kinds: type) -> Any:
+    """Return a value of the text, which is of one of the kinds."""
+    if not isinstance(value, kinds):
+        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ValueError(f"{name} is {value!r:.100}: expected {names}")
+    return value
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of a file's text and tensors, in whatever order they lie in it."""
+    value = zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(_as_bytes(tensor), value)
+    return f"{value:08x}"
+
+
+def _as_bytes(tensor: Tensor) -> memoryview:
+    # As bytes: NumPy has no bfloat16.
+    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a safetensors file with its text in the order of the fields; they come at random.
+
+    The header's length comes first, in 8 bytes, little-endian; it is padded to a multiple of 8.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[8 + length :]))

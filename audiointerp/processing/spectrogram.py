@@ -26,6 +26,8 @@ POWER_FLOOR = 1e-10
 
 LONGEST_FFT = 2**17
 """Samples, more than half a second at any rate: longer ones come from damaged settings."""
+MOST_WEIGHTS = 2**25
+"""Of mel filters, FFT bins times bands; the default has 32,832."""
 
 
 @FRONT_ENDS.register("STFTSpectrogram")
@@ -59,7 +61,7 @@ class STFTSpectrogram(FrontEnd):
             ("n_fft", n_fft),
             ("hop_length", hop_length),
         ):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}: expected a positive whole number")
         if n_fft > LONGEST_FFT:
             raise ValueError(f"n_fft is {n_fft}: expected at most {LONGEST_FFT}")
@@ -279,6 +281,11 @@ class MelSTFTSpectrogram(STFTSpectrogram):
             raise ValueError(
                 f"n_mels is {n_mels!r}: expected a whole number from 1 to {n_fft // 2 + 1}, the "
                 f"FFT bins of n_fft {n_fft}"
+            )
+        if n_mels * (n_fft // 2 + 1) > MOST_WEIGHTS:
+            raise ValueError(
+                f"{n_mels} bands of {n_fft // 2 + 1} FFT bins have more than {MOST_WEIGHTS} "
+                "weights: take fewer bands or a shorter n_fft"
             )
         self.n_mels = n_mels
         self.f_min = f_min

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from audiointerp.model.state import check_tensors, read_content
 from audiointerp.storage import write_atomically
+
+_COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 BEST, LAST, HISTORY = "best.ckpt", "last.ckpt", "history.csv"
 
@@ -57,27 +60,86 @@ def read_earlier(
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of `fit`; tensors and plain values only, no code is run."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path}: not a readable checkpoint ({error}); was it cut short?"
-        ) from error
-    if not isinstance(checkpoint, dict) or "training" not in checkpoint:
+    """Read a checkpoint of `fit`; tensors and plain values only, no code is run.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, damaged, or not one that `fit` wrote.
+    """
+    content = read_content(path)
+    kept = content.get("training") if isinstance(content, dict) else None
+    if not isinstance(kept, dict):
         raise ValueError(f"{path}: not a checkpoint that audiointerp.fit wrote")
-    return checkpoint
+    parts = {
+        "settings": isinstance(kept.get("settings"), dict) and _is_plain(kept["settings"]),
+        "history": _is_history(kept.get("history")),
+        "weights": _is_state(content.get("state_dict")),
+        "progress": isinstance(content.get("loops"), dict),
+    }
+    wrong = [name for name, is_right in parts.items() if not is_right]
+    if wrong:
+        raise ValueError(
+            f"{path}: not as audiointerp.fit wrote it, its {' and '.join(wrong)} missing or of "
+            "another kind: was it changed by another program?"
+        )
+    return content
 
 
-def best_state(path: Path) -> dict[str, Tensor]:
-    """Return the network's weights in a checkpoint of `fit`."""
+def load_best(model: nn.Module, path: Path, epoch: int) -> None:
+    """Load the network's weights in a checkpoint of `fit`, which is of this epoch.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, is of another epoch, or its weights do not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    kept = len(checkpoint["training"]["history"])
+    if kept != epoch:
+        raise ValueError(
+            f"{path} is of epoch {kept}, but {HISTORY} and {LAST} beside it say that epoch {epoch} "
+            "is the best: are the files of two trainings mixed?"
+        )
     prefix = "model."
-    state = read_checkpoint(path)["state_dict"]
-    return {
+    state = {
         name.removeprefix(prefix): value.contiguous()
-        for name, value in state.items()
+        for name, value in checkpoint["state_dict"].items()
         if name.startswith(prefix)
     }
+    try:
+        check_tensors(state, model.state_dict())
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit the model: {error}") from error
+    model.load_state_dict(state, strict=True)
+
+
+def _is_history(history: object) -> bool:
+    """Return whether this is one row of numbers for every epoch from the first."""
+    if not isinstance(history, list) or not history:
+        return False
+    return all(
+        isinstance(row, dict)
+        and all(isinstance(value, int | float) for value in row.values())
+        and all(name in row for name in _COLUMNS)
+        and row["epoch"] == epoch
+        for epoch, row in enumerate(history, start=1)
+    )
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether this is of texts, numbers, lists and dictionaries, which can be compared."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_state(state: object) -> bool:
+    return isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
 
 
 def is_finished(history: list[dict[str, float]], epochs: int, patience: int | None) -> bool:

@@ -41,8 +41,8 @@ from audiointerp.training.checkpoints import (
     HISTORY,
     LAST,
     best_epoch,
-    best_state,
     is_finished,
+    load_best,
     read_earlier,
     score_name,
     write_history,
@@ -241,9 +241,9 @@ def fit(
             check_clips(sets if test is None else sets | {"test": test}, progress=progress)
             _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
             earlier = task.history
-        model.load_state_dict(best_state(out / BEST), strict=True)
+        best = best_epoch(earlier)
+        load_best(model, out / BEST, best)
     model.classes, model.duration = train.classes, train.duration
-    best = best_epoch(earlier)
     return Training(model.eval(), pd.DataFrame(earlier), best, out / BEST)
 
 
@@ -267,6 +267,7 @@ class _Task(LightningModule):
         self.history: list[dict[str, float]] = []
         self.head = model.head
         self.num_labels = model.head.num_classes(model.num_classes)
+        self.has_started = False
         self._sums: dict[str, float] = {}
         self._validated: list[tuple[Tensor, Tensor]] = []
 
@@ -283,6 +284,12 @@ class _Task(LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_train_start(self) -> None:
+        done = self.trainer.current_epoch
+        if done != len(self.history):
+            raise ValueError(f"its progress is {done} epochs, its history {len(self.history)}")
+        self.has_started = True
 
     def on_train_epoch_start(self) -> None:
         self._sums = {}
@@ -415,6 +422,13 @@ def _train(
             )
             last = task.out / LAST if resume else None
             trainer.fit(task, *loaders, ckpt_path=last, weights_only=True)
+    except Exception as error:
+        if resume and not task.has_started:
+            raise ValueError(
+                f"the training cannot go on from {task.out / LAST}: {error}. To begin it anew, "
+                "pass overwrite=True instead of resume=True"
+            ) from error
+        raise
     finally:
         task.model.to(home, memory_format=torch.contiguous_format)
         task.processor.to(home)

@@ -31,7 +31,7 @@ from audiointerp.model import (
     transfer_panns,
 )
 from audiointerp.model.provenance import CARD, describe_training, warn_absent, warn_shared
-from audiointerp.model.weights import load, save_weights
+from audiointerp.model.weights import is_weight_file, load, save_weights
 from audiointerp.processing import STFTSpectrogram, build_processor
 from audiointerp.registry import check_different
 from audiointerp.runs.classification import SetPredictions, SkippedClipsWarning, classify_set
@@ -125,6 +125,7 @@ def train_classifier(
     head: str = "softmax",
     width: float | None = None,
     pretrained: str | os.PathLike[str] | None = None,
+    pretrained_key: str | None = None,
     subset: str | None = None,
     train_folds: Iterable[Fold] = (1, 2, 3),
     validation_fold: Fold = 4,
@@ -172,8 +173,12 @@ def train_classifier(
         Channel multiplier of Cnn14.
     pretrained : "audioset" or path, optional
         Start from the published AudioSet weights (fetched into ``pretrained/``), from a PANNs
-        checkpoint (``.pth``) or from a weight file of the same architecture. The classifier starts
-        afresh, as does ``bn0`` where the number of bins differs.
+        checkpoint (``.pth``), which is unwrapped as by `audiointerp.model.transfer_panns`, or from
+        a weight file of the same architecture. The classifier starts afresh, as does ``bn0`` where
+        the number of bins differs. The card says what was taken.
+    pretrained_key : str, optional
+        Where in a checkpoint the weights are, such as "model_ema"; needed only where it holds
+        several that fit.
     subset : {"esc10"}, optional
         Of a folder's clips.
     train_folds, validation_fold, test_fold
@@ -258,8 +263,7 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
         warn_absent(test, "test set", "its accuracy and mAP are of the other classes")
         warn_shared(train, test, ("training set", "test set"))
         network = _build(model, head, width, len(train.classes), processor, seed)
-        if pretrained is not None:
-            _initialise(network, pretrained)
+        start = _initialise(network, pretrained, pretrained_key)
         training = fit(
             network,
             processor,
@@ -278,10 +282,12 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
         source, command = _source(data, subset, train), command_line(data, out, given)
 
         uses = dict(zip(("training", "validation", "test"), folds, strict=True))
-        trained_on = {CARD: describe_training(train, validation, uses)}
+        added = {CARD: describe_training(train, validation, uses)}
+        if start is not None:
+            added["start"] = start
 
         def write(predictions: SetPredictions | None) -> None:
-            card = _describe(source, training, predictions, folds, command) | trained_on
+            card = _describe(source, training, predictions, folds, command) | added
             length = train.duration
             save_weights(out, network, processor, classes=train.classes, duration=length, card=card)
             write_atomically(page, _page(out.stem, network, processor, train, card, predictions))
@@ -376,7 +382,7 @@ def choose_start(
         width = _SLIM if width is None else width
         return Start(None, width, 2e-3, 1.0 if width >= 1 else 0.25)
     if width is None:
-        is_own = Path(pretrained).suffix == ".safetensors"
+        is_own = is_weight_file(pretrained)
         width = load(pretrained).network.settings().get("width", 1.0) if is_own else 1.0
     return Start(pretrained, width, 1e-4, 1.0 if width >= 1 else 0.25)
 
@@ -433,6 +439,7 @@ _OPTIONS: dict[str, Any] = {
     "head": "softmax",
     "width": None,
     "pretrained": None,
+    "pretrained_key": None,
     "subset": None,
     "train_folds": (1, 2, 3),
     "validation_fold": 4,
@@ -490,13 +497,25 @@ def _build(
     return model
 
 
-def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> None:
-    """Load all but the classifier of earlier weights, and but ``bn0`` where the bins differ."""
+def _initialise(
+    model: TransferModel, pretrained: str | os.PathLike[str] | None, key: str | None
+) -> str | None:
+    """Load all but the classifier of earlier weights, and but ``bn0`` where the bins differ.
+
+    Returns what was loaded, None if there are no earlier weights.
+    """
+    if pretrained is None:
+        if key is not None:
+            raise ValueError(f"pretrained_key is {key!r}, but no pretrained weights are named")
+        return None
     if str(pretrained) == AUDIOSET:
         pretrained = download_panns(model.name)
-    if Path(pretrained).suffix != ".safetensors":
-        transfer_panns(model, pretrained, skip=() if model.num_bins == _PANNS_BINS else ("bn0",))
-        return
+    name = Path(pretrained).name
+    if not is_weight_file(pretrained):
+        skip = () if model.num_bins == _PANNS_BINS else ("bn0",)
+        return f"{name}: {transfer_panns(model, pretrained, skip=skip, key=key)}"
+    if key is not None:
+        raise ValueError(f"pretrained_key is {key!r}, but {pretrained} holds one network only")
     other, _ = load(pretrained)
     mine, theirs = (
         {name: value for name, value in one.settings().items() if name in ("name", "width")}
@@ -508,6 +527,7 @@ def _initialise(model: TransferModel, pretrained: str | os.PathLike[str]) -> Non
     if other.num_bins != model.num_bins:
         state = {name: value for name, value in state.items() if not name.startswith("bn0.")}
     model.base.load_state_dict(model.base.state_dict() | state)
+    return name
 
 
 def _run_dir(out: Path) -> Path:
@@ -594,6 +614,7 @@ def _page(
         f"- Data: {card['data']}; folds: {card['folds']}",
         *_untrained(train),
         f"- Licence: {card['licence']}",
+        *([f"- Started from: {card['start']}"] if "start" in card else []),
         *_scores(card, test),
         f"- Versions: {card['versions']}",
         "",
