@@ -115,6 +115,8 @@ def test_what_cannot_be_mixed(clip, noise):
         contaminate(clip, noise, alpha=0.5, snr_db=3)
     with pytest.raises(ValueError, match="the noise is silent"):
         contaminate(clip, torch.zeros_like(noise))
+    with pytest.raises(ValueError, match="the noise is silent"):
+        contaminate(clip, 1e-21 * noise)  # whose squares are not even normal numbers
     with pytest.raises(ValueError, match="the clip is silent"):
         contaminate(torch.stack([clip, 0 * clip]), noise)
     with pytest.raises(ValueError, match="same number of samples"):

@@ -61,8 +61,7 @@ def test_a_part_is_that_of_the_whole_sample_for_sample(tmp_path, kind, start, en
     whole = load_audio(path, normalize=False)[0][0].numpy()
     part = joined(AudioStream(path, start=start, end=end))
     last = None if end is None else round(end * 48000)
-    rounding = 1e-6 if kind == "mp3" else 0  # its decoder rounds differently from call to call
-    np.testing.assert_allclose(part, whole[round(start * 48000) : last], rtol=0, atol=rounding)
+    np.testing.assert_array_equal(part, whole[round(start * 48000) : last])
 
 
 def test_a_part_of_a_real_ogg_file_is_that_of_the_whole(real_data):
@@ -227,14 +226,13 @@ class TestBadInput:
             list(stream.windows(1.0, normalize=False))
 
     @pytest.mark.parametrize("kind", ["flac", "mp3"])
-    def test_a_cut_file_is_seen_before_the_first_normalised_window(self, tmp_path, kind):
+    def test_a_cut_file_is_seen_before_anything_is_decoded(self, tmp_path, kind):
         whole = write(tmp_path / f"whole.{kind}", NOISE, 44100)
         content = whole.read_bytes()
         cut = tmp_path / f"cut.{kind}"
         cut.write_bytes(content[: len(content) * 9 // 10])
-        stream = AudioStream(cut)
         with pytest.raises(AudioError, match=r"cut\.\w+: truncated"):
-            next(stream.windows(1.0))
+            AudioStream(cut)
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac"])

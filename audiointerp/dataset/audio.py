@@ -15,8 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiointerp.dataset.channels import CHANNELS, MID, SILENT, mix, warn_cancelled, why_silent
-from audiointerp.dataset.decode import AudioError, SoundReader
+from audiointerp.dataset.channels import (
+    CHANNELS,
+    MID,
+    SILENT,
+    is_silent,
+    mix,
+    warn_cancelled,
+    why_silent,
+)
+from audiointerp.dataset.decode import (
+    HIGHEST_RATE,
+    LOUDEST,
+    LOWEST_RATE,
+    AudioError,
+    SoundReader,
+)
 from audiointerp.storage import write_atomically
 
 # soxr's best grade. Measured on 44.1 kHz tones: 0.01 dB down at 0.45 of the new rate and aliases
@@ -24,7 +38,9 @@ from audiointerp.storage import write_atomically
 # aliases through at -10 dB, and takes twice as long.
 _QUALITY = "VHQ"
 
-_LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000
+MOST_SAMPLES = 2**28
+"""Samples that one waveform may have: 1 GiB as float32, 2.3 hours at 32 kHz."""
+
 _LONGEST = 3600.0
 _MOST_CHANNELS = 16
 
@@ -53,9 +69,9 @@ def check_rate(sample_rate: int) -> int:
         raise TypeError(
             f"sample_rate must be a whole number of Hz such as 32000, not {sample_rate!r}"
         ) from None
-    if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise ValueError(
-            f"sample_rate={rate} is not between {_LOWEST_RATE} and {_HIGHEST_RATE} Hz: "
+            f"sample_rate={rate} is not between {LOWEST_RATE} and {HIGHEST_RATE} Hz: "
             "it is given in Hz, did you give kHz?"
         )
     return rate
@@ -185,10 +201,11 @@ def peak_normalize(waveform: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If a waveform is silent: no gain brings zeros to full scale.
+        If a waveform is silent: no gain brings zeros to full scale. Peaks below the smallest
+        normal float32, 1.2e-38, count as zero.
     """
     peak = waveform.abs().amax(dim=-1, keepdim=True)
-    if (peak == 0).any():
+    if is_silent(peak.min().item()):
         raise ValueError("the waveform is silent (all zeros), so it has no peak to normalise to")
     return waveform / peak
 
@@ -206,8 +223,8 @@ def load_audio(
     """Read a sound file, or a part of it, as one mono waveform.
 
     In this order: decode, take the channel, resample, cut or zero-pad, peak-normalise. The
-    peak is that of the part that is kept. What lies behind it is not decoded. Recordings too long
-    for the memory are read by `audiointerp.dataset.AudioStream`.
+    peak is that of the part that is kept. What lies behind it is not decoded. Recordings of more
+    than `MOST_SAMPLES` are read by `audiointerp.dataset.AudioStream`.
 
     Parameters
     ----------
@@ -238,7 +255,8 @@ def load_audio(
     ------
     AudioError
         If the file is missing, a folder, empty, truncated or not audio, has no such part or
-        channel, holds NaN or infinite samples, or is silent where it should be normalised.
+        channel, holds NaN, infinite or absurdly large samples, is too long to be held at once, or
+        is silent where it should be normalised.
 
     Examples
     --------
@@ -289,9 +307,16 @@ def read_part(
     CHANNELS[channel]
     with SoundReader(Path(path)) as reader:
         rate = reader.rate if sample_rate is None else sample_rate
+        first, last = reader.part(start, end)
         enough = None if longest is None else samples_in(longest, rate)
+        if enough is None and resampled_length(last - first, reader.rate, rate) > MOST_SAMPLES:
+            raise AudioError(
+                f"{path}: {(last - first) / reader.rate:.6g} s at {rate} Hz are more than the "
+                f"{MOST_SAMPLES} samples that are held at once; read a part (`duration`, `start`, "
+                "`end`), or all of it in windows with audiointerp.dataset.AudioStream"
+            )
         kept, samples = [np.zeros(0, dtype=np.float32)], 0
-        for block in read_blocks(reader, rate, *reader.part(start, end), channel=channel):
+        for block in read_blocks(reader, rate, first, last, channel=channel):
             kept.append(block)
             samples += len(block)
             if enough is not None and samples >= enough:
@@ -353,13 +378,8 @@ def read_blocks(
     Raises
     ------
     AudioError
-        If the file has a rate that cannot be resampled, or see `SoundReader.blocks`.
+        See `SoundReader.blocks`.
     """
-    try:
-        if reader.rate != sample_rate:
-            check_rate(reader.rate)
-    except ValueError as error:
-        raise AudioError(f"{reader.path}: cannot be resampled: {error}") from error
     blocks = reader.blocks(first, last, channel=channel)
     yield from resample_blocks(blocks, reader.rate, sample_rate)
 
@@ -394,7 +414,8 @@ def prepare_waveform(
     Raises
     ------
     AudioError
-        If it holds NaN or infinite samples, or is silent where it should be normalised.
+        If it holds NaN, infinite or absurdly large samples, or is silent where it should be
+        normalised.
     ValueError
         If it has another shape or whole-number samples.
     """
@@ -467,6 +488,11 @@ def by_channel(waveform: Tensor) -> NDArray[np.floating]:
         )
     if not torch.isfinite(waveform).all():
         raise AudioError(f"{WAVEFORM}: has NaN or infinite samples; is it damaged?")
+    if waveform.abs().max() > LOUDEST:
+        raise AudioError(
+            f"{WAVEFORM}: has samples up to {waveform.abs().max():.3g}, where full scale is 1 and "
+            f"at most {LOUDEST:g} is taken; is it damaged?"
+        )
     rows = waveform.detach().cpu().reshape(-1, waveform.shape[-1])
     return rows.to(torch.promote_types(rows.dtype, torch.float32)).numpy().T
 
@@ -483,8 +509,25 @@ def _take_channel(samples: NDArray[np.floating], channel: str) -> Tensor:
 
 
 def samples_in(duration: float, rate: int) -> int:
-    """Return the number of samples in `duration` seconds at `rate` Hz, at least one."""
-    return max(1, round(duration * rate))
+    """Return the number of samples in `duration` seconds at `rate` Hz, at least one.
+
+    Raises
+    ------
+    ValueError
+        If they are more than `MOST_SAMPLES`.
+    """
+    samples = max(1, round(duration * rate))
+    if samples > MOST_SAMPLES:
+        raise ValueError(
+            f"duration={duration:g} s at {rate} Hz is {samples} samples, more than the "
+            f"{MOST_SAMPLES} that one waveform may have"
+        )
+    return samples
+
+
+def resampled_length(samples: int, rate: int, new_rate: int) -> int:
+    """Return how many samples `resample` makes of so many."""
+    return (2 * samples * new_rate + rate) // (2 * rate)  # soxr rounds half up
 
 
 def normalize_named(

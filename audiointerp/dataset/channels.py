@@ -20,6 +20,9 @@ MID = "mid"
 SILENT = "silent (all samples are zero). Is it an empty recording, or a muted one?"
 """What messages say of a sound without any sound."""
 
+_SMALLEST_PEAK = float(np.finfo(np.float32).tiny)
+"""Below it processors may take a number for zero, and dividing by it gives NaN."""
+
 CANCELLED_DB = 20.0
 """A `CancellationWarning` is given where "mid" lies this far below the loudest channel."""
 
@@ -56,6 +59,11 @@ def side(samples: NDArray[np.floating]) -> NDArray[np.floating]:
             "two: choose another channel"
         )
     return (samples[:, 0].astype(np.float64) - samples[:, 1]) / 2
+
+
+def is_silent(peak: float) -> bool:
+    """Return whether nothing can be brought to full scale: a peak of 0, or next to it."""
+    return peak < _SMALLEST_PEAK
 
 
 def mix(samples: NDArray[np.floating], channel: str = MID) -> NDArray[np.float32]:
@@ -140,7 +148,7 @@ def why_silent(
         position += len(block)
         if position < last:
             continue
-        if peaks is not None and peaks.any():
+        if peaks is not None and not is_silent(peaks.max()):
             return _why_mixed_silent(peaks, channel)
         if len(later):
             begins = later[0] / rate

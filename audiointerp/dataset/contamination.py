@@ -17,6 +17,9 @@ from audiointerp.dataset.channels import MID
 PUBLISHED_ALPHA = 0.6
 """Share of the clip in the published experiments: 20·log10(0.6 / 0.4) = 3.52 dB."""
 
+_SMALLEST_LEVEL = 1e-15
+"""Below it the squares of samples lose their precision, down to a level of 0."""
+
 
 def active_rms(waveform: Tensor) -> Tensor:
     """Return the root mean square over the active part of each waveform.
@@ -85,7 +88,7 @@ def contaminate(
     clip, noise = torch.broadcast_tensors(clip, noise)
     clip_level, noise_level = active_rms(clip), active_rms(noise)
     for name, level in (("clip", clip_level), ("noise", noise_level)):
-        if (level == 0).any():
+        if (level < _SMALLEST_LEVEL).any():
             raise ValueError(f"the {name} is silent (all zeros), so it has no level to mix at")
     clip_part = alpha * clip / clip_level
     noise_part = (1 - alpha) * noise / noise_level

@@ -28,10 +28,11 @@ from audiointerp.dataset.audio import (
     normalize_named,
     prepare_waveform,
     read_blocks,
+    resampled_length,
     samples_in,
     why_file_silent,
 )
-from audiointerp.dataset.channels import CHANNELS, MID, warn_cancelled, why_silent
+from audiointerp.dataset.channels import CHANNELS, MID, is_silent, warn_cancelled, why_silent
 from audiointerp.dataset.decode import AudioError, SoundReader, part_of
 
 
@@ -203,7 +204,7 @@ class SoundStream(ABC):
         return size, size if hop is None else samples_in(check_duration(hop), self.sample_rate)
 
     def _level(self) -> float:
-        if self.peak() == 0:
+        if is_silent(self.peak()):
             raise AudioError(f"{self.source}: {self._why_silent()}")
         return self.peak()
 
@@ -250,8 +251,9 @@ class AudioStream(SoundStream):
     Raises
     ------
     AudioError
-        If the file is missing, empty, truncated or not audio, or has no such part. The end of FLAC
-        and MP3 files is seen only when it is read, so that errors may come from the iteration too.
+        If the file is missing, empty, truncated or not audio, or has no such part. Damage inside
+        FLAC, Ogg and MP3 files is seen only when it is read, so that errors may come from the
+        iteration too.
     ValueError
         If the rate or the part makes no sense.
 
@@ -381,11 +383,6 @@ class WaveformStream(SoundStream):
     @cached_property
     def _resampled(self) -> NDArray[np.float32]:
         return self.clip(normalize=False)[0].cpu().numpy()
-
-
-def resampled_length(samples: int, rate: int, new_rate: int) -> int:
-    """Return how many samples `audiointerp.dataset.audio.resample` makes of so many."""
-    return (2 * samples * new_rate + rate) // (2 * rate)  # soxr rounds half up
 
 
 def window_starts(samples: int, size: int, step: int) -> list[int]:
