@@ -11,83 +11,31 @@ The first ten lines::
     result.plot("topK_30")
     result.audio("topK_30")
     result.save("results/dog")
+
+The names are those of `audiointerp.public`, imported when the first one is used: importing the
+package loads no torch.
 """
 
-from audiointerp.dataset import (
-    Contamination,
-    ESC50Dataset,
-    FolderDataset,
-    SyntheticDataset,
-    TableDataset,
-    load_audio,
-    open_dataset,
-)
-from audiointerp.interpretation import (
-    METHODS,
-    GradCAMInterpreter,
-    Interpreter,
-    LIMEInterpreter,
-    SaliencyInterpreter,
-    SHAPInterpreter,
-)
-from audiointerp.masking import MASKS, apply_mask, make_masks
-from audiointerp.metrics import METRICS
-from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier, load_panns
-from audiointerp.model.weights import load, save_weights
-from audiointerp.predict import Predict
-from audiointerp.processing import (
-    FRONT_ENDS,
-    LogMelSTFTSpectrogram,
-    LogSTFTSpectrogram,
-    MelSTFTSpectrogram,
-    STFTSpectrogram,
-    View,
-    WaveformFrontEnd,
-)
-from audiointerp.runs.recording import RecordingInterpretation
-from audiointerp.runs.result import Interpretation
-from audiointerp.runs.targets import Above, Top
-from audiointerp.runs.windows import Windowing
-from audiointerp.version import __version__
+from __future__ import annotations
 
-__all__ = [
-    "FRONT_ENDS",
-    "HEADS",
-    "MASKS",
-    "METHODS",
-    "METRICS",
-    "MODELS",
-    "Above",
-    "Classifier",
-    "Contamination",
-    "ESC50Dataset",
-    "FolderDataset",
-    "GradCAMInterpreter",
-    "Interpretation",
-    "Interpreter",
-    "LIMEInterpreter",
-    "LogMelSTFTSpectrogram",
-    "LogSTFTSpectrogram",
-    "MelSTFTSpectrogram",
-    "Predict",
-    "RecordingInterpretation",
-    "SHAPInterpreter",
-    "STFTSpectrogram",
-    "SaliencyInterpreter",
-    "SyntheticDataset",
-    "TableDataset",
-    "Top",
-    "TransferCnn14",
-    "View",
-    "WaveformFrontEnd",
-    "Windowing",
-    "__version__",
-    "apply_mask",
-    "classifier",
-    "load",
-    "load_audio",
-    "load_panns",
-    "make_masks",
-    "open_dataset",
-    "save_weights",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from audiointerp.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from audiointerp.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names, and the packages that they are in, when one of them is asked for."""
+    if name == "__all__" or not name.startswith("__"):
+        public = importlib.import_module("audiointerp.public")
+        globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

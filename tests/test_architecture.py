@@ -17,6 +17,7 @@ LAYERS = (
     ("interpretation",),
     ("plots",),
     ("runs", "predict"),
+    ("public",),
     ("tables", "training", "fit"),
     ("report",),
     ("cli",),

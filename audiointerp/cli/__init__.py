@@ -1,6 +1,7 @@
 """The command line: every command is one call into the library, in a module of its own.
 
-The library is imported inside the commands, so that ``--help`` answers at once.
+The library is imported inside the commands, so that ``--help`` answers at once and `main` is in
+time to say how torch's threads wait.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ app.add_typer(_data, name="data")
 def main() -> None:
     """Run the command line; an error that a user can mend is one line, not a traceback."""
     from audiointerp.registry import UnknownNameError
-    from audiointerp.speed.memory import keep_freed_memory
+    from audiointerp.speed import keep_freed_memory, share_processors
 
+    if "torch" not in sys.modules:  # a program that has it loaded already decides for itself
+        share_processors()
     keep_freed_memory()
     try:
         app()
