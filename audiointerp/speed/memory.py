@@ -91,6 +91,9 @@ def _free_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        # Shared with the processor; beyond what Metal recommends it swaps.
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return 2**33
 
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from audiointerp.dataset.base import Clip, ClipDataset
-from audiointerp.device import resolve_device
+from audiointerp.device import resolve_device, to_double
 from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
 from audiointerp.processing import STFTSpectrogram
@@ -354,7 +354,7 @@ class _Task(LightningModule):
         if self.head.exclusive:
             return int((logits.argmax(1) == targets.argmax(1)).sum())
         decided = self.head.decisions(self.head.probabilities(logits))
-        return float((decided == (targets >= 0.5)).double().mean(1).sum())
+        return float(to_double(decided == (targets >= 0.5)).mean(1).sum())
 
 
 def _train(
@@ -372,7 +372,7 @@ def _train(
     try:
         with (
             _quiet(),
-            torch.random.fork_rng(_cuda(hardware)),
+            _random_state_kept(hardware),
             _scaled_dropout(task.model, dropout_scale),
         ):
             trainer = Trainer(
@@ -537,9 +537,16 @@ def _accelerator(device: torch.device) -> dict[str, Any]:
     return {"accelerator": kind, "devices": [device.index or 0] if kind == "gpu" else 1}
 
 
-def _cuda(device: torch.device) -> list[int]:
-    """Return the CUDA devices whose random state a training on `device` changes."""
-    return [device.index or 0] if device.type == "cuda" else []
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """Give the caller back the random state that a training on a device changes."""
+    before = torch.mps.get_rng_state() if device.type == "mps" else None
+    try:
+        with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
+            yield
+    finally:
+        if before is not None:
+            torch.mps.set_rng_state(before)
 
 
 @contextmanager
