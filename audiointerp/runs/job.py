@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from audiointerp.device import device_of
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import (
     BASES,
@@ -23,7 +24,7 @@ from audiointerp.model.classifier import Classifier
 from audiointerp.model.weights import model_hash
 from audiointerp.registry import Registry
 from audiointerp.runs.targets import Target, describe_target
-from audiointerp.speed.precision import PRECISIONS
+from audiointerp.speed.precision import PRECISIONS, check_precision
 
 Place = Literal["features", "audio"]
 
@@ -91,6 +92,7 @@ class Job:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: expected 1 or more")
         self._check_names()
+        check_precision(self.precision, device_of(self.classifier.network), stacklevel=4)
         self._check_base()
 
     @property

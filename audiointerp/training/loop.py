@@ -31,6 +31,7 @@ from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.runs.classification import check_set, shares_of
+from audiointerp.speed.precision import check_bfloat16
 from audiointerp.training import augment
 from audiointerp.training.augment import SpecAugment
 from audiointerp.training.checkpoints import (
@@ -152,8 +153,9 @@ def fit(
     device : str
         "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
     precision : str
-        Of the training steps, Lightning's "32-true", "bf16-mixed" or "16-mixed"; features and
-        validation are always in float32. bf16-mixed is faster where the processor has it.
+        Of the training steps, Lightning's "32-true", "bf16-mixed" or "16-mixed", which is for
+        GPUs; features and validation are always in float32. bf16-mixed is faster where the
+        processor has it, and slower elsewhere, with a warning.
     resume : bool
         Go on from ``last.ckpt`` where there is one, to the very result of an uninterrupted run;
         a finished run is only read back.
@@ -173,7 +175,8 @@ def fit(
     ------
     ValueError
         If the sets, the front end, the model and the numbers do not fit each other, `out` holds
-        another training, or the device is not there. Nothing is written then.
+        another training, the device is not there or does not compute in the precision. Nothing is
+        written then.
     TrainingError
         If the loss becomes infinite or NaN.
 
@@ -205,6 +208,7 @@ def fit(
     }
     _check_numbers(settings)
     hardware = resolve_device(device)
+    _check_precision(precision, hardware)
     out = Path(out).resolve()
     earlier = read_earlier(out, settings, resume, overwrite)
     if earlier is None or not is_finished(earlier, epochs, patience):
@@ -530,6 +534,17 @@ def _check_numbers(settings: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {settings[name]}: expected {low} to {high}")
     if settings["learning_rate"] == 0:
         raise ValueError("learning_rate is 0: nothing would be learned")
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    """Raise or warn where a device trains in another precision than asked for, or slowly."""
+    if precision == "16-mixed" and device.type == "cpu":
+        # Lightning would train in bf16-mixed.
+        raise ValueError(
+            "precision '16-mixed' is for GPUs, this trains on the CPU: take bf16-mixed or 32-true"
+        )
+    if precision == "bf16-mixed":
+        check_bfloat16(device, precision, stacklevel=3)
 
 
 def _accelerator(device: torch.device) -> dict[str, Any]:
