@@ -26,6 +26,7 @@ LAYERS = (
     ("interpretation",),
     ("plots",),
     ("runs", "predict"),
+    ("public",),
     ("tables", "training", "fit"),
     ("report",),
     ("cli",),

@@ -262,6 +262,7 @@ def test_a_set_is_opened_as_the_model_takes_it(weights, tiny_esc50):
     assert open_set("synthetic", model, processor, folds=5).duration == 5.0
 
 
+@pytest.mark.filterwarnings("ignore:precision 'bfloat16' is imitated:UserWarning")
 def test_a_lower_precision_is_asked_for_on_the_command_line_and_filed(
     monkeypatch, weights, tiny_esc50, tmp_path
 ):

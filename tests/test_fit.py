@@ -112,6 +112,7 @@ def test_validation_numbers_are_those_of_the_clips_whatever_the_batches(tmp_path
     )
 
 
+@pytest.mark.filterwarnings("ignore:precision 'bf16-mixed' is imitated:UserWarning")
 def test_half_precision_training_still_validates_in_full(tmp_path, processor):
     training = run(tmp_path, processor, precision="bf16-mixed")
     with torch.no_grad():

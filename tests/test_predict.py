@@ -133,6 +133,7 @@ def test_clips_interpreted_together_are_interpreted_as_alone(make, waveforms, me
                 )
 
 
+@pytest.mark.filterwarnings("ignore:precision '(bfloat16|tf32)':UserWarning")
 def test_a_lower_precision_is_named_in_the_settings_and_moves_the_numbers_little(make, waveforms):
     full, low = make(), make(precision="bfloat16")
     assert "precision" not in full.settings()

@@ -1,6 +1,7 @@
 """The command line: every command is one call into the library, in a module of its own.
 
-Nothing is imported here that takes long: from the first moment on, Ctrl-C ends a command in order.
+Nothing is imported here that takes long: from the first moment on, Ctrl-C ends a command in order,
+and `main` is in time to say how torch's threads wait.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def main() -> None:
         from audiointerp.cli.commands import app
         from audiointerp.cli.wording import say, say_error
         from audiointerp.registry import UnknownNameError
-        from audiointerp.speed.memory import keep_freed_memory
+        from audiointerp.speed import keep_freed_memory, share_processors
 
         _show_any_text()
         encoding = sys.getfilesystemencoding()
@@ -27,6 +28,8 @@ def main() -> None:
                 "other letters are misread; set PYTHONUTF8=1 to take them as UTF-8",
                 err=True,
             )
+        if "torch" not in sys.modules:  # a program that has it loaded already decides for itself
+            share_processors()
         keep_freed_memory()
         try:
             app()

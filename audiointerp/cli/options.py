@@ -24,7 +24,7 @@ Places = Annotated[
     list[str], typer.Option("--on", help="What metrics are measured on: features, audio.")
 ]
 Seed = Annotated[int, typer.Option(help="For everything that is drawn at random.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …, mps.")]
 Subset = Annotated[str | None, typer.Option(help="Part of the set: esc10.")]
 Alpha = Annotated[
     float | None, typer.Option(help="Share of the clip in α·clip + (1-α)·noise; 0.6 by default.")

@@ -38,6 +38,9 @@ _TAKEN = frozenset(
 class Evidence:
     """What is known about a batch of clips under one mask each; None where it is not known.
 
+    Probabilities and targets are on the CPU where the device of the cells and masks has no double
+    precision; see `audiointerp.device.double_device`.
+
     Attributes
     ----------
     before : Tensor, shape (batch, classes)

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from audiointerp.device import double_device
 from audiointerp.evaluation.arithmetic import smallest
 from audiointerp.evaluation.record import METRICS, Evidence, Metric
 
 
 class MaskCells:
     """A batch of masks, flattened, with what sparseness and complexity share computed once.
+
+    On the masks' device, or on the CPU where that has no double precision.
 
     Parameters
     ----------
@@ -41,6 +44,7 @@ class MaskCells:
                 "measure"
             )
         self.dtype = mask.dtype if mask.is_floating_point() else torch.float64
+        mask = mask.to(double_device(mask.device))
         # Single precision stays, which sorts twice as fast; sums are made in double.
         exact = mask.dtype in (torch.float32, torch.float64)
         cells = (mask if exact else mask.double()).flatten(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from audiointerp.device import double_device, to_double
 from audiointerp.interpretation.base import (
     METHODS,
     Explanation,
@@ -27,6 +27,7 @@ from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
 from audiointerp.speed.memory import batch_size_for
+from audiointerp.speed.threads import usable_processors
 
 Segmentation = Callable[[np.ndarray], np.ndarray]
 SEGMENTATIONS: Registry[Callable[[], Segmentation]] = Registry("segmentation")
@@ -221,10 +222,11 @@ class LIMEInterpreter(Interpreter):
         """Return the clips' segments and the class's probability, (batch, num_samples) float64."""
         features = view.cells
         clips: list[_Clip] = []
+        where = double_device(features.device)
         probability = torch.empty(
-            len(features) * self.num_samples, dtype=torch.float64, device=features.device
+            len(features) * self.num_samples, dtype=torch.float64, device=where
         )
-        wanted = target.repeat_interleave(self.num_samples)
+        wanted = target.repeat_interleave(self.num_samples).to(where)
         start = 0
         with tqdm(
             total=len(wanted), desc="lime", unit="version", leave=False, disable=not self.progress
@@ -250,7 +252,7 @@ class LIMEInterpreter(Interpreter):
         waiting: list[Tensor] = []
         room = size = self._rows(features)
         # A network on the CPU needs its cores itself.
-        cores = 1 if features.device.type == "cpu" else os.cpu_count() or 1
+        cores = 1 if features.device.type == "cpu" else usable_processors()
         pool = ThreadPoolExecutor(max_workers=cores)
         try:
             for clip, labels in zip(features, pool.map(self.segment, features), strict=True):
@@ -286,11 +288,11 @@ class LIMEInterpreter(Interpreter):
     def _hidden(self, clip: Tensor, segments: Tensor, count: int) -> Tensor:
         """Return what the cells become where they are hidden, (1, freq, time)."""
         if self.hide == "mean":
-            flat = segments.flatten()
-            total = clip.new_zeros(count, dtype=torch.float64)
-            total = total.index_add(0, flat, clip.flatten().double())
-            mean = (total / torch.bincount(flat, minlength=count)).to(clip.dtype)
-            return mean[flat].reshape(clip.shape)
+            values = to_double(clip.flatten())
+            flat = segments.flatten().to(values.device)
+            total = values.new_zeros(count).index_add(0, flat, values)
+            mean = total / torch.bincount(flat, minlength=count)
+            return mean[flat].reshape(clip.shape).to(clip)
         base = self.base(clip[None]) if callable(self.base) else self.base
         base = torch.as_tensor(base, dtype=clip.dtype, device=clip.device)
         try:
@@ -313,10 +315,10 @@ class LIMEInterpreter(Interpreter):
         coefficients, _, fit = weighted_ridge(kept, probability, weights, self.alpha)
         maps = [
             coefficient[clip.segments]
-            for coefficient, clip in zip(coefficients, clips, strict=True)
+            for coefficient, clip in zip(coefficients.to(features), clips, strict=True)
         ]
         return Explanation(
-            torch.stack(maps)[:, None].to(features.dtype),
+            torch.stack(maps)[:, None],
             target,
             {"segments": torch.tensor(counts, device=features.device), "local_fit": fit},
         )
@@ -361,7 +363,7 @@ def proximity(kept: Tensor, kernel_width: float) -> Tensor:
         1 where every segment is kept.
     """
     # The cosine of a 0/1 row with k ones and the row of S ones is k / sqrt(k S).
-    distance = 1 - (kept.sum(1, dtype=torch.float64) / kept.shape[1]).sqrt()
+    distance = 1 - (to_double(kept.sum(1)) / kept.shape[1]).sqrt()
     return torch.exp(-((distance / kernel_width) ** 2) / 2)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from audiointerp.device import to_double
 from audiointerp.interpretation.base import (
     METHODS,
     Explanation,
@@ -329,8 +330,8 @@ class SHAPInterpreter(Interpreter):
             return
         clips = f"SHAP values of clips {wrong.nonzero()[:, 0].tolist()} of this batch"
         missed = f"miss f(x) - mean f(background) by up to {100 * residual.max().item():.1f} %"
-        here, there = pick(logits, target).double(), reference.double().index_select(1, target)
-        error = (attribution.double().sum((1, 2, 3)) - here + there.mean(0)).abs()
+        here, there = _target_logits(logits, reference, target)
+        error = (to_double(attribution).sum((1, 2, 3)) - here + there.mean(0)).abs()
         far = error > _ROUNDING * (here.abs() + there.abs().mean(0))
         if self.backend == "shap":
             cause = "shap.DeepExplainer has no rule for a part of the network"
@@ -442,11 +443,15 @@ def _is_coarse(device: torch.device, model: Classifier) -> bool:
     return half or torch.is_autocast_enabled(device.type)
 
 
+def _target_logits(logits: Tensor, reference: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the explained class's logits in double precision, (batch,) and (baselines, batch)."""
+    return to_double(pick(logits, target)), to_double(reference.index_select(1, target))
+
+
 def _residual(attribution: Tensor, logits: Tensor, reference: Tensor, target: Tensor) -> Tensor:
-    here = pick(logits, target).double()
-    there = reference.double().index_select(1, target)
+    here, there = _target_logits(logits, reference, target)
     change = here - there.mean(0)
-    missed = (attribution.double().sum((1, 2, 3)) - change).abs()
+    missed = (to_double(attribution).sum((1, 2, 3)) - change).abs()
     scale = here.abs() + there.abs().mean(0)
     least = (1e-3 * scale).clamp(min=torch.finfo(torch.float64).tiny)
     return missed / change.abs().maximum(least)

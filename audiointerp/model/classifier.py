@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from audiointerp.dataset.audio import check_duration, samples_in
-from audiointerp.device import device_of
+from audiointerp.device import device_of, to_double
 from audiointerp.model.classes import ClassNames, read_classes
 from audiointerp.model.heads import Head, Softmax, build_head
 from audiointerp.model.outputs import describe_probabilities, looks_like_probabilities, pick_output
@@ -196,13 +196,11 @@ class Classifier(nn.Module):
             return False
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the probabilities of logits, in double precision where the device has it.
+        """Return the probabilities of logits in double precision, where 1 - p keeps its digits.
 
-        In it 1 - p keeps its digits.
+        On the logits' device, or on the CPU where that has no double precision.
         """
-        # Apple's GPUs have no double precision.
-        precise = torch.float32 if logits.device.type == "mps" else torch.float64
-        return self.head.probabilities(logits.to(precise))
+        return self.head.probabilities(to_double(logits))
 
     def contributions(self, multipliers: Tensor, view: View, reference: View) -> Tensor:
         """Spread multipliers of the network's input over the cells; see `FrontEnd`."""

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audiointerp.device import to_double
+
 _SUM_TOLERANCE, _COARSE_SUM_TOLERANCE = 1e-5, 1e-2  # bfloat16 has three digits
 FEWEST_VALUES = 20
 """How many values in (0, 1) make logits implausible, where nothing was declared."""
@@ -161,7 +163,7 @@ def describe_probabilities(scores: Tensor) -> str:
 
 def _sum_to_one(values: Tensor) -> bool:
     """Say whether each row has several entries and sums to 1."""
-    sums = values.double().sum(1)
+    sums = to_double(values).sum(1)
     single = values.dtype in (torch.float32, torch.float64)
     tolerance = _SUM_TOLERANCE if single else _COARSE_SUM_TOLERANCE
     return values.shape[1] > 1 and bool(((sums - 1).abs() <= tolerance).all())

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from audiointerp.arguments import several
+from audiointerp.device import device_of
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import (
     BASES,
@@ -24,7 +25,7 @@ from audiointerp.model.classifier import Classifier
 from audiointerp.model.weights import model_hash
 from audiointerp.registry import Registry, check_different
 from audiointerp.runs.targets import Target, check_target, describe_target
-from audiointerp.speed.precision import PRECISIONS
+from audiointerp.speed.precision import PRECISIONS, check_precision
 
 Place = Literal["features", "audio"]
 
@@ -93,6 +94,7 @@ class Job:
             raise ValueError(f"batch_size is {self.batch_size}: expected 1 or more")
         check_target(self.target, self.classifier.classes)
         self._check_names()
+        check_precision(self.precision, device_of(self.classifier.network), stacklevel=4)
         self._check_base()
 
     @property

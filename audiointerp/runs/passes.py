@@ -20,7 +20,7 @@ from torch import Tensor
 from audiointerp.dataset.channels import MID
 from audiointerp.dataset.decode import TOLERANCE, AudioError
 from audiointerp.dataset.stream import AudioStream, SoundStream, WaveformStream, Window
-from audiointerp.device import device_of
+from audiointerp.device import device_of, double_device
 from audiointerp.model.classifier import Classifier
 from audiointerp.plots import in_db
 from audiointerp.runs.clip import Batch, analyse, classify
@@ -269,11 +269,12 @@ def interpret_windows(
         batch = list(itertools.islice(chosen, min(WINDOWS_PER_BATCH, count - first)))
         places = [place for place, _ in batch]
         view = analyse(classifier, torch.stack([window.waveform for _, window in batch]))
-        probabilities = torch.from_numpy(timeline.probabilities[places]).to(view.cells.device)
+        probabilities = torch.from_numpy(timeline.probabilities[places])
+        probabilities = probabilities.to(double_device(view.cells.device))
         pairs = [
             (n, label) for n, place in enumerate(places) for label in timeline.explained[place]
         ]
-        clips, labels = torch.tensor(pairs, device=view.cells.device).unbind(1)
+        clips, labels = torch.tensor(pairs, device=probabilities.device).unbind(1)
         names = [Section(recording.name, window.start, window.end) for _, window in batch]
         heard = Batch(scorer, names, view, probabilities, (clips, labels))
         for name, job in jobs.items():

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from audiointerp.speed.memory import keep_freed_memory
+from audiointerp.speed.threads import share_processors, usable_processors
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["keep_freed_memory", "share_processors", "usable_processors"]

@@ -1,4 +1,7 @@
-"""How a network's activations get their memory: from a heap that keeps it, in batches that fit."""
+"""How a network's activations get their memory: from a heap that keeps it, in batches that fit.
+
+Importing it loads no torch, so that `audiointerp.speed.share_processors` is still in time.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import ctypes
 import os
 import sys
 from functools import cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _CPU_CELLS, _CPU_CELLS_WITH_GRADIENT = 2**20, 2**18
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -57,7 +62,7 @@ def keep_freed_memory() -> bool:
 
 def bytes_to_keep(device: torch.device) -> int:
     """Return how much memory activations may hold on to from call to call."""
-    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 2**31
+    return _free_memory(device) // 4 if device.type == "cuda" else 2**31
 
 
 def batch_size_for(features: Tensor, *, gradient: bool = False) -> int:
@@ -77,8 +82,19 @@ def batch_size_for(features: Tensor, *, gradient: bool = False) -> int:
     cells = features.shape[-2] * features.shape[-1]
     if features.device.type == "cpu":
         return max(1, (_CPU_CELLS_WITH_GRADIENT if gradient else _CPU_CELLS) // cells)
-    free = torch.cuda.mem_get_info(features.device)[0] if features.is_cuda else 2**33
-    return rows_that_fit(free, cells, gradient=gradient)
+    return rows_that_fit(_free_memory(features.device), cells, gradient=gradient)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return how many bytes a GPU has left: 8 GiB where it does not say."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        # Shared with the processor; beyond what Metal recommends it swaps.
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return 2**33
 
 
 def rows_that_fit(free: int, cells: int, *, gradient: bool) -> int:

@@ -88,6 +88,8 @@ class DistinctMasks:
         Position in the batch of the clip that each belongs to.
     place : dict of str to Tensor of int64, shape (batch,)
         Where in `masks` the mask of that name is, for each clip.
+
+    Positions are on the CPU, where they index tensors of every device.
     """
 
     masks: Tensor
@@ -118,8 +120,8 @@ def distinct_masks(masks: Mapping[str, Tensor]) -> DistinctMasks:
             alike = first[later][clip] == later and of_clip[earlier] == of_clip[later]
             if alike and torch.equal(flat[earlier, clip], flat[later, clip]):
                 first[later][clip] = earlier
-    first = torch.tensor(first, device=flat.device)
-    is_first = first == torch.arange(count, device=flat.device)[:, None]
+    first = torch.tensor(first)
+    is_first = first == torch.arange(count)[:, None]
     numbers = (is_first.flatten().cumsum(0) - 1).view(count, batch).gather(0, first)
     which, clip = is_first.nonzero(as_tuple=True)
     return DistinctMasks(stacked[which, clip], clip, dict(zip(masks, numbers, strict=True)))

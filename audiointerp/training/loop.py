@@ -27,12 +27,13 @@ from tqdm.auto import tqdm
 
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import check_clips
-from audiointerp.device import resolve_device
+from audiointerp.device import resolve_device, to_double
 from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
 from audiointerp.model.provenance import warn_absent, warn_shared
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.runs.classification import check_set, shares_of
+from audiointerp.speed.precision import check_bfloat16
 from audiointerp.storage import check_writable, claim, replacing
 from audiointerp.training import augment
 from audiointerp.training.augment import SpecAugment
@@ -159,8 +160,9 @@ def fit(
     device : str
         "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
     precision : str
-        Of the training steps, Lightning's "32-true", "bf16-mixed" or "16-mixed"; features and
-        validation are always in float32. bf16-mixed is faster where the processor has it.
+        Of the training steps, Lightning's "32-true", "bf16-mixed" or "16-mixed", which is for
+        GPUs; features and validation are always in float32. bf16-mixed is faster where the
+        processor has it, and slower elsewhere, with a warning.
     resume : bool
         Go on from ``last.ckpt`` where there is one, to the very result of an uninterrupted run;
         a finished run is only read back.
@@ -180,7 +182,8 @@ def fit(
     ------
     ValueError
         If the sets, the front end, the model and the numbers do not fit each other, `out` holds
-        another training, or the device is not there. Nothing is written then.
+        another training, the device is not there or does not compute in the precision. Nothing is
+        written then.
     AudioError
         If clips cannot be read; the message names all of them. Nothing is written then.
     OSError
@@ -227,6 +230,7 @@ def fit(
     }
     check_numbers(settings)
     hardware = resolve_device(device)
+    _check_precision(precision, hardware)
     out = Path(out).resolve()
     with claim(out / LAST):
         earlier = read_earlier(out, settings, resume, overwrite)
@@ -387,7 +391,7 @@ class _Task(LightningModule):
         if self.head.exclusive:
             return int((logits.argmax(1) == targets.argmax(1)).sum())
         decided = self.head.decisions(self.head.probabilities(logits))
-        return float((decided == (targets >= 0.5)).double().mean(1).sum())
+        return float(to_double(decided == (targets >= 0.5)).mean(1).sum())
 
 
 def _train(
@@ -405,7 +409,7 @@ def _train(
     try:
         with (
             _quiet(),
-            torch.random.fork_rng(_cuda(hardware)),
+            _random_state_kept(hardware),
             _scaled_dropout(task.model, dropout_scale),
         ):
             trainer = Trainer(
@@ -583,14 +587,32 @@ def check_numbers(settings: Mapping[str, Any]) -> None:
         raise ValueError("learning_rate is 0: nothing would be learned")
 
 
+def _check_precision(precision: str, device: torch.device) -> None:
+    """Raise or warn where a device trains in another precision than asked for, or slowly."""
+    if precision == "16-mixed" and device.type == "cpu":
+        # Lightning would train in bf16-mixed.
+        raise ValueError(
+            "precision '16-mixed' is for GPUs, this trains on the CPU: take bf16-mixed or 32-true"
+        )
+    if precision == "bf16-mixed":
+        check_bfloat16(device, precision, stacklevel=3)
+
+
 def _accelerator(device: torch.device) -> dict[str, Any]:
     kind = "gpu" if device.type == "cuda" else device.type
     return {"accelerator": kind, "devices": [device.index or 0] if kind == "gpu" else 1}
 
 
-def _cuda(device: torch.device) -> list[int]:
-    """Return the CUDA devices whose random state a training on `device` changes."""
-    return [device.index or 0] if device.type == "cuda" else []
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """Give the caller back the random state that a training on a device changes."""
+    before = torch.mps.get_rng_state() if device.type == "mps" else None
+    try:
+        with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
+            yield
+    finally:
+        if before is not None:
+            torch.mps.set_rng_state(before)
 
 
 @contextmanager

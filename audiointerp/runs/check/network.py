@@ -15,7 +15,7 @@ from audiointerp.runs.check.bench import (
     add_check,
 )
 from audiointerp.speed.inference import fast_copy
-from audiointerp.speed.precision import computing
+from audiointerp.speed.precision import computing, has_bfloat16
 from audiointerp.speed.scoring import Scorer
 
 _REMOVED_DB = -60.0
@@ -147,9 +147,12 @@ def _bfloat16(bench: Bench) -> Finding:
     change = float((rough - own).abs().max())
     if not math.isfinite(change):
         return Finding("bfloat16", "missing", "probabilities are NaN", "keep precision='float32'")
+    imitated = ""
+    if has_bfloat16(bench.device) is False:
+        imitated = f"; {bench.device} has no instructions for it, float32 is faster"
     return Finding(
         "bfloat16",
         "ok",
-        f"precision='bfloat16' changes probabilities by up to {change:.2g}",
+        f"precision='bfloat16' changes probabilities by up to {change:.2g}{imitated}",
         details={"change": change},
     )

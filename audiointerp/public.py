@@ -1,0 +1,82 @@
+"""The names that `audiointerp` offers."""
+
+from __future__ import annotations
+
+from audiointerp.dataset import (
+    Contamination,
+    ESC50Dataset,
+    FolderDataset,
+    SyntheticDataset,
+    TableDataset,
+    load_audio,
+    open_dataset,
+)
+from audiointerp.interpretation import (
+    METHODS,
+    GradCAMInterpreter,
+    Interpreter,
+    LIMEInterpreter,
+    SaliencyInterpreter,
+    SHAPInterpreter,
+)
+from audiointerp.masking import MASKS, apply_mask, make_masks
+from audiointerp.metrics import METRICS
+from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier, load_panns
+from audiointerp.model.weights import load, save_weights
+from audiointerp.predict import Predict
+from audiointerp.processing import (
+    FRONT_ENDS,
+    LogMelSTFTSpectrogram,
+    LogSTFTSpectrogram,
+    MelSTFTSpectrogram,
+    STFTSpectrogram,
+    View,
+    WaveformFrontEnd,
+)
+from audiointerp.runs.recording import RecordingInterpretation
+from audiointerp.runs.result import Interpretation
+from audiointerp.runs.targets import Above, Top
+from audiointerp.runs.windows import Windowing
+from audiointerp.version import __version__
+
+__all__ = [
+    "FRONT_ENDS",
+    "HEADS",
+    "MASKS",
+    "METHODS",
+    "METRICS",
+    "MODELS",
+    "Above",
+    "Classifier",
+    "Contamination",
+    "ESC50Dataset",
+    "FolderDataset",
+    "GradCAMInterpreter",
+    "Interpretation",
+    "Interpreter",
+    "LIMEInterpreter",
+    "LogMelSTFTSpectrogram",
+    "LogSTFTSpectrogram",
+    "MelSTFTSpectrogram",
+    "Predict",
+    "RecordingInterpretation",
+    "SHAPInterpreter",
+    "STFTSpectrogram",
+    "SaliencyInterpreter",
+    "SyntheticDataset",
+    "TableDataset",
+    "Top",
+    "TransferCnn14",
+    "View",
+    "WaveformFrontEnd",
+    "Windowing",
+    "__version__",
+    "apply_mask",
+    "classifier",
+    "load",
+    "load_audio",
+    "load_panns",
+    "make_masks",
+    "open_dataset",
+    "save_weights",
+]
