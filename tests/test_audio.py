@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiointerp.dataset import AudioError, AudioStream, load_audio, prepare_waveform, save_audio
-from audiointerp.dataset.audio import fix_length, peak_normalize, resample
+from audiointerp.dataset.audio import fix_length, peak_normalize
 from audiointerp.dataset.decode import EXTENSIONS
+from audiointerp.dataset.resampling import resample
 from audiointerp.storage import write_atomically
 
 FORMATS = {".opus": "OGG", ".oga": "OGG", ".aif": "AIFF", ".aifc": "AIFF", ".snd": "AU"}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiointerp.dataset import AudioError, AudioStream, load_audio
-from audiointerp.dataset.audio import resample_blocks
+from audiointerp.dataset.resampling import resample_blocks
 from audiointerp.dataset.stream import window_starts
 
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 300_000).astype(np.float32)

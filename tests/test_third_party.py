@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import audiointerp as ai
-from audiointerp.dataset.audio import resample
+from audiointerp.dataset.resampling import resample
 from audiointerp.interpretation import AdditivityError, UnsupportedLayerError
 from audiointerp.model import load_checkpoint
 from audiointerp.model.planes import frames_to_plane, tokens_to_plane

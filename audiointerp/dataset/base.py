@@ -23,13 +23,13 @@ from torch.utils.data import Dataset
 from audiointerp.dataset.audio import (
     AudioError,
     check_duration,
-    check_rate,
     fix_length,
     normalize_named,
     samples_in,
 )
 from audiointerp.dataset.channels import SILENT
 from audiointerp.dataset.contamination import Contamination
+from audiointerp.dataset.resampling import check_rate
 from audiointerp.reading import FileError, read_array
 from audiointerp.storage import write_atomically
 from audiointerp.text import printable

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor
 
-from audiointerp.dataset.audio import check_duration, check_rate, read_part, why_file_silent
+from audiointerp.dataset.audio import check_duration, read_part, why_file_silent
 from audiointerp.dataset.base import ClipDataset, Fold, choose_clips, choose_folds, sort_folds
 from audiointerp.dataset.channels import CHANNELS, MID
 from audiointerp.dataset.contamination import Contamination
 from audiointerp.dataset.decode import TOLERANCE, AudioError, SoundReader, check_file
+from audiointerp.dataset.resampling import check_rate
 from audiointerp.dataset.stream import window_starts
 from audiointerp.reading import is_hidden, is_stray
 

@@ -23,17 +23,16 @@ from audiointerp.dataset.audio import (
     WAVEFORM,
     by_channel,
     check_duration,
-    check_rate,
     load_audio,
     normalize_named,
     prepare_waveform,
     read_blocks,
-    resampled_length,
     samples_in,
     why_file_silent,
 )
 from audiointerp.dataset.channels import CHANNELS, MID, is_silent, warn_cancelled, why_silent
 from audiointerp.dataset.decode import AudioError, SoundReader, part_of
+from audiointerp.dataset.resampling import check_rate, resampled_length
 
 
 class Window(NamedTuple):

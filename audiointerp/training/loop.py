@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +30,8 @@ from audiointerp.dataset.batches import check_clips
 from audiointerp.device import resolve_device, to_double
 from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
-from audiointerp.model.provenance import warn_absent, warn_shared
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.runs.classification import check_set, shares_of
-from audiointerp.speed.precision import check_bfloat16
 from audiointerp.storage import check_writable, claim, replacing
 from audiointerp.training import augment
 from audiointerp.training.augment import SpecAugment
@@ -48,9 +46,7 @@ from audiointerp.training.checkpoints import (
     score_name,
     write_history,
 )
-
-TRAINING_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-"""Lightning's names of the precisions that a model can be trained in."""
+from audiointerp.training.checks import check_numbers, check_precision, check_sets
 
 
 class TrainingError(ValueError):
@@ -205,7 +201,7 @@ def fit(
     >>> training = fit(model, processor, train, validation, out="runs/dog")  # doctest: +SKIP
     >>> training.history.plot(x="epoch", y="val_accuracy")  # doctest: +SKIP
     """
-    _check_sets(model, processor, train, validation)
+    check_sets(model, processor, train, validation)
     if test is not None:
         check_set(model, processor, test, "test set", known=False)
     settings = {
@@ -230,7 +226,7 @@ def fit(
     }
     check_numbers(settings)
     hardware = resolve_device(device)
-    _check_precision(precision, hardware)
+    check_precision(precision, hardware)
     out = Path(out).resolve()
     with claim(out / LAST):
         earlier = read_earlier(out, settings, resume, overwrite)
@@ -512,90 +508,6 @@ def _loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
-
-
-def _check_sets(
-    model: TransferModel, processor: STFTSpectrogram, train: ClipDataset, validation: ClipDataset
-) -> None:
-    check_set(model, processor, train, "training set", known=False)
-    check_set(model, processor, validation, "validation set", known=False)
-    if train.classes != validation.classes:
-        raise ValueError(
-            f"the training set's classes {list(train.classes)} are not the validation set's "
-            f"{list(validation.classes)}: are both made from the same data?"
-        )
-    common = sorted(set(train.clip_ids) & set(validation.clip_ids))
-    if common:
-        raise ValueError(
-            f"{len(common)} clips are in both sets, the first {common[0]!r}: the validation "
-            "accuracy would be of clips trained on; did you give both the same folds?"
-        )
-    for name, dataset, consequence in (
-        ("training set", train, "the network cannot learn them"),
-        ("validation set", validation, "the best epoch is chosen without them"),
-    ):
-        _check_labels(model, dataset, name)
-        warn_absent(dataset, name, consequence)
-    warn_shared(train, validation, ("training set", "validation set"))
-
-
-def _check_labels(model: TransferModel, dataset: ClipDataset, name: str) -> None:
-    """Raise a ValueError if the model's head cannot learn or be measured on a set's labels."""
-    if not model.head.exclusive:
-        if not any(dataset.label_sets):
-            raise ValueError(f"no clip of the {name} has a label: there is nothing to learn of it")
-        return
-    for clip, labels in zip(dataset.clip_ids, dataset.label_sets, strict=True):
-        if len(labels) != 1:
-            raise ValueError(
-                f"clip {clip!r} of the {name} has {len(labels)} labels, a {model.head.name} head "
-                "decides for one of the classes: train a sigmoid head, head='sigmoid'"
-            )
-
-
-def check_numbers(settings: Mapping[str, Any]) -> None:
-    """Raise a ValueError if one of the numbers of `fit` is out of range, or its precision unknown.
-
-    Parameters
-    ----------
-    settings : mapping
-        By the names of the arguments.
-    """
-    if settings["precision"] not in TRAINING_PRECISIONS:
-        raise ValueError(
-            f"unknown precision {settings['precision']!r}: choose from "
-            f"{', '.join(TRAINING_PRECISIONS)}"
-        )
-    for name in ("epochs", "batch_size", "patience"):
-        value = settings[name]
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1")
-    if not isinstance(settings["seed"], int) or settings["seed"] < 0:
-        raise ValueError(f"seed is {settings['seed']!r}: expected a whole number, 0 or more")
-    ranges = {
-        "learning_rate": (0, math.inf),
-        "weight_decay": (0, math.inf),
-        "label_smoothing": (0, 1),
-        "dropout_scale": (0, 2),
-        "mixup_alpha": (0, math.inf),
-        "time_shift": (0, 0.5),
-    }
-    for name, (low, high) in ranges.items():
-        if not low <= settings[name] <= high or settings[name] == math.inf:
-            raise ValueError(f"{name} is {settings[name]}: expected {low} to {high}")
-    if settings["learning_rate"] == 0:
-        raise ValueError("learning_rate is 0: nothing would be learned")
-
-
-def _check_precision(precision: str, device: torch.device) -> None:
-    """Raise or warn where a device trains in another precision than asked for, or slowly."""
-    if precision == "16-mixed" and device.type == "cpu":
-        # Lightning would train in bf16-mixed.
-        raise ValueError(
-            "precision '16-mixed' is for GPUs, this trains on the CPU: take bf16-mixed or 32-true"
-        )
-    if precision == "bf16-mixed":
-        check_bfloat16(device, precision, stacklevel=3)
 
 
 def _accelerator(device: torch.device) -> dict[str, Any]:

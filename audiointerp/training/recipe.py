@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 
 from audiointerp.arguments import several
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.choose import SYNTHETIC, open_dataset
-from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.dataset.failures import describe
 from audiointerp.device import resolve_device
 from audiointerp.model import (
@@ -37,28 +33,14 @@ from audiointerp.registry import check_different
 from audiointerp.runs.classification import SetPredictions, SkippedClipsWarning, classify_set
 from audiointerp.storage import check_writable, claim, write_atomically
 from audiointerp.training.augment import SpecAugment
+from audiointerp.training.card import card_page, make_card, source_and_licence
 from audiointerp.training.checkpoints import LAST
-from audiointerp.training.loop import Training, TrainingError, check_numbers, fit
-from audiointerp.version import __version__
+from audiointerp.training.checks import check_numbers
+from audiointerp.training.loop import Training, TrainingError, fit
 
 AUDIOSET = "audioset"
 _PANNS_BINS = 64
 _SLIM = 1 / 16
-
-_LICENCES = {
-    "synthetic": (
-        "the synthetic set that audiointerp makes itself",
-        "weights and data: MIT, as the package",
-    ),
-    "esc10": (
-        "ESC-10, 400 clips (K. J. Piczak, 2015)",
-        "weights: MIT, as the package; data, not included: CC BY 3.0, credits in its own LICENSE",
-    ),
-    None: (
-        "ESC-50, 2000 clips (K. J. Piczak, 2015), or a set in its layout",
-        "weights: yours to choose; data, not included: ESC-50 is CC BY-NC 3.0",
-    ),
-}
 
 Fold = int | str
 
@@ -279,7 +261,7 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
             progress=progress,
             **numbers,
         )
-        source, command = _source(data, subset, train), command_line(data, out, given)
+        source, command = source_and_licence(data, subset, train), command_line(data, out, given)
 
         uses = dict(zip(("training", "validation", "test"), folds, strict=True))
         added = {CARD: describe_training(train, validation, uses)}
@@ -287,10 +269,11 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
             added["start"] = start
 
         def write(predictions: SetPredictions | None) -> None:
-            card = _describe(source, training, predictions, folds, command) | added
+            card = make_card(source, training, predictions, folds, command) | added
             length = train.duration
             save_weights(out, network, processor, classes=train.classes, duration=length, card=card)
-            write_atomically(page, _page(out.stem, network, processor, train, card, predictions))
+            text = card_page(out.stem, network, processor, train, card, predictions)
+            write_atomically(page, text)
 
         write(None)
         predictions = _test(network, processor, test, out, progress)
@@ -539,161 +522,3 @@ def _run_dir(out: Path) -> Path:
     run_dir = folder / full.relative_to(Path.cwd() if inside else full.anchor)
     is_earlier = (earlier / LAST).is_file() and not (run_dir / LAST).is_file()
     return earlier if is_earlier else run_dir
-
-
-def _source(
-    data: str | os.PathLike[str], subset: str | None, train: ClipDataset
-) -> tuple[str, str]:
-    """Return what the card says of the data and of the licence."""
-    if str(data) == SYNTHETIC:
-        return _LICENCES[SYNTHETIC]
-    if isinstance(train, ESC50Dataset):
-        return _LICENCES[subset]
-    return (
-        f"a set of the user's, read as {type(train).__name__}",
-        "weights: yours to choose, as far as the data's licence lets you; data: not included",
-    )
-
-
-def _describe(
-    source: tuple[str, str],
-    training: Training,
-    test: SetPredictions | None,
-    folds: tuple[tuple[Fold, ...], ...],
-    command: str,
-) -> dict[str, Any]:
-    """Return what travels in the weight file and is written on the card."""
-    data, licence = source
-    scores = {"validation_accuracy": float(training.best["val_accuracy"])}
-    if test is not None:
-        scores["test_accuracy"] = test.accuracy
-    if "val_map" in training.best:
-        scores["validation_map"] = float(training.best["val_map"])
-        if test is not None:
-            scores["test_map"] = test.mean_average_precision
-    return {
-        "data": data,
-        "folds": "; ".join(
-            f"{use} {', '.join(map(str, fold))}"
-            for use, fold in zip(("training", "validation", "test"), folds, strict=True)
-        ),
-        "licence": licence,
-        **{name: round(score, 4) for name, score in scores.items()},
-        "best_epoch": training.best_epoch,
-        "command": command,
-        "versions": ", ".join(
-            (
-                f"Python {platform.python_version()}",
-                f"torch {torch.__version__}",
-                f"lightning {version('lightning')}",
-                f"audiointerp {__version__}",
-            )
-        ),
-    }
-
-
-def _page(
-    name: str,
-    model: TransferModel,
-    processor: STFTSpectrogram,
-    train: ClipDataset,
-    card: dict[str, Any],
-    test: SetPredictions | None,
-) -> str:
-    parameters = sum(value.numel() for value in model.parameters())
-    head = ", ".join(filter(None, (model.head.name, _listed(model.head.settings()))))
-    lines = [
-        f"# {name}",
-        "",
-        f"{len(train.classes)} classes: {', '.join(train.classes)}.",
-        "",
-        f"- Model: {model.name}, {_listed(model.settings())}; {parameters:,} parameters",
-        *([] if head == "softmax" else [f"- Head: {head}"]),
-        f"- Front end: {type(processor).__name__}, {_listed(processor.settings())}",
-        f"- Clips: {train.duration:g} s at {train.sample_rate} Hz, peak-normalised",
-        f"- Data: {card['data']}; folds: {card['folds']}",
-        *_untrained(train),
-        f"- Licence: {card['licence']}",
-        *([f"- Started from: {card['start']}"] if "start" in card else []),
-        *_scores(card, test),
-        f"- Versions: {card['versions']}",
-        "",
-        "Made by",
-        "",
-        f"    {card['command']}",
-        "",
-        *_of_test(test),
-    ]
-    return "\n".join(lines)
-
-
-def _untrained(train: ClipDataset) -> list[str]:
-    """Return the line of the classes that the network never saw, none where it saw all."""
-    absent = train.absent_classes
-    return [f"- Classes without a training clip: {', '.join(absent)}"] if absent else []
-
-
-def _scores(card: dict[str, Any], test: SetPredictions | None) -> list[str]:
-    """Return the lines of the scores: first the one that chose the epoch."""
-    chosen = f"on the validation fold, which chose the epoch ({card['best_epoch']})"
-    if test is None:
-        lines = [f"- Accuracy: {card['validation_accuracy']:.2%} {chosen}; not tested yet"]
-        if "validation_map" in card:
-            lines.insert(0, f"- Mean average precision: {card['validation_map']:.4f} {chosen}")
-        return lines
-    on_test = f"on the test fold ({len(test.clip_ids)} clips)"
-    validation, tested = card["validation_accuracy"], card["test_accuracy"]
-    if test.head.exclusive:
-        return [f"- Accuracy: {validation:.2%} {chosen}; {tested:.2%} {on_test}"]
-    there = int(test.average_precisions.notna().sum())
-    left_out = len(test.classes) - there
-    without = f", over the {there} labels that a clip has" if left_out else ""
-    return [
-        f"- Mean average precision: {card['validation_map']:.4f} {chosen}; "
-        f"{card['test_map']:.4f} {on_test}{without}",
-        f"- Accuracy of the decisions, one for every clip and label: {validation:.2%} on the "
-        f"validation fold; {tested:.2%} on the test fold",
-    ]
-
-
-def _of_test(test: SetPredictions | None) -> list[str]:
-    """Return the table of the test: mistakes, or what was found of every label."""
-    if test is None:
-        return []
-    return _mistakes(test.labels) if test.head.exclusive else _label_table(test)
-
-
-def _mistakes(labels: pd.DataFrame) -> list[str]:
-    """Return the table of what was taken for what, nothing where all is right."""
-    wrong = labels[~labels["is_correct"]]
-    if wrong.empty:
-        return []
-    mistakes = wrong.groupby(["target", "predicted"]).size().sort_values(ascending=False)
-    return [
-        "Mistakes on the test fold:",
-        "",
-        "| clip is | taken for | clips |",
-        "| --- | --- | ---: |",
-        *(f"| {is_} | {taken} | {count} |" for (is_, taken), count in mistakes.items()),
-        "",
-    ]
-
-
-def _label_table(test: SetPredictions) -> list[str]:
-    """Return the table of every label's clips and average precision."""
-    return [
-        "Labels of the test fold: clips that have it, clips it was decided for, both, and its "
-        "average precision (none for labels that no clip has):",
-        "",
-        "| label | clips | decided | right | AP |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {label} | {clips} | {decided} | {right} | {f'{ap:.3f}' if clips else '–'} |"
-            for label, clips, decided, right, ap in test.label_counts().itertuples()
-        ),
-        "",
-    ]
-
-
-def _listed(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if name != "name")
