@@ -288,10 +288,10 @@ class TestLimits:
 
     def test_memory_does_not_grow_with_the_channels(self, tmp_path):
         sound = np.zeros((3000, 1024), dtype=np.int16)
-        sound[:, 5] = 1024 * 16
+        sound[:, ::2] = 1 << 14
         soundfile.write(tmp_path / "a.wav", sound, 8000)
         tracemalloc.start()
-        assert AudioStream(tmp_path / "a.wav").peak() == pytest.approx(0.5 / 1024)
+        assert AudioStream(tmp_path / "a.wav").peak() == 0.25
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 3000 * 1024 * 4  # less than all samples as floats

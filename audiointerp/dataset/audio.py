@@ -110,7 +110,7 @@ def peak_normalize(waveform: Tensor) -> Tensor:
         normal float32, 1.2e-38, count as zero.
     """
     peak = waveform.abs().amax(dim=-1, keepdim=True)
-    if is_silent(peak.min().item()):
+    if any(map(is_silent, peak.flatten().tolist())):
         raise ValueError("the waveform is silent (all zeros), so it has no peak to normalise to")
     return waveform / peak
 
