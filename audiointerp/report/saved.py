@@ -182,7 +182,7 @@ class _Saved:
         if unknown or table.index.has_duplicates or not len(table):
             raise FileError(f"{path}: is damaged: does not name each mask once: {listed(unknown)}")
         for name in metric_columns(table.columns):
-            table[name] = read_metric(table[name], f"{path}: column {name}")
+            table[name] = read_metric(name, table[name], f"{path}: column {name}")
         return table
 
     def _chances(self, path: Path, masks: pd.Index) -> pd.DataFrame:

@@ -394,13 +394,13 @@ def read_frame(
 
 
 def read_numbers(
-    values: pd.Series, what: str, bounds: tuple[float, float] = (-math.inf, math.inf)
+    texts: Iterable[str], what: str, bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> NDArray[np.float64]:
     """Return a column of text as float64, NaN for an empty field: there is no evidence.
 
     Parameters
     ----------
-    values : Series of str
+    texts : iterable of str
     what : str
         What it is, for an error.
     bounds : (float, float)
@@ -412,15 +412,12 @@ def read_numbers(
     FileError
         If a field is no finite number or lies out of the bounds.
     """
-    known = (values != "").to_numpy()
-    numbers = np.full(len(values), np.nan)
+    texts = list(texts)
     # Python reads back the number that was written; pandas may be a digit off.
-    numbers[known] = [parse_number(text) for text in values[known]]
-    wrong = np.isnan(numbers) & known
-    if wrong.any():
-        raise FileError(
-            f"{what} has values that are no finite numbers: {shown(values[wrong].iloc[0])}"
-        )
+    numbers = np.array([parse_number(text) for text in texts], dtype=np.float64)
+    wrong = next((texts[place] for place in np.flatnonzero(np.isnan(numbers)) if texts[place]), "")
+    if wrong:
+        raise FileError(f"{what} has values that are no finite numbers: {shown(wrong)}")
     low, high = bounds
     slack = _ROUNDING * (high - low) if math.isfinite(high - low) else 0.0
     beyond = (numbers < low - slack) | (numbers > high + slack)
@@ -432,19 +429,22 @@ def read_numbers(
     return numbers
 
 
-def read_metric(values: pd.Series, what: str, cells: float = math.nan) -> NDArray[np.float64]:
+def read_metric(
+    name: str, texts: Iterable[str], what: str, cells: float = math.nan
+) -> NDArray[np.float64]:
     """Return a column of a metric as float64; see `read_numbers`.
 
     Parameters
     ----------
-    values : Series of str
-        Its name is the metric's.
+    name : str
+        The metric's.
+    texts : iterable of str
     what : str
     cells : float
         Number of cells of a mask, which some bounds depend on; NaN where it is not known.
     """
     largest = _MOST_CELLS if math.isnan(cells) else max(2, int(cells))
-    return read_numbers(values, what, METRICS[values.name].bounds(largest))
+    return read_numbers(texts, what, METRICS[name].bounds(largest))
 
 
 def read_table(path: str | os.PathLike[str], cells: float = math.nan) -> pd.DataFrame:
@@ -463,16 +463,19 @@ def read_table(path: str | os.PathLike[str], cells: float = math.nan) -> pd.Data
     FileError
         If the file is damaged.
     """
-    table = read_frame(path, whole_lines=True)
-    for name in metric_columns(table.columns):
-        table[name] = read_metric(table[name], f"{path}: column {name}", cells)
-    if "is_correct" in table:
-        # A spreadsheet writes TRUE.
-        written = table["is_correct"].str.lower().map({"true": True, "false": False})
-        if written.isna().any():
-            raise FileError(f"{path}: column is_correct has values other than True and False")
-        table["is_correct"] = written.astype(bool)
-    return table
+    names, rows = read_csv(path, whole_lines=True)
+    columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
+    for name in metric_columns(columns):
+        columns[name] = read_metric(name, columns[name], f"{path}: column {name}", cells)
+    if "is_correct" in columns:
+        columns["is_correct"] = [_truth(text, path) for text in columns["is_correct"]]
+    return pd.DataFrame(columns, columns=names)
+
+
+def _truth(text: str, path: str | os.PathLike[str]) -> bool:
+    if text.lower() not in ("true", "false"):  # a spreadsheet writes TRUE
+        raise FileError(f"{path}: column is_correct has values other than True and False")
+    return text.lower() == "true"
 
 
 def read_diagnostics(path: str | os.PathLike[str]) -> pd.DataFrame:

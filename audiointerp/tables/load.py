@@ -270,8 +270,8 @@ def _check_labels(
     if not TEXTS.fits(classes):
         return
     known = set(classes)
-    named = table[["target", "predicted", "is_correct"]].drop_duplicates()
-    for target, predicted, is_correct in named.itertuples(index=False):
+    named = zip(table["target"], table["predicted"], table["is_correct"], strict=True)
+    for target, predicted, is_correct in dict.fromkeys(named):
         true = true_classes(target, known)
         unknown = [name for name in true if name not in known]
         if unknown:
