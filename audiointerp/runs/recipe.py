@@ -324,8 +324,7 @@ def by_stem(
     Raises
     ------
     ValueError
-        If a file is given twice, two names could be one on some file system, or a name begins
-        with a dot.
+        If a file is given twice, or two names could be one on some file system.
     """
     paths = [Path(file) for file in several(files)]
     stray = [path for path in paths if is_stray(path.name)]
@@ -337,12 +336,8 @@ def by_stem(
         paths = [path for path in paths if path not in stray]
         if not paths:
             raise ValueError("no file is left; rename one that is data")
-    names = {path: file_name(path) for path in paths}
-    for path, name in names.items():
-        if name.startswith("."):
-            raise ValueError(f"{path}: begins with a dot, so that its results would be hidden")
     check_different(kind, paths, name=file_name, taken=taken)
-    return {name: path for path, name in names.items()}
+    return {file_name(path): path for path in paths}
 
 
 def check_names(methods: Sequence[str], masks: Sequence[str]) -> None:
