@@ -59,7 +59,7 @@ class STFTSpectrogram(FrontEnd):
             ("n_fft", n_fft),
             ("hop_length", hop_length),
         ):
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}: expected a positive whole number")
         if n_fft > LONGEST_FFT:
             raise ValueError(f"n_fft is {n_fft}: expected at most {LONGEST_FFT}")
