@@ -496,6 +496,13 @@ def test_unknown_front_ends_and_settings_are_named():
     [
         (STFTSpectrogram, {"sample_rate": 0}, "sample_rate is 0"),
         (STFTSpectrogram, {"sample_rate": 16000.5}, "sample_rate is 16000.5"),
+        (STFTSpectrogram, {"hop_length": True}, "hop_length is True: expected a positive whole"),
+        (STFTSpectrogram, {"n_fft": 2**30}, "n_fft is 1073741824: expected at most"),
+        (
+            MelSTFTSpectrogram,
+            {"n_mels": 10**9},
+            "n_mels is 1000000000: expected a whole number from",
+        ),
         (STFTSpectrogram, {"n_fft": 511}, "n_fft is 511: expected an even"),
         (STFTSpectrogram, {"hop_length": True}, "hop_length is True"),
         (STFTSpectrogram, {"hop_length": 257}, "hop_length 257 is more than half"),

@@ -464,12 +464,15 @@ def read_table(path: str | os.PathLike[str], cells: float = math.nan) -> pd.Data
         If the file is damaged.
     """
     names, rows = read_csv(path, whole_lines=True)
-    columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
+    cells_of = zip(*rows, strict=True) if rows else [()] * len(names)
+    columns: dict[str, Any] = dict(zip(names, cells_of, strict=True))
     for name in metric_columns(columns):
         columns[name] = read_metric(name, columns[name], f"{path}: column {name}", cells)
     if "is_correct" in columns:
-        columns["is_correct"] = [_truth(text, path) for text in columns["is_correct"]]
-    return pd.DataFrame(columns, columns=names)
+        columns["is_correct"] = np.array(
+            [_truth(text, path) for text in columns["is_correct"]], dtype=bool
+        )
+    return pd.DataFrame(columns)
 
 
 def _truth(text: str, path: str | os.PathLike[str]) -> bool:
