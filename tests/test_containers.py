@@ -216,6 +216,16 @@ class TestLengthsThatAreTooSmall:
         place = content.index(b"COMM") + 10
         refused(put(with_sizes(content, {place: 2000}, ">I")), "promises 2000 frames")
 
+    def test_sound_behind_a_silence_is_noticed(self, put):
+        silence = bytes(200_000)
+        refused(put(encoded("WAV", "PCM_16") + silence + b"sound"), "200005 more")
+        assert len(read(put(encoded("WAV", "PCM_16") + silence))) == len(NOISE)
+
+    def test_a_silent_stream_is_read(self, put):
+        content = encoded("WAV", "PCM_16", sound=0 * NOISE)
+        place = content.index(b"data") + 4
+        assert len(read(put(with_sizes(content, {place: 0}, "<I")))) == len(NOISE)
+
     def test_two_files_in_one(self, put):
         content = encoded("WAV", "PCM_16")
         refused(put(content + content), "joined from several files")

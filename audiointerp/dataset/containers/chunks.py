@@ -84,6 +84,8 @@ class _Layout(NamedTuple):
         """
         file.seek(position)
         name = file.read(4)
+        if name == bytes(4):  # padding
+            return False
         reached = position
         for chunk in self.chunks(file, position, end):
             if chunk.name[:4] in _SOUNDS:
@@ -345,14 +347,21 @@ def _check_size(file: BinaryIO, sound: _Sound, end: int, layout: _Layout | None)
             return _stated(sound)
     if not sound.size:
         return _unstated(file, sound)
-    file.seek(behind)
-    if rest > max(_UNEXPLAINED * sound.second, 512) and file.read(65_536).strip(b"\0"):
+    if rest > max(_UNEXPLAINED * sound.second, 512) and not _all_zero(file, behind):
         raise SoundFileError(
             f"damaged or joined from several files: its header promises {sound.size} bytes of "
             f"sound, and behind them are {rest} more that are no part of the format; "
             "`sox --ignore-length IN.wav OUT.wav` reads a WAV file to its end"
         )
     return sound.size
+
+
+def _all_zero(file: BinaryIO, position: int) -> bool:
+    file.seek(position)
+    while block := file.read(1 << 20):
+        if block.strip(b"\0"):
+            return False
+    return True
 
 
 def _unstated(file: BinaryIO, sound: _Sound) -> None:
