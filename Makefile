@@ -23,6 +23,7 @@ bench: .venv/ready-test
 	$(BIN)/python benchmarks/compare.py --width 0.25 --front-end LogSTFTSpectrogram
 	$(BIN)/python benchmarks/gains.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/busy.py
 	$(BIN)/python benchmarks/table.py
 
 notebooks: .venv/ready-test

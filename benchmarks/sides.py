@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -321,21 +322,34 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 class Worker:
-    """A side in a process of its own."""
+    """A side in a process of its own, where the environment says no more of threads than given."""
 
     def __init__(
-        self, side: str, width: float, front_end: str, device: str, *, without: str | None = None
+        self,
+        side: str,
+        width: float,
+        front_end: str,
+        device: str,
+        *,
+        without: str | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         command = [sys.executable, __file__, side, "--width", str(width)]
         command += ["--front-end", front_end, "--device", device]
         if without is not None:
             command += ["--without", without]
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("GOMP_", "KMP_", "OMP_"))
+        }
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=environment | dict(variables or {}),
         )
 
     def __enter__(self) -> Worker:

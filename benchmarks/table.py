@@ -27,6 +27,8 @@ NAMES = {
 
 GAINS = """How many times as long a stage takes where one change is left out, in turn with the whole
 on the same clips."""
+BUSY = """What SHAP takes for a clip, alone and while an endless loop runs in another process, by
+how the threads of OpenMP wait for each other; the settings in turn on the same clips."""
 PRECISION = """How many clips get another class than in float32; the largest change of a mean of FF,
 AD, AG or SPS over the clips, of all masks, in units of the metric's range; how many of all values
 of AI and FidIn, which are all or nothing for a clip, flip. First with the maps of float32 scored in
@@ -128,6 +130,31 @@ def gains_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def busy_table(result: dict[str, Any]) -> str:
+    """Return a run of `busy.py` as a Markdown table."""
+    first = result["rows"][0]
+    others = ""
+    if result["load"] >= 0.5:
+        others = (
+            f" Other programs ran on the machine too, {result['load']:g} at a time when it began: "
+            "what is called alone was not, and only the ratios count."
+        )
+    lines = [
+        f"Cnn14 at width {result['width']:g}, {result['machine']}.{others}",
+        "",
+        "| threads wait by | alone | next to a busy process | times as fast as the default, alone "
+        "| next to it |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        alone, busy = (first[key] / row[key] for key in ("alone_s", "busy_s"))
+        lines.append(
+            f"| {row['setting']} | {_ms(row['alone_s'])} | {_ms(row['busy_s'])} "
+            f"| {alone:.1f} × | **{busy:.1f} ×** |"
+        )
+    return "\n".join(lines)
+
+
 def precision_table(result: dict[str, Any]) -> str:
     """Return a run of `precision.py` as a Markdown table."""
     lines = [
@@ -206,6 +233,7 @@ def main() -> None:
         "": [compare_table(each) for each in compared],
         "### From 10 to 1000 clips": [growth_table(each) for each in read("growth_*.json")],
         "### What each change gains": [GAINS, *map(gains_table, by_width(read("gains_*.json")))],
+        "### Next to a busy process": [BUSY, *map(busy_table, by_width(read("busy_*.json")))],
         "### What a precision changes": [
             PRECISION,
             *map(precision_table, read("precision_*.json")),
