@@ -438,7 +438,7 @@ def test_files_that_cannot_be_read_are_errors(tmp_path, factory):
     with pytest.raises(ValueError, match=r"ModuleNotFoundError: .*no_such_package.* \(line 2\)"):
         check_file(f"{tmp_path}/needy.py:made")
     (tmp_path / "noise.safetensors").write_bytes(b"noise")
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match="neither a safetensors file nor a PyTorch checkpoint"):
         check_file(tmp_path / "noise.safetensors")
 
 

@@ -480,7 +480,7 @@ def test_the_package_runs_as_a_module():
 def test_what_a_pattern_finds_beside_sounds_is_left_out_with_a_warning():
     found = ["a/dog.wav", "a/._dog.wav", "a/Thumbs.db", "a/dog.wav~", "a/desktop.ini"]
     with pytest.warns(UserWarning, match=r"no data by their names: 'a/\._dog\.wav', 'a/Thumbs"):
-        assert by_stem(found) == {"dog": Path("a/dog.wav")}
+        assert by_stem("sound file", found) == {"dog": Path("a/dog.wav")}
     words = "no file is left"
     with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=words):
-        by_stem(found[1:])
+        by_stem("sound file", found[1:])
