@@ -60,8 +60,8 @@ def test_metrics_of_every_head_are_those_computed_by_hand(head, threshold):
     [
         ({"threshold": 0.5}, "head settings without a 'name'"),
         ({"name": ["sigmoid"]}, "unknown head"),
-        ({"name": "sigmoid", "threshold": "half"}, "do not fit the head sigmoid"),
-        ({"name": "softmax", "threshold": 0.5}, "do not fit the head softmax"),
+        ({"name": "sigmoid", "threshold": "half"}, "do not fit the head 'sigmoid'"),
+        ({"name": "softmax", "threshold": 0.5}, "the head 'softmax' has no setting threshold"),
     ],
 )
 def test_settings_that_are_of_no_head_are_refused(settings, message):

@@ -59,7 +59,7 @@ EXPERIMENTS = (
 def training(kind: str, **parameters: Any) -> Quick:
     weights = f"weights/my_{kind}"
     return Quick(
-        {"EPOCHS": 1, "CLIPS": 2} | parameters,
+        {"EPOCHS": 1, "CLIPS": 10} | parameters,  # one of every class
         TRAINING,
         pictures=5,
         players=3,
