@@ -117,6 +117,7 @@ def _open_locked(lock: Path, path: Path) -> IO[bytes] | None:
         except OSError as error:
             if error.errno in _READ_ONLY and not lock.exists():
                 return None
+            check_writable(path.parent, folder=True)  # which says what is in the way
             raise
         try:
             _lock(file)

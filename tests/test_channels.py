@@ -13,7 +13,7 @@ from repository import REPOSITORY
 from typer.testing import CliRunner
 
 import audiointerp as ai
-from audiointerp.cli import app
+from audiointerp.cli.commands import app
 from audiointerp.dataset import (
     CHANNELS,
     AudioError,

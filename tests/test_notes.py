@@ -12,7 +12,7 @@ import pypdf
 import pytest
 from typer.testing import CliRunner
 
-from audiointerp.cli import app
+from audiointerp.cli.commands import app
 from audiointerp.tables import compare, estimate, load_results, summarise_files
 from audiointerp.tables.files import to_latex, write_csv
 from audiointerp.tables.notes import IncompleteWarning, find_notes, note_lines, sources_of

@@ -14,7 +14,7 @@ import audiointerp as ai
 from audiointerp.fit import fit
 from audiointerp.model import build_model
 from audiointerp.speed.precision import PRECISIONS, check_precision
-from audiointerp.training import loop
+from audiointerp.training import checks
 
 
 @pytest.fixture
@@ -82,4 +82,4 @@ def test_training_in_float16_on_the_cpu_is_refused_before_anything_is_written(tm
 def test_training_in_imitated_bfloat16_is_warned_of(processor_flags):
     processor_flags("avx2")
     with pytest.warns(UserWarning, match="'bf16-mixed' is imitated on cpu"):
-        loop._check_precision("bf16-mixed", torch.device("cpu"))
+        checks.check_precision("bf16-mixed", torch.device("cpu"))

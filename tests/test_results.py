@@ -329,7 +329,7 @@ def test_the_name_of_a_run_can_be_read_back(tmp_path):
 
 @pytest.mark.parametrize("clip", ["../x", "a/b", "..", "", "a\\b"])
 def test_a_clip_whose_name_leads_elsewhere_is_refused_before_anything_is_written(tmp_path, clip):
-    with pytest.raises(ValueError, match="its map is filed by name"):
+    with pytest.raises(ValueError, match="attribution maps are filed by the clips' names"):
         make(tmp_path / "run", clips=[clip])
     assert not (tmp_path / "run").exists()
 

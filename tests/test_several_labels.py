@@ -269,8 +269,9 @@ def test_a_multi_label_set_is_measured_by_its_map():
     model, processor = small_model(classes=3, head="sigmoid"), front_end()
     sets = {"clean": Chords(20), "few": Chords(1, 3)}
     found = measure_accuracy(model, processor, sets, seed=2)
-    assert list(found.columns) == ["clips", "mAP", "mAP_low", "mAP_high"]
+    assert list(found.columns) == ["clips", "mAP", "mAP_low", "mAP_high", "classes"]
     assert found["clips"].tolist() == [20, 1]
+    assert found["classes"].tolist() == [3, len(sets["few"].label_sets[0])]
     predictions = classify_set(model, processor, sets["clean"])
     expected = average_precision_score(predictions.truth, predictions.probabilities)
     row = found.loc["clean"]

@@ -14,7 +14,7 @@ from typer.core import TyperOption
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from audiointerp.cli import app
+from audiointerp.cli.commands import app
 from audiointerp.cli.skipped import report_skipped
 from audiointerp.cli.wording import RENAMED, Command, say, say_error, say_table, translate
 from audiointerp.dataset.choose import PATH_OPTIONS
