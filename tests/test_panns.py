@@ -114,11 +114,10 @@ def test_a_clip_is_explained_for_several_labels(name, tmp_path):
         assert not torch.equal(maps[0], maps[1])
         for result, target in zip(results, order, strict=True):
             alone = predict.predict_batch(sound, ["noise"], target=int(target))[0]
-            # Batches of other sizes may take other kernels: rounding, in parts of the largest cell.
-            largest = float(alone.attribution.abs().max())
-            torch.testing.assert_close(
-                result.attribution, alone.attribution, rtol=0, atol=1e-4 * largest
-            )
+            # A batch of another size may take other kernels, whose rounding switches a unit on or
+            # off that is nearly zero.
+            difference = float((result.attribution - alone.attribution).norm())
+            assert difference < 0.01 * float(alone.attribution.norm())
             masked = result.class_probabilities_on["features"].loc[("topK_30", "out")]
             drop = result.probabilities[target] - masked.iloc[target]
             assert result.metrics.loc["topK_30", "FF"] == pytest.approx(drop, abs=1e-6)

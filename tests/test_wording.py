@@ -144,5 +144,6 @@ def test_names_are_printed_with_the_codes_of_their_control_characters(capsys):
 
 def test_commands_print_through_one_place():
     for path in (REPOSITORY / "audiointerp" / "cli").glob("*.py"):
-        if path.name != "wording.py":
+        # What is printed after Ctrl-C holds no names, and must not wait for imports.
+        if path.name not in ("wording.py", "stop.py"):
             assert not re.search(r"\b(typer\.(echo|secho)|print)\(", path.read_text("utf-8")), path

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 RENAMED = {
     "cache_dir": "cache",
     "experiments": "experiment",
+    "key": "pretrained_key",
     "masks": "mask",
     "methods": "method",
     "models": "model",
