@@ -125,7 +125,7 @@ def _open_locked(lock: Path, path: Path) -> IO[bytes] | None:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
                 with naming(lock):
                     file.truncate(0)
-                    file.write(_describe_process().encode())
+                    file.write(_describe_process().encode(errors="backslashreplace"))
                 return file
             file.close()
         except FileNotFoundError:

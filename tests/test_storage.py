@@ -54,6 +54,11 @@ class TestClaim:
             assert f"process {os.getpid()} " in (path.parent / LOCK).read_text()
         assert not list(tmp_path.glob("made/*"))
 
+    def test_a_command_with_names_that_are_no_utf_8_holds_it_too(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("sys.argv", ["audiointerp", "interpret", os.fsdecode(b"caf\xe9.wav")])
+        with claim(tmp_path / "table.csv"):
+            assert r"caf\udce9.wav" in (tmp_path / LOCK).read_text(encoding="utf-8")
+
     def test_it_ends_with_its_holder(self, tmp_path):
         with holding(tmp_path / "table.csv") as other:
             other.communicate("go\n")
