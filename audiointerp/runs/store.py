@@ -33,7 +33,10 @@ from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.reading import (
+    FOLDS,
     OBJECT,
+    TEXTS,
+    WHOLE,
     FileError,
     advising,
     check_fields,
@@ -536,5 +539,10 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         content = read_object(file)
         check_fields(content, {"settings": OBJECT}, str(file), {"report": OBJECT})
         report = content.get("report") or {}
-        check_fields(report, {}, f"{file}, report", {"failures": OBJECT, "code": OBJECT})
+        known = {"clips": WHOLE, "failures": OBJECT, "code": OBJECT, "remarks": TEXTS}
+        check_fields(report, {}, f"{file}, report", known)
+        settings = content["settings"]
+        check_fields(settings, {}, f"{file}, settings", {"dataset": OBJECT})
+        dataset = settings.get("dataset") or {}
+        check_fields(dataset, {}, f"{file}, dataset", {"clips": WHOLE, "folds": FOLDS})
     return {"settings": content["settings"], "report": report}
