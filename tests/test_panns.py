@@ -114,8 +114,10 @@ def test_a_clip_is_explained_for_several_labels(name, tmp_path):
         assert not torch.equal(maps[0], maps[1])
         for result, target in zip(results, order, strict=True):
             alone = predict.predict_batch(sound, ["noise"], target=int(target))[0]
-            # A batch of another size may take other kernels, whose rounding switches a unit on or
-            # off that is nearly zero.
+            if (name, interpreter.name) != ("MobileNetV2", "saliency"):
+                torch.testing.assert_close(result.attribution, alone.attribution)
+            # Its gradient jumps at both ends of each ReLU6: a change of 1e-6 of the clip, as by the
+            # rounding of a batch of another size, moves it by 3e-4.
             difference = float((result.attribution - alone.attribution).norm())
             assert difference < 0.01 * float(alone.attribution.norm())
             masked = result.class_probabilities_on["features"].loc[("topK_30", "out")]
