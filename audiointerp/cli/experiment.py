@@ -14,7 +14,9 @@ from audiointerp.cli.options import (
     Base,
     Data,
     Device,
+    Extra,
     Methods,
+    OwnLabels,
     Places,
     Seed,
     SnrDb,
@@ -44,6 +46,7 @@ def experiment(
     target: Targets = None,
     top: TopLabels = None,
     above: AboveProbability = None,
+    true_labels: OwnLabels = False,
     noise: Annotated[
         list[str] | None, typer.Option(help="Noise file of a condition: FILE or NAME=FILE.")
     ] = None,
@@ -53,6 +56,7 @@ def experiment(
     mask: Annotated[list[str] | None, typer.Option(help="Mask to score; all by default.")] = None,
     base: Base = "floor",
     on: Places = ["features"],  # noqa: B006
+    extra: Extra = None,
     precision: Annotated[
         str, typer.Option(help="float32; tf32 or bfloat16: faster, see benchmarks/README.md.")
     ] = "float32",
@@ -73,9 +77,11 @@ def experiment(
         target,
         top,
         above,
+        true_labels=true_labels,
         masks=mask,
         base=base,
         on=on,
+        extra=extra or (),
         precision=precision,
         seed=seed,
     )

@@ -184,7 +184,9 @@ def run_conditions(
             background = recipe.background(data, classifier, folds=train_folds, **source)
             jobs = recipe.jobs(classifier, background)
             for name, dataset in sets.items():
-                folders = {run_path(results, model_name, m, name): job for m, job in jobs.items()}
+                what = f"the {CLEAN} clips (clean=False leaves them out)" if name == CLEAN else name
+                fitting = recipe.methods_for(what, has_parts=dataset.has_parts)
+                folders = {run_path(results, model_name, m, name): jobs[m] for m in fitting}
                 requests.append((folders, dataset))
                 remarks |= {
                     folder: _remark_background(fold, train_folds)

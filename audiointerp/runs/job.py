@@ -11,6 +11,7 @@ from torch import Tensor
 
 from audiointerp.arguments import several
 from audiointerp.device import device_of
+from audiointerp.evaluation.record import check_extra
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import (
     BASES,
@@ -54,10 +55,13 @@ class Job:
         What metrics are measured on.
     precision : str
         See `audiointerp.speed.precision.computing`.
-    target : str, int, sequence of them, Top, Above or None
+    target : str, int, sequence of them, Top, Above, TrueLabels or None
         Labels to explain; see `audiointerp.runs.targets`.
     batch_size : int, optional
         Most inputs that go through the model at once; results do not depend on it.
+    extra : tuple of str
+        Families of metrics to compute that take many passes through the model; see
+        `audiointerp.evaluation.Metric.on_request`.
     """
 
     classifier: Classifier
@@ -69,6 +73,7 @@ class Job:
     precision: str = "float32"
     target: Target = None
     batch_size: int | None = None
+    extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         front_end = self.classifier.front_end
@@ -92,7 +97,7 @@ class Job:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: expected 1 or more")
-        check_target(self.target, self.classifier.classes)
+        check_target(self.target, self.classifier.classes, labelled=True)
         self._check_names()
         check_precision(self.precision, device_of(self.classifier.network), stacklevel=4)
         self._check_base()
@@ -122,7 +127,8 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """Return every setting that a row of the results depends on, ready for JSON.
 
-        Which masks are scored, and on what, changes no row: more of them can be added to a run.
+        Which masks are scored, on what and by which metrics changes no row: more of them can be
+        added to a run.
         """
         return {
             "model": self.classifier.settings(),
@@ -149,6 +155,7 @@ class Job:
             for name in names:
                 registry[name]
             check_different(registry.kind, names)
+        check_extra(self.extra)
         check_different("mask", self.masks)
         if not self.masks:
             raise ValueError(f"no mask given: choose from {', '.join(masks)}")
