@@ -9,6 +9,7 @@ from audiointerp.dataset.choose import LAYOUTS, open_dataset
 from audiointerp.dataset.contamination import Contamination, contaminate
 from audiointerp.dataset.download import copy_samples, download_esc50
 from audiointerp.dataset.esc50 import ESC50Dataset
+from audiointerp.dataset.events import Event, EventTable, EventWarning
 from audiointerp.dataset.files import FileClip, FileDataset, TruncationWarning
 from audiointerp.dataset.folder import FolderDataset
 from audiointerp.dataset.stream import AudioStream, SoundStream, WaveformStream, Window
@@ -27,6 +28,9 @@ __all__ = [
     "ClipDataset",
     "Contamination",
     "ESC50Dataset",
+    "Event",
+    "EventTable",
+    "EventWarning",
     "FileClip",
     "FileDataset",
     "FolderDataset",

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from audiointerp.dataset.resampling import check_rate
 from audiointerp.reading import FileError, read_array
 from audiointerp.storage import write_atomically
 from audiointerp.text import printable
+
+if TYPE_CHECKING:
+    from audiointerp.dataset.events import Event, EventTable
 
 Fold = int | str
 """A fold's number, or a split's name such as "test"."""
@@ -163,6 +166,8 @@ class ClipDataset(Dataset[Clip], ABC):
             raise NotADirectoryError(f"cache_dir {self.cache_dir} is a file, not a folder")
         self._positions = {name: place for place, name in enumerate(self.clip_ids)}
         self._memory: dict[int, Tensor] = {}
+        self._events: list[list[Event]] | None = None
+        self._event_settings: dict[str, Any] = {}
         if contamination is not None:
             contamination.noise(self.sample_rate, self.num_samples)  # a bad noise file shows now
 
@@ -239,6 +244,7 @@ class ClipDataset(Dataset[Clip], ABC):
             "duration": self.duration,
             "normalize": self.normalize,
             "contamination": None if self.contamination is None else self.contamination.settings(),
+            **self._event_settings,
         }
 
     def _describe(self, index: int) -> str:
@@ -256,6 +262,45 @@ class ClipDataset(Dataset[Clip], ABC):
         Only where `has_parts`; shapes as `parts` returns them.
         """
         return self.parts(index)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether a table says when what sounds in the clips; see `true_events`."""
+        return self._events is not None
+
+    def add_events(self, table: EventTable) -> None:
+        """Take what sounds in the clips, and when, from a table.
+
+        Raises
+        ------
+        TableError
+            If it is not of these clips; see `audiointerp.dataset.events.EventTable.match`.
+        """
+        self._events = table.match(self)
+        self._event_settings = {"events": table.settings()}
+
+    def true_events(self, index: int) -> list[Event]:
+        """Return the events of clip `index` by their onsets: onset, offset and label of each.
+
+        Raises
+        ------
+        ValueError
+            If no table of events was given; see `has_events`.
+        """
+        if self._events is None:
+            raise ValueError("no events are known of this set: give their table, events='FILE'")
+        return self._events[self._check_index(index)]
+
+    def sound_names(self, index: int) -> tuple[str, ...]:
+        """Return what tables may call the sound that clip `index` is of, the full name first.
+
+        Names of files are without their ending.
+        """
+        return (self.clip_ids[index],)
+
+    def part_of_sound(self, index: int) -> tuple[float, float]:
+        """Return the seconds of its sound that clip `index` begins and ends at."""
+        return 0.0, self.duration
 
     def __len__(self) -> int:
         return len(self.clip_ids)

@@ -24,6 +24,27 @@ from audiointerp.evaluation.fidelity import (  # isort: skip (the order of the c
     input_fidelity,
 )
 from audiointerp.evaluation.simplicity import MaskCells, complexity, sparseness  # isort: skip
+from audiointerp.evaluation.localisation import (  # isort: skip
+    Ranking,
+    auprc,
+    auroc,
+    best_iou,
+    f1_of,
+    mean_iou,
+    pointing_game,
+    relevance_mass,
+    relevance_rank,
+    time_ranking,
+)
+from audiointerp.evaluation import sound  # noqa: F401  isort: skip (for its records)
+from audiointerp.evaluation.arithmetic import si_sdr  # isort: skip
+from audiointerp.evaluation.truth import (  # isort: skip
+    Truth,
+    event_frames,
+    sounding_frames,
+    truth_facts,
+    why_no_truth,
+)
 from audiointerp.evaluation.describe import metrics_table  # isort: skip
 
 __all__ = [
@@ -34,15 +55,31 @@ __all__ = [
     "Evidence",
     "MaskCells",
     "Metric",
+    "Ranking",
+    "Truth",
+    "auprc",
+    "auroc",
     "available_metrics",
     "average_drop",
     "average_gain",
     "average_increase",
+    "best_iou",
     "complexity",
     "evaluate_evidence",
+    "event_frames",
+    "f1_of",
     "faithfulness",
     "input_fidelity",
+    "mean_iou",
     "metric_columns",
     "metrics_table",
+    "pointing_game",
+    "relevance_mass",
+    "relevance_rank",
+    "si_sdr",
+    "sounding_frames",
     "sparseness",
+    "time_ranking",
+    "truth_facts",
+    "why_no_truth",
 ]
