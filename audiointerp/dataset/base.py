@@ -10,10 +10,10 @@ import operator
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,9 +33,6 @@ from audiointerp.dataset.resampling import check_rate
 from audiointerp.reading import FileError, read_array
 from audiointerp.storage import write_atomically
 from audiointerp.text import printable
-
-if TYPE_CHECKING:
-    from audiointerp.dataset.events import Event, EventTable
 
 Fold = int | str
 """A fold's number, or a split's name such as "test"."""
@@ -64,6 +61,22 @@ class Clip(NamedTuple):
     waveform: Tensor
     label: int | Tensor
     clip_id: str
+
+
+class Event(NamedTuple):
+    """A sound in a clip.
+
+    Attributes
+    ----------
+    onset, offset : float
+        Where it begins and ends, in seconds from the clip's beginning.
+    label : str
+        The set's name of its class.
+    """
+
+    onset: float
+    offset: float
+    label: str
 
 
 class ClipDataset(Dataset[Clip], ABC):
@@ -268,16 +281,20 @@ class ClipDataset(Dataset[Clip], ABC):
         """Whether a table says when what sounds in the clips; see `true_events`."""
         return self._events is not None
 
-    def add_events(self, table: EventTable) -> None:
-        """Take what sounds in the clips, and when, from a table.
+    def add_events(self, events: Sequence[Sequence[Event]], source: Mapping[str, str]) -> None:
+        """Take what sounds in the clips, and when; `audiointerp.dataset.EventTable` reads it.
 
-        Raises
-        ------
-        TableError
-            If it is not of these clips; see `audiointerp.dataset.events.EventTable.match`.
+        Parameters
+        ----------
+        events : sequence of sequence of Event
+            Of each clip.
+        source : mapping of str to str
+            What they depend on, for `settings`.
         """
-        self._events = table.match(self)
-        self._event_settings = {"events": table.settings()}
+        if len(events) != len(self):
+            raise ValueError(f"events of {len(events)} clips for a set of {len(self)}")
+        self._events = [sorted(each) for each in events]
+        self._event_settings = {"events": dict(source)}
 
     def true_events(self, index: int) -> list[Event]:
         """Return the events of clip `index` by their onsets: onset, offset and label of each.

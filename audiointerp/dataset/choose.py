@@ -130,7 +130,7 @@ def open_dataset(
     where = () if kind is SyntheticDataset else (path,)
     dataset = kind(*where, **added, **options)
     if table is not None:
-        dataset.add_events(table)
+        table.add_to(dataset)
     return dataset
 
 

@@ -39,6 +39,7 @@ from audiointerp.evaluation.localisation import (  # isort: skip
 from audiointerp.evaluation import sound  # noqa: F401  isort: skip (for its records)
 from audiointerp.evaluation.arithmetic import si_sdr  # isort: skip
 from audiointerp.evaluation.truth import (  # isort: skip
+    TRUTH_FACTS,
     Truth,
     event_frames,
     sounding_frames,
@@ -52,6 +53,7 @@ __all__ = [
     "EVIDENCE",
     "METRICS",
     "SCORED_FAMILIES",
+    "TRUTH_FACTS",
     "Evidence",
     "MaskCells",
     "Metric",

@@ -139,6 +139,9 @@ class Metric:
         What must be known, of `EVIDENCE`; without it the column is left out.
     compute : callable
         ``compute(evidence)``, a Tensor of shape (batch,); NaN for a clip without evidence.
+    chance : str
+        The fact of the truth that a random map's mean is, "foreground_share" or "event_share" (see
+        `audiointerp.evaluation.truth_facts`); "" where it is the same for all clips, or not known.
 
     Raises
     ------
@@ -159,6 +162,7 @@ class Metric:
     level: Literal["map", "mask", "sound"]
     needs: frozenset[str]
     compute: Callable[[Evidence], Tensor]
+    chance: str = ""
 
     def __post_init__(self) -> None:
         unknown = self.needs - EVIDENCE
