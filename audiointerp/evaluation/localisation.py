@@ -222,7 +222,9 @@ def mean_iou(ranking: Ranking) -> Tensor:
     """
     values, counted = ranking.values.double(), ranking.counted
     mean = (values * counted).sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
-    above = (values > mean) & counted
+    # A value that is the mean but for rounding is not above it.
+    rounding = 1e-9 * values.abs().amax(1, keepdim=True)
+    above = (values > mean + rounding) & counted
     either = (above | ranking.true).sum(1)
     return ranking.decided((above & ranking.true).sum(1).double() / either.clamp(min=1))
 
