@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from audiointerp.cli import check, data, experiment, figure, interpret, report, tables, train
+from audiointerp.cli import (
+    benchmark,
+    check,
+    data,
+    experiment,
+    figure,
+    interpret,
+    report,
+    tables,
+    train,
+)
 from audiointerp.cli.wording import Command
 
 app = typer.Typer(
@@ -18,6 +28,7 @@ for _command in (
     figure.figure,
     report.report,
     experiment.experiment,
+    benchmark.benchmark,
     train.train,
     tables.tables,
     check.check,

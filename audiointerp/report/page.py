@@ -59,6 +59,28 @@ def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
     )
 
 
+def fill_plain_page(title: str, body: str, style: str) -> str:
+    """Return a page without a script.
+
+    Parameters
+    ----------
+    title : str
+        What it is of.
+    body : str
+        HTML.
+    style : str
+        That the body needs beside the style of all pages.
+    """
+    style = _template("page.css") + style
+    policy = (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_hash(style)}'"
+    )
+    return Template(_template("plain.html")).substitute(
+        title=html.escape(printable(title)), policy=policy, style=style, body=body
+    )
+
+
 def describe_metric(name: str) -> dict[str, Any]:
     """Return what a page says of a metric, and how it shows and compares its values."""
     metric = METRICS[name]

@@ -163,7 +163,9 @@ def make_leaderboard(
     ]
     drawings = [*_draw_levels(levels), *_draw_agreements(pooled)]
     on = results["on"].iloc[0]
-    return Tables(frames, tables, drawings, on, (), tuple(results.attrs.get("notes", ())))
+    notes = tuple(results.attrs.get("notes", ()))
+    explains = "the class is the one that the clip truly has"
+    return Tables(frames, tables, drawings, on, (), notes, explains)
 
 
 def rank_agreement(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0) -> pd.DataFrame:

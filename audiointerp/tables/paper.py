@@ -32,7 +32,7 @@ from audiointerp.tables.build import (
     with_counts,
 )
 from audiointerp.tables.cells import CLIPS, COUNTS, Column, Row
-from audiointerp.tables.load import RUN_COLUMNS
+from audiointerp.tables.load import EXPLAINED, RUN_COLUMNS
 from audiointerp.tables.notes import Note, find_notes, sources_of
 from audiointerp.tables.order import in_order, rank_names
 from audiointerp.tables.score import SCORE, scored_metrics
@@ -113,7 +113,9 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
         notes = find_notes(sources_of(results))
     tables = [_with_notes(table, notes, frames["accuracy"]) for table in tables]
     scored = tuple(scored_metrics(results))
-    return Tables(frames, tables, _planes(frames["plane"], scored), on, scored, tuple(notes))
+    drawings = _planes(frames["plane"], scored)
+    explains = {"explains": "every explained class counts"} if EXPLAINED in results else {}
+    return Tables(frames, tables, drawings, on, scored, tuple(notes), **explains)
 
 
 _PLANE_LEGEND = (
