@@ -33,7 +33,7 @@ from audiointerp.tables.table import Drawing, Table, Tables
 
 FIDELITY = ("fidelity", "robust fidelity", "curves")
 """Families of metrics that ask the network alone."""
-TRUTH = ("localisation", "sound")
+TRUTH = ("localisation", "localisation in time", "sound")
 """Families of metrics that ask what is known of the clip."""
 SHOWN = ("AUPRC", "FF")
 """The metrics that are drawn over the level and against each other, if there are both."""
