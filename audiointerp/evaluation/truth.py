@@ -88,7 +88,10 @@ class Truth:
 
     @_once
     def advantage_db(self) -> Tensor:
-        """Return how far each cell's foreground is above its background, dB: (batch, 1, bins, frames)."""
+        """Return how far each cell's foreground is above its background, dB.
+
+        Shape (batch, 1, bins, frames).
+        """
         foreground, background = self._levels()
         return foreground - background
 
@@ -129,7 +132,7 @@ class Truth:
 
     @_once
     def mixture_sdr(self) -> Tensor:
-        """Return the clip's own SI-SDR against the foreground, dB, float64 (batch,); see `si_sdr`."""
+        """Return the SI-SDR of the clips as they are, dB, float64 (batch,); see `si_sdr`."""
         if self.foreground is None or self.background is None:
             raise ValueError(_UNKNOWN_PARTS)
         foreground, background = self.foreground.waveform, self.background.waveform
