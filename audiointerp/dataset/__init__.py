@@ -11,6 +11,7 @@ from audiointerp.dataset.download import copy_samples, download_esc50
 from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.dataset.files import FileClip, FileDataset, TruncationWarning
 from audiointerp.dataset.folder import FolderDataset
+from audiointerp.dataset.shortcut import SHORTCUTS, ShortcutDataset
 from audiointerp.dataset.stream import AudioStream, SoundStream, WaveformStream, Window
 from audiointerp.dataset.synthetic import SyntheticDataset
 from audiointerp.dataset.table import TableDataset
@@ -19,6 +20,7 @@ from audiointerp.dataset.urbansound8k import UrbanSound8KDataset
 __all__ = [
     "CHANNELS",
     "LAYOUTS",
+    "SHORTCUTS",
     "AudioError",
     "AudioSetDataset",
     "AudioStream",
@@ -30,6 +32,7 @@ __all__ = [
     "FileClip",
     "FileDataset",
     "FolderDataset",
+    "ShortcutDataset",
     "SoundStream",
     "SyntheticDataset",
     "TableDataset",

@@ -18,7 +18,7 @@ from audiointerp.registry import Registry
 
 Value = TypeVar("Value")
 
-EVIDENCE = frozenset({"inside", "outside", "mask", "attribution", "view", "truth", "classifier"})
+EVIDENCE = frozenset({"inside", "outside", "mask", "attribution", "view", "truth", "classifier", "level", "score"})
 """What a metric can need beside ``before`` and ``target``, which are always there."""
 
 SCORED_FAMILIES = ("fidelity", "simplicity")
