@@ -54,7 +54,7 @@ class Predict:
         another analysis, which is what a listener hears.
     precision : {"float32", "tf32", "bfloat16"}
         Numeric precision of attribution and scoring; see `audiointerp.speed.precision.computing`.
-    target : str, int, sequence of them, `Top`, `Above` or None
+    target : str, int, sequence of them, `Top`, `Above`, `TrueLabels` or None
         Labels that `predict_set` explains of every clip: by default the most probable one. See
         `audiointerp.runs.targets`.
     batch_size : int, optional

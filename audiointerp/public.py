@@ -35,7 +35,7 @@ from audiointerp.processing import (
 )
 from audiointerp.runs.recording import RecordingInterpretation
 from audiointerp.runs.result import Interpretation
-from audiointerp.runs.targets import Above, Top
+from audiointerp.runs.targets import Above, Top, TrueLabels
 from audiointerp.runs.windows import Windowing
 from audiointerp.version import __version__
 
@@ -67,6 +67,7 @@ __all__ = [
     "TableDataset",
     "Top",
     "TransferCnn14",
+    "TrueLabels",
     "View",
     "WaveformFrontEnd",
     "Windowing",

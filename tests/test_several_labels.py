@@ -94,6 +94,12 @@ def test_options_name_the_labels_to_explain(asked, expected):
     assert build_target(*asked) == expected
 
 
+def test_an_option_asks_for_the_true_labels():
+    assert build_target(None, true_labels=True) == ai.TrueLabels()
+    with pytest.raises(ValueError, match="--top and --true-labels both say which labels"):
+        build_target(None, 2, true_labels=True)
+
+
 @pytest.mark.parametrize("asked", [(["dog"], 2, None), (None, 2, 0.5), (["dog"], None, 0.5)])
 def test_options_that_exclude_each_other_are_refused(asked):
     with pytest.raises(ValueError, match=r"--\w+ and --\w+ both say which labels to explain"):
@@ -138,6 +144,7 @@ def test_a_plain_label_is_in_the_name_as_it_is():
         (["dog", "cat"], True),
         (ai.Top(2), True),
         (ai.Above(0.5), True),
+        (ai.TrueLabels(), True),
     ],
 )
 def test_only_where_there_may_be_several_labels_the_folder_names_one(target, several):
@@ -200,6 +207,13 @@ def test_a_file_without_a_label_above_the_threshold_is_reported(
     assert folders == {f"tone{n}@{label}" for n in (0, 1) for label in ("dog", "cat")}
 
 
+def test_files_have_no_true_labels(weights, sounds, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="files and waveforms have none: name the label"):
+        interpret_files(sounds, [weights], out, target=ai.TrueLabels(), progress=False)
+    assert not out.exists()
+
+
 def test_a_figure_is_of_one_label(monkeypatch, capsys, weights, sounds, tmp_path):
     arguments = ("figure", sounds[0], "-w", weights, "-m", "saliency", "--mask", "topK_30")
     out = tmp_path / "figure"
@@ -247,6 +261,46 @@ def test_an_experiment_stores_which_label_each_row_explains(
                 assert scored.loc[(clip.clip_id, label), metric] == pytest.approx(
                     expected, abs=1e-4
                 )
+
+
+def test_an_experiment_explains_the_labels_that_the_clips_have(
+    monkeypatch, capsys, tiny_weights, tiny_esc50, tmp_path
+):
+    results = tmp_path / "results"
+    arguments = ("experiment", "-w", tiny_weights, "-d", tiny_esc50, "-m", "saliency")
+    arguments += ("--results", results, "--mask", "bin")
+    assert command(monkeypatch, *arguments, "--true-labels", "--top", "2") == 2
+    assert "--top and --true-labels both say" in capsys.readouterr().err
+    assert command(monkeypatch, *arguments, "--true-labels") == 0
+    run = results / "tiny" / "saliency_clean"
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    assert settings["target"] == {"true_labels": True}
+    table = pd.read_csv(run / "csvs" / "bin.csv")
+    assert table["explained"].tolist() == table["target"].tolist()
+    assert set(table["predicted"]) == {"dog"}
+    assert len(set(table["explained"])) > 1
+    model, processor = load(tiny_weights)
+    predict = ai.Predict(model, processor, ai.SaliencyInterpreter(model), masks=["bin"])
+    for clip in ESC50Dataset(tiny_esc50, folds=5, sample_rate=RATE, duration=1.0):
+        row = table.set_index("clip").loc[clip.clip_id]
+        (result,) = predict.predict_batch(clip.waveform[None], ["x"], target=row["explained"])
+        assert row["FF"] == pytest.approx(result.metrics.loc["bin", "FF"], abs=1e-4)
+    with pytest.raises(ValueError, match="files and waveforms have none"):
+        predict.predict_batch(clip.waveform[None], ["x"], target=ai.TrueLabels())
+
+
+def test_a_clip_without_labels_is_reported(tmp_path):
+    data = Chords(4)
+    model = small_model(classes=3, head="sigmoid")
+    made = ai.classifier(
+        model, front_end=front_end(), head="sigmoid", classes=data.classes, duration=1.2
+    )
+    predict = ai.Predict(made, ai.SaliencyInterpreter(made), masks=["bin"], target=ai.TrueLabels())
+    done = predict.predict_set(data, tmp_path / "run", progress=False)
+    assert done.failures == {"tone0": "the set gives it no label"}
+    rows = done.tables["features", "bin"]
+    explained = rows.groupby("clip")["explained"].agg("|".join)
+    assert explained.to_dict() == {"tone1": "low", "tone2": "middle", "tone3": "low|middle"}
 
 
 def test_named_labels_of_an_experiment_are_explained_for_every_clip(

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiointerp.runs.targets import Above, Top, choose_targets, describe_target
+from audiointerp.runs.targets import (
+    Above,
+    Top,
+    TrueLabels,
+    check_target,
+    choose_targets,
+    describe_target,
+)
 
 CLASSES = ("dog", "cat", "rain", "wind")
 PROBABILITIES = torch.tensor([[0.9, 0.1, 0.7, 0.2], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
@@ -76,6 +83,22 @@ def test_labels_that_are_none_are_named(target, error, message):
         choose_targets(target, PROBABILITIES, CLASSES)
 
 
+def test_true_labels_are_those_that_each_clip_has():
+    true = torch.tensor([[False, True, False, True], [False] * 4])
+    clip, label = choose_targets(TrueLabels(), PROBABILITIES, CLASSES, true=true)
+    assert (clip.tolist(), label.tolist()) == ([0, 0], [1, 3])
+    check_target(TrueLabels(), CLASSES, labelled=True)
+    json.dumps(describe_target(TrueLabels()))
+
+
+def test_what_is_no_clip_of_a_set_has_no_true_labels():
+    for classes in (CLASSES, None):
+        with pytest.raises(ValueError, match="files and waveforms have none: name the label"):
+            check_target(TrueLabels(), classes)
+    with pytest.raises(ValueError, match="files and waveforms have none"):
+        choose_targets(TrueLabels(), PROBABILITIES, CLASSES)
+
+
 def test_a_long_list_of_classes_is_cut_in_messages():
     names = [f"class number {index}" for index in range(527)]
     with pytest.raises(ValueError, match=r"… \(527\)") as caught:
@@ -96,5 +119,6 @@ def test_above_takes_a_probability(wrong):
 
 
 def test_a_target_is_described_for_json():
-    described = [describe_target(each) for each in (None, "dog", 3, ("dog", 2), Top(2), Above(0.5))]
-    assert described == [None, "dog", 3, ["dog", 2], {"top": 2}, {"above": 0.5}]
+    targets = (None, "dog", 3, ("dog", 2), Top(2), Above(0.5), TrueLabels())
+    described = [None, "dog", 3, ["dog", 2], {"top": 2}, {"above": 0.5}, {"true_labels": True}]
+    assert list(map(describe_target, targets)) == described

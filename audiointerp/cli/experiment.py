@@ -15,6 +15,7 @@ from audiointerp.cli.options import (
     Data,
     Device,
     Methods,
+    OwnLabels,
     Places,
     Seed,
     SnrDb,
@@ -44,6 +45,7 @@ def experiment(
     target: Targets = None,
     top: TopLabels = None,
     above: AboveProbability = None,
+    true_labels: OwnLabels = False,
     noise: Annotated[
         list[str] | None, typer.Option(help="Noise file of a condition: FILE or NAME=FILE.")
     ] = None,
@@ -73,6 +75,7 @@ def experiment(
         target,
         top,
         above,
+        true_labels=true_labels,
         masks=mask,
         base=base,
         on=on,

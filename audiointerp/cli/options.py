@@ -43,6 +43,9 @@ TopLabels = Annotated[
 AboveProbability = Annotated[
     float | None, typer.Option("--above", help="Explain every label of at least this probability.")
 ]
+OwnLabels = Annotated[
+    bool, typer.Option("--true-labels", help="Explain the labels that the set says a clip has.")
+]
 Background = Annotated[
     str, typer.Option(help="Set that SHAP compares with: 'synthetic' or a folder.")
 ]
@@ -75,18 +78,27 @@ TRAIN_FOLDS = ["1", "2", "3"]
 
 
 def build_target(
-    names: Sequence[str] | None, top: int | None = None, above: float | None = None
+    names: Sequence[str] | None,
+    top: int | None = None,
+    above: float | None = None,
+    *,
+    true_labels: bool = False,
 ) -> Target:
-    """Return what ``--target``, ``--top`` and ``--above`` ask for.
+    """Return what ``--target``, ``--top``, ``--above`` and ``--true-labels`` ask for.
 
     Raises
     ------
     ValueError
-        If more than one of the three is given.
+        If more than one of them is given.
     """
-    from audiointerp.runs.targets import Above, Top
+    from audiointerp.runs.targets import Above, Top, TrueLabels
 
-    given = {"--target": names or None, "--top": top, "--above": above}
+    given = {
+        "--target": names or None,
+        "--top": top,
+        "--above": above,
+        "--true-labels": true_labels or None,
+    }
     used = [option for option, value in given.items() if value is not None]
     if len(used) > 1:
         raise ValueError(f"{' and '.join(used)} both say which labels to explain: give one of them")
@@ -94,6 +106,8 @@ def build_target(
         return Top(top)
     if above is not None:
         return Above(above)
+    if true_labels:
+        return TrueLabels()
     if not names:
         return None
     return names[0] if len(names) == 1 else list(names)
@@ -104,12 +118,15 @@ def build_recipe(
     target: Sequence[str] | None,
     top: int | None,
     above: float | None,
+    *,
+    true_labels: bool = False,
     **options: Any,
 ) -> Recipe:
     """Return the recipe of a command: its methods, the labels to explain and what it has else."""
     from audiointerp.runs.recipe import Recipe
 
-    return Recipe(methods=methods, target=build_target(target, top, above), **options)
+    labels = build_target(target, top, above, true_labels=true_labels)
+    return Recipe(methods=methods, target=labels, **options)
 
 
 def read_fold(text: str) -> int | str:

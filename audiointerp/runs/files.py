@@ -42,7 +42,7 @@ from audiointerp.runs.recipe import (
 from audiointerp.runs.recording import saving_recording, window_name
 from audiointerp.runs.result import RECORDING, SUMMARY, Interpretation, check_replaceable
 from audiointerp.runs.store import EXPLAINED
-from audiointerp.runs.targets import Target
+from audiointerp.runs.targets import Target, check_target
 from audiointerp.runs.timeline import Timeline
 from audiointerp.runs.windows import Coverage, Section, Windowing
 from audiointerp.sound import SOUND_FORMATS
@@ -160,6 +160,7 @@ def interpret_files(
     stems = by_stem("sound file", files, taken=_RESULTS)
     names = {with_channel(name, channel): file for name, file in stems.items()}
     recipe = make_recipe(recipe, options)
+    check_target(recipe.target, None)
     if has_several_labels(recipe.target):
         _check_label_names(names)
     masks = None if masks is None else several(masks)

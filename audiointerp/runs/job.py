@@ -54,7 +54,7 @@ class Job:
         What metrics are measured on.
     precision : str
         See `audiointerp.speed.precision.computing`.
-    target : str, int, sequence of them, Top, Above or None
+    target : str, int, sequence of them, Top, Above, TrueLabels or None
         Labels to explain; see `audiointerp.runs.targets`.
     batch_size : int, optional
         Most inputs that go through the model at once; results do not depend on it.
@@ -92,7 +92,7 @@ class Job:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: expected 1 or more")
-        check_target(self.target, self.classifier.classes)
+        check_target(self.target, self.classifier.classes, labelled=True)
         self._check_names()
         check_precision(self.precision, device_of(self.classifier.network), stacklevel=4)
         self._check_base()

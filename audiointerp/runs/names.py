@@ -8,7 +8,7 @@ from pathlib import Path
 
 from audiointerp.dataset.channels import MID
 from audiointerp.dataset.files import escape_bytes, shorten_name
-from audiointerp.runs.targets import Above, Target, Top
+from audiointerp.runs.targets import Above, Target, Top, TrueLabels
 
 LONGEST_NAME = 200
 """Bytes of a name at most: file systems have 255, and temporary names are longer."""
@@ -76,7 +76,7 @@ def has_several_labels(target: Target) -> bool:
         return False
     if isinstance(target, Top):
         return target.count > 1
-    return isinstance(target, Above) or len(target) > 1
+    return isinstance(target, Above | TrueLabels) or len(target) > 1
 
 
 def result_name(name: str, target: Target, label: str, index: int) -> str:
@@ -86,7 +86,7 @@ def result_name(name: str, target: Target, label: str, index: int) -> str:
     ----------
     name : str
         Of the clip.
-    target : str, int, sequence of them, Top, Above or None
+    target : str, int, sequence of them, Top, Above, TrueLabels or None
         What was asked for; see `audiointerp.runs.targets`.
     label, index : str, int
         The class that is explained.

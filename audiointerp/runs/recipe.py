@@ -51,7 +51,7 @@ class Recipe:
         What metrics are measured on.
     precision : {"float32", "tf32", "bfloat16"}
         See `audiointerp.speed.precision.computing`.
-    target : str, int, sequence of them, `Top`, `Above` or None
+    target : str, int, sequence of them, `Top`, `Above`, `TrueLabels` or None
         Labels to explain; see `audiointerp.runs.targets`.
     seed : int
         For methods and backgrounds that draw at random.

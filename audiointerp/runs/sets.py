@@ -38,7 +38,7 @@ from audiointerp.runs.clip import (
 )
 from audiointerp.runs.job import Job, Place
 from audiointerp.runs.store import EXPLAINED, RunFolder, attribution_name, run_file
-from audiointerp.runs.targets import choose_targets
+from audiointerp.runs.targets import TrueLabels, choose_targets
 from audiointerp.speed.scoring import Scorer
 from audiointerp.storage import check_writable, claim
 from audiointerp.version import code_version
@@ -363,7 +363,23 @@ class _Batch:
             return None
         dataset = self.work.dataset
         parts = [dataset.true_parts(dataset.index(clip.clip_id)) for clip in self.clips]
-        return Truth(*map(self._analyse, zip(*parts, strict=True)))
+        foreground, background = map(self._analyse, zip(*parts, strict=True))
+        return Truth(foreground, background, self.work.classifier.front_end.log, labels=self.labels)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The model's classes that each clip has, bool (clips, classes), on the CPU."""
+        outputs = next(iter(self.probabilities.values())).shape[1]
+        has = torch.zeros(len(self.clips), outputs, dtype=torch.bool)
+        for row, clip in enumerate(self.clips):
+            labels = [self.work.class_of[label] for label in true_labels(clip)]
+            if any(label >= outputs for label in labels):
+                raise ValueError(
+                    f"the set has a class number {max(labels)}, the model {outputs} outputs: is "
+                    "it a model of another set?"
+                )
+            has[row, labels] = True
+        return has
 
     def _analyse(self, waveforms: Sequence[Tensor]) -> View:
         return analyse(self.work.classifier, torch.stack(list(waveforms)))
@@ -380,7 +396,8 @@ class _Batch:
         probabilities = self.probabilities[job.precision]
         names = self.work.classifier.class_names(probabilities.shape[1])
         wanted = torch.tensor(places, device=probabilities.device)
-        row, target = choose_targets(job.target, probabilities[wanted], names)
+        true = self.labels[places] if isinstance(job.target, TrueLabels) else None
+        row, target = choose_targets(job.target, probabilities[wanted], names, true=true)
         clip = wanted[row]
         self._note_unlabelled(folder, job, places, clip)
         if not len(clip):
@@ -415,7 +432,9 @@ class _Batch:
         for place in places:
             if place not in explained:
                 clip_id = self.clips[place].clip_id
-                self.work.unlabelled[folder][clip_id] = f"no label reaches {job.target}"
+                own = isinstance(job.target, TrueLabels)
+                why = "the set gives it no label" if own else f"no label reaches {job.target}"
+                self.work.unlabelled[folder][clip_id] = why
 
     def _about(
         self,

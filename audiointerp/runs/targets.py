@@ -1,4 +1,4 @@
-"""Choose the labels to explain: the predicted one, named ones, the top k, or all above p."""
+"""Choose the labels to explain: the predicted one, named or true ones, the top k, all above p."""
 
 from __future__ import annotations
 
@@ -36,37 +36,57 @@ class Above:
             raise ValueError(f"Above({self.probability!r}): expected a probability between 0 and 1")
 
 
+@dataclass(frozen=True)
+class TrueLabels:
+    """The labels that a set says each clip has, in the order of the classes.
+
+    Truth is measured on these: a map of another class has nothing true to find. Only clips of a
+    set have labels; see `audiointerp.runs.experiment.run_experiment`.
+    """
+
+
 Label = str | int
-Target = Label | Sequence[Label] | Top | Above | None
+Target = Label | Sequence[Label] | Top | Above | TrueLabels | None
 """What to explain; None is the most probable label of each clip."""
 
 
 def choose_targets(
-    target: Target, probabilities: Tensor, classes: Sequence[str]
+    target: Target,
+    probabilities: Tensor,
+    classes: Sequence[str],
+    *,
+    true: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return which labels of which clips are explained.
 
     Parameters
     ----------
-    target : str, int, sequence of them, Top, Above or None
+    target : str, int, sequence of them, Top, Above, TrueLabels or None
         Labels by name or index, the same for every clip; or a rule.
     probabilities : Tensor, shape (batch, classes)
     classes : sequence of str
+    true : Tensor of bool, shape (batch, classes), optional
+        The labels that the clips have, for `TrueLabels`.
 
     Returns
     -------
     clip, label : Tensor of int64, shape (explanations,)
-        Position in the batch, ascending, and index of the class. Under `Above` a clip may have
-        none.
+        Position in the batch, ascending, and index of the class. Under `Above` and
+        `TrueLabels` a clip may have none.
 
     Raises
     ------
     ValueError
-        If a label is no class, is named twice, or more are asked for than there are.
+        If a label is no class, is named twice, or more are asked for than there are; or true
+        labels are asked for of clips that have none.
     TypeError
         If a label is neither a name nor a whole number.
     """
     batch, count = probabilities.shape
+    if isinstance(target, TrueLabels):
+        if true is None:
+            raise ValueError(_NO_LABELS)
+        return true.to(probabilities.device).nonzero(as_tuple=True)
     if isinstance(target, Above):
         order = probabilities.argsort(dim=1, descending=True, stable=True)
         reached = probabilities.gather(1, order) >= target.probability
@@ -88,21 +108,32 @@ def choose_targets(
     return clip, labels.reshape(-1)
 
 
-def check_target(target: Target, classes: Sequence[str] | None) -> None:
+_NO_LABELS = (
+    "TrueLabels() explains the labels that a set says its clips have, and files and waveforms have "
+    "none: name the label to explain, or interpret a set"
+)
+
+
+def check_target(target: Target, classes: Sequence[str] | None, *, labelled: bool = False) -> None:
     """Check before any clip is classified that a target is one of a model's labels.
 
     Parameters
     ----------
-    target : str, int, sequence of them, Top, Above or None
+    target : str, int, sequence of them, Top, Above, TrueLabels or None
     classes : sequence of str, optional
         The model's; where it has no names for them, nothing can be said.
+    labelled : bool
+        Whether the clips are, or may be, those of a set that says which labels they have.
 
     Raises
     ------
     ValueError, TypeError
         As `choose_targets`.
     """
-    if classes is not None:
+    if isinstance(target, TrueLabels):
+        if not labelled:
+            raise ValueError(_NO_LABELS)
+    elif classes is not None:
         choose_targets(target, torch.zeros(1, len(classes)), classes)
 
 
@@ -152,6 +183,8 @@ def describe_target(target: Target) -> Any:
         return {"top": target.count}
     if isinstance(target, Above):
         return {"above": target.probability}
+    if isinstance(target, TrueLabels):
+        return {"true_labels": True}
     if target is None or isinstance(target, str):
         return target
     labels = [each if isinstance(each, str) else operator.index(each) for each in _listed(target)]
