@@ -74,11 +74,12 @@ def open_dataset(
     Parameters
     ----------
     data : "synthetic", "shortcut" or path
-        A set that the package makes (see `MADE`); a folder laid out like ESC-50, UrbanSound8K or AudioSet, or with
-        a folder per class (see `LAYOUTS`); or a table (see `TableDataset`). Options may follow a
-        question mark as in an address, ``"meta.csv?path=file&labels=tags&separator=;"``: those of
-        the set's constructor that are text, numbers or yes and no, and ``layout``. In their values
-        ``%26`` stands for ``&`` and ``%2B`` for ``+``.
+        A set that the package makes (see `MADE`); a folder laid out like ESC-50, UrbanSound8K or
+        AudioSet, or with a folder per class (see `LAYOUTS`); or a table (see `TableDataset`).
+        Options may follow a question mark as in an address,
+        ``"meta.csv?path=file&labels=tags&separator=;"``: those of the set's constructor that are
+        text, numbers or yes and no, and ``layout``. In their values ``%26`` stands for ``&`` and
+        ``%2B`` for ``+``.
     subset : {"esc10"}, optional
         Of ESC-50's clips; see `ESC50Dataset`.
     layout : str, optional
@@ -111,7 +112,7 @@ def open_dataset(
     if twice:
         raise ValueError(f"{data}: {', '.join(twice)} is given twice, here and as an argument")
     if path in MADE or Path(path).is_file():
-        kind: type[ClipDataset] = MADE[path] if path in MADE else TableDataset
+        kind: type[ClipDataset] = MADE.get(path, TableDataset)
         if layout is not None:
             raise ValueError(f"layout={layout!r} is for folders, {path} is none")
     else:

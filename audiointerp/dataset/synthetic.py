@@ -397,9 +397,7 @@ def write_noises(destination: str | os.PathLike[str]) -> list[Path]:
         44.1 kHz, 16 bit.
     """
     whinny = _in_room(horse(generator(0, _NOISE, 0)), generator(0, _NOISE, 1))
-    middle, side = (
-        _band_limited(BACKGROUNDS["room"](generator(0, _NOISE, key))) for key in (2, 3)
-    )
+    middle, side = (_band_limited(BACKGROUNDS["room"](generator(0, _NOISE, key))) for key in (2, 3))
     return _write_wavs(
         destination,
         {

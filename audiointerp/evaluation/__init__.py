@@ -24,6 +24,10 @@ from audiointerp.evaluation.fidelity import (  # isort: skip (the order of the c
     input_fidelity,
 )
 from audiointerp.evaluation.simplicity import MaskCells, complexity, sparseness  # isort: skip
+from audiointerp.evaluation.robust_fidelity import (  # isort: skip
+    robust_faithfulness,
+    robust_input_fidelity,
+)
 from audiointerp.evaluation.describe import metrics_table  # isort: skip
 
 __all__ = [
@@ -44,5 +48,7 @@ __all__ = [
     "input_fidelity",
     "metric_columns",
     "metrics_table",
+    "robust_faithfulness",
+    "robust_input_fidelity",
     "sparseness",
 ]

@@ -18,7 +18,12 @@ from audiointerp.registry import Registry
 
 Value = TypeVar("Value")
 
-EVIDENCE = frozenset({"inside", "outside", "mask", "attribution", "view", "truth", "classifier", "level", "score"})
+EVIDENCE = frozenset(
+    (
+        *("inside", "outside", "mask", "attribution", "view", "truth", "classifier"),
+        *("level", "score"),
+    )
+)
 """What a metric can need beside ``before`` and ``target``, which are always there."""
 
 SCORED_FAMILIES = ("fidelity", "simplicity")
@@ -61,6 +66,11 @@ class Evidence:
         To run it on something else.
     keeps : callable, optional
         The head's rule for an unchanged decision; see `audiointerp.evaluation.input_fidelity`.
+    level : Tensor, shape (batch, 1, bins or 1, 1), optional
+        What a removed cell becomes; see `audiointerp.masking.base_level`.
+    score : callable, optional
+        ``score(cells, rows)``: the class probabilities (n, classes), float64, of n masked versions
+        (n, 1, bins, frames) of the clips in the named rows, shape (n,); measured as ``inside`` is.
     """
 
     before: Tensor
@@ -73,6 +83,8 @@ class Evidence:
     truth: Any = None
     classifier: Any = None
     keeps: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    level: Tensor | None = None
+    score: Callable[[Tensor, Tensor], Tensor] | None = None
     _shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -119,6 +131,8 @@ class Metric:
         What must be known, of `EVIDENCE`; without it the column is left out.
     compute : callable
         ``compute(evidence)``, a Tensor of shape (batch,); NaN for a clip without evidence.
+    on_request : bool
+        Whether it is computed only where its family is asked for, as it takes many model passes.
 
     Raises
     ------
@@ -139,6 +153,7 @@ class Metric:
     level: Literal["map", "mask", "sound"]
     needs: frozenset[str]
     compute: Callable[[Evidence], Tensor]
+    on_request: bool = False
 
     def __post_init__(self) -> None:
         unknown = self.needs - EVIDENCE

@@ -17,8 +17,9 @@ F_FF is p_c(x) less the mean of p_c over the draws, F_FidIn the share of draws i
 for the explained class is unchanged. A draw that removes nothing is the clip as it is, so an empty
 mask has an F_FF of 0 and a full one an F_FidIn of 1.
 
-What is drawn depends on the seed and the sound of the clip only: it is the same for all masks and
-methods, whose differences thereby lose the part that chance has in both, and on every device.
+What is drawn depends on the seed and the waveform of the clip only (on its cells where it has no
+waveform): it is the same on every device, and for all masks and methods, whose differences thereby
+lose the part that chance has in both.
 
 The published implementation removes every selected cell with the probability min(α, β·N/|S|)
 rather than a fixed number of them. The mean is the same; the number here never exceeds β·N.
@@ -136,7 +137,8 @@ def _scored(
     for row in range(len(mask)):
         cells = view.cells[row : row + 1]
         part = mask[row].flatten().cpu().numpy()
-        chance = _clip_generator(view.waveform[row], seed)
+        sound = view.cells if view.waveform is None else view.waveform
+        chance = _clip_generator(sound[row], seed)
         removed = draw_removed(part, chance, selected=selected, share=alpha, most=beta, draws=draws)
         before = evidence.before[row].expand(draws, -1)
         after = before.clone()
@@ -194,10 +196,10 @@ def draw_removed(
     return removed
 
 
-def _clip_generator(waveform: Tensor, seed: int) -> np.random.Generator:
+def _clip_generator(sound: Tensor, seed: int) -> np.random.Generator:
     """Return the generator of a clip's draws, which depends on its sound and the seed."""
-    sound = waveform.detach().to("cpu", torch.float32).contiguous().numpy()
-    return np.random.default_rng([seed, zlib.crc32(sound.tobytes())])
+    samples = sound.detach().to("cpu", torch.float32).contiguous().numpy()
+    return np.random.default_rng([seed, zlib.crc32(samples.tobytes())])
 
 
 FAMILY = "robust fidelity"
