@@ -382,9 +382,25 @@ def _minimum_base(features: Tensor, floor: float) -> Tensor:
 
 @BASES.register("quiet")
 def _quiet_base(features: Tensor, floor: float) -> Tensor:
+    return quiet_level(features, 0.05)
+
+
+def quiet_level(features: Tensor, share: float) -> Tensor:
+    """Return the level that a share of the frames stay below, in each band.
+
+    Parameters
+    ----------
+    features : Tensor, shape (batch, 1, bins, frames)
+    share : float
+        In [0, 1]; between two frames it is interpolated.
+
+    Returns
+    -------
+    Tensor, shape (batch, 1, bins, 1)
+    """
     # As torch.quantile, which older versions of torch refuse for more than 16 million cells.
     ordered = features.sort(dim=3).values
-    place = 0.05 * (features.shape[3] - 1)
+    place = share * (features.shape[3] - 1)
     pair = ordered[..., [math.floor(place), math.ceil(place)]]
     return torch.lerp(pair[..., :1], pair[..., 1:], place % 1)
 

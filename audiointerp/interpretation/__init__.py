@@ -1,11 +1,12 @@
 """Attribution methods: which cells of a spectrogram speak for a class.
 
 A new method is one file with an `Interpreter` filed in `METHODS`, and its import here.
+`audiointerp.interpretation.references` has what methods are compared with.
 """
 
 from __future__ import annotations
 
-from audiointerp.interpretation.base import METHODS, Explanation, Interpreter
+from audiointerp.interpretation.base import DEFAULT_METHODS, METHODS, Explanation, Interpreter
 
 from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
 from audiointerp.interpretation.deeplift import UnsupportedLayerError
@@ -18,15 +19,31 @@ from audiointerp.interpretation.shap import (
     select_background,
 )
 
+from audiointerp.interpretation.references import (  # isort: skip (after the methods in tables)
+    EdgeReference,
+    EnergyReference,
+    ExcessReference,
+    IdealReference,
+    RandomReference,
+    Reference,
+)
+
 __all__ = [
+    "DEFAULT_METHODS",
     "METHODS",
     "AdditivityError",
     "AdditivityWarning",
+    "EdgeReference",
+    "EnergyReference",
+    "ExcessReference",
     "Explanation",
     "GradCAMInterpreter",
+    "IdealReference",
     "Interpreter",
     "LIMEInterpreter",
     "Quickshift",
+    "RandomReference",
+    "Reference",
     "SHAPInterpreter",
     "SaliencyInterpreter",
     "UnsupportedLayerError",

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from audiointerp.evaluation.truth import Truth
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
@@ -19,6 +20,8 @@ from audiointerp.speed.inference import evaluation_mode, fast_copy
 from audiointerp.speed.memory import batch_size_for
 
 METHODS: Registry[type[Interpreter]] = Registry("method")
+DEFAULT_METHODS = ("saliency", "gradcam", "lime", "shap")
+"""What an experiment runs where no method is named: the published four."""
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -65,8 +68,11 @@ class Interpreter(ABC):
     kind : {"attribution", "mask"}
         Whether it returns a signed map, of which masks are made, or a mask directly.
     requires : frozenset of str
-        What its constructor must be given: "background" (cells of clips to compare with), "base"
-        (what hidden cells become).
+        What it must be given: its constructor "background" (cells of clips to compare with) and
+        "base" (what hidden cells become), `explain` "truth" (the parts of the clips).
+    reference : bool
+        Whether it is no method but a reference that tables compare methods with, which sees no
+        network; see `audiointerp.interpretation.references`.
     classifier : Classifier
         The model with its front end and head.
 
@@ -81,6 +87,7 @@ class Interpreter(ABC):
     name: ClassVar[str]
     kind: ClassVar[Literal["attribution", "mask"]] = "attribution"
     requires: ClassVar[frozenset[str]] = frozenset()
+    reference: ClassVar[bool] = False
 
     def __init__(
         self, model: nn.Module, *, batch_size: int | None = None, fold_batch_norm: bool = True
@@ -124,18 +131,43 @@ class Interpreter(ABC):
         """
         return self.explain(features, target).attribution
 
-    def explain(self, view: Tensor | View, target: int | Tensor | None = None) -> Explanation:
+    def explain(
+        self,
+        view: Tensor | View,
+        target: int | Tensor | None = None,
+        *,
+        truth: Truth | None = None,
+    ) -> Explanation:
         """Return the attribution with the class it explains and the method's diagnostics.
 
         Takes and raises what `attribute` does.
+
+        Parameters
+        ----------
+        truth : Truth, optional
+            What is known of the clips, for methods that require "truth"; others take no notice.
+
+        Raises
+        ------
+        ValueError
+            If the method requires the parts of the clips and they are not given.
         """
+        known: dict[str, Any] = {}
+        if "truth" in self.requires:
+            if truth is None or not truth.has_parts:
+                raise ValueError(
+                    f"the method {self.name} needs the foreground and the background of the clips, "
+                    "which are known of contaminated and of synthetic sets: interpret such a set, "
+                    "or choose another method"
+                )
+            known["truth"] = truth
         view = as_view(view)
         self._check_view(view)
         wanted = check_target(target, view.cells)
         with evaluating(self.classifier.network):
             # Clones, so that tensors made in inference mode can take part in a backward pass.
             wanted = wanted if wanted is None else wanted.clone()
-            explanation = self._explain(self._detached(view), wanted)
+            explanation = self._explain(self._detached(view), wanted, **known)
         finite = explanation.attribution.isfinite().flatten(1).all(1)
         if not finite.all():
             hint = ""
@@ -159,7 +191,10 @@ class Interpreter(ABC):
 
     @abstractmethod
     def _explain(self, view: View, target: Tensor | None) -> Explanation:
-        """Explain a checked view; the model is in evaluation mode, its parameters frozen."""
+        """Explain a checked view; the model is in evaluation mode, its parameters frozen.
+
+        A method that requires "truth" is given it by this name.
+        """
 
     def _fast_classifier(self, keep: Iterable[str] = (), *, backward: bool = False) -> Classifier:
         """Return what to run: the classifier around a fast copy, or itself where none is wanted."""

@@ -1,0 +1,241 @@
+"""Reference maps to compare methods with: a floor, baselines that see no network, a ceiling.
+
+They are filed in `METHODS` beside the methods and run like them. A method that does not beat
+``random`` says nothing of the network, one that does not beat ``energy`` says less than the
+spectrogram; ``ideal`` is what could be reached. None of them depends on the network or on the
+explained class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from audiointerp.evaluation.truth import COUNTED_DB, Truth
+from audiointerp.interpretation.base import (
+    METHODS,
+    Explanation,
+    Interpreter,
+    check_whole,
+    choose_target,
+)
+from audiointerp.masking import quiet_level
+from audiointerp.processing import View
+
+QUIET_SHARE = 0.1
+"""Share of the frames that stay below a band's quiet level in `ExcessReference`."""
+
+
+class Reference(Interpreter):
+    """A map that is made of the clip and not of the network.
+
+    A subclass gives `_map`. The network is only asked which class it predicts, where no target is
+    given.
+    """
+
+    reference = True
+
+    def _explain(self, view: View, target: Tensor | None, **known: Any) -> Explanation:
+        chosen = self._choose(view, target)
+        return Explanation(self._map(view, **known), chosen)
+
+    @abstractmethod
+    def _map(self, view: View) -> Tensor:
+        """Return the maps of a checked view, of its cells' shape, dtype and device."""
+
+    @torch.no_grad()
+    def _choose(self, view: View, target: Tensor | None) -> Tensor:
+        """Return the classes to explain; where they are given, one clip tells how many there are."""
+        if target is None:
+            parts = self._in_batches(view, None)
+            logits = [self.classifier.logits(part.cells, part) for part, _ in parts]
+            return choose_target(torch.cat(logits), None, len(view))
+        first = view[:1]
+        logits = self.classifier.logits(first.cells, first)
+        return choose_target(logits.expand(len(view), -1), target, len(view))
+
+
+@METHODS.register("random")
+class RandomReference(Reference):
+    """Uniform in [0, 1) in every cell: the floor. A mask of it keeps cells at random.
+
+    A clip's map is drawn by the seed and the clip itself: the SHA-256 of its waveform, or of its
+    cells where there is no sound, both in single precision. It depends neither on the other clips
+    nor on the device, which only rounds cells, and is the same for every class.
+
+    Parameters
+    ----------
+    model : Classifier or Module
+        See `Interpreter`.
+    seed : int, default 0
+        Of the draws.
+    batch_size, fold_batch_norm
+        See `Interpreter`.
+
+    Raises
+    ------
+    ValueError
+        If the seed is no whole number of at least 0.
+    """
+
+    name = "random"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        seed: int = 0,
+        batch_size: int | None = None,
+        fold_batch_norm: bool = True,
+    ) -> None:
+        super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
+        self.seed = check_whole("seed", seed, 0)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the method's name and its seed, ready for JSON."""
+        return super().settings() | {"seed": self.seed}
+
+    def _map(self, view: View) -> Tensor:
+        clips = view.cells if view.waveform is None else view.waveform
+        maps = [self._draw(clip, view.cells.shape[1:]) for clip in clips.detach().float().cpu()]
+        return torch.stack(maps).to(view.cells)
+
+    def _draw(self, clip: Tensor, shape: torch.Size) -> Tensor:
+        content = hashlib.sha256(clip.contiguous().numpy().tobytes())
+        content.update(str(self.seed).encode())
+        number = int.from_bytes(content.digest()[:8], "big", signed=True)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(number))
+
+
+@METHODS.register("energy")
+class EnergyReference(Reference):
+    """The spectrogram itself: how far each cell lies above the front end's floor.
+
+    In the front end's unit, so decibels of a log spectrogram; never negative. A bare network has
+    no front end: there a cell counts from the clip's lowest one.
+
+    Parameters
+    ----------
+    model : Classifier or Module
+        See `Interpreter`.
+    batch_size, fold_batch_norm
+        See `Interpreter`.
+    """
+
+    name = "energy"
+
+    def _map(self, view: View) -> Tensor:
+        front_end = self.classifier.front_end
+        if front_end is None:
+            return view.cells - view.cells.amin((1, 2, 3), keepdim=True)
+        return (view.cells - front_end.floor).clamp(min=0)
+
+
+@METHODS.register("excess")
+class ExcessReference(Reference):
+    """Energy above each band's quiet level, the 10 % quantile of the band over time.
+
+    A steady background counts for nothing, an event for as much as it rises above it. Negative
+    where a band is quieter than that.
+
+    Parameters
+    ----------
+    model : Classifier or Module
+        See `Interpreter`.
+    batch_size, fold_batch_norm
+        See `Interpreter`.
+    """
+
+    name = "excess"
+
+    def _map(self, view: View) -> Tensor:
+        return view.cells - quiet_level(view.cells, QUIET_SHARE)
+
+
+@METHODS.register("edge")
+class EdgeReference(Reference):
+    """Sobel magnitude over time and frequency: an edge detector, which sees no network.
+
+    It looks like an explanation and is none: a method whose maps stay as they are when the
+    network's weights are randomised is not told apart from it (`audiointerp.check_sanity`).
+
+    Parameters
+    ----------
+    model : Classifier or Module
+        See `Interpreter`.
+    batch_size, fold_batch_norm
+        See `Interpreter`.
+
+    References
+    ----------
+    J. Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 5.
+    """
+
+    name = "edge"
+
+    def _map(self, view: View) -> Tensor:
+        # By shifts rather than a convolution: exact in every precision setting.
+        cells = pad(view.cells, (1, 1, 1, 1), mode="replicate")
+        rows = cells[..., :-2, :] + 2 * cells[..., 1:-1, :] + cells[..., 2:, :]
+        columns = cells[..., :-2] + 2 * cells[..., 1:-1] + cells[..., 2:]
+        over_time = rows[..., 2:] - rows[..., :-2]
+        over_frequency = columns[..., 2:, :] - columns[..., :-2, :]
+        return torch.hypot(over_time, over_frequency)
+
+
+@METHODS.register("ideal")
+class IdealReference(Reference):
+    """The ceiling: positive exactly where the foreground is louder, ordered by what a cell gains.
+
+    With f² and n² the power of foreground and background in a cell, a mask that keeps the cell
+    errs by n² and one that removes it by f². The K cells of the highest f² - n² are therefore the
+    K cells whose masked clip is nearest to the clean foreground (phases apart): they are what a
+    ``topK`` mask of this map keeps. Cells that are not counted (`Truth.counted`), where there is
+    as good as nothing, neither gain nor lose and are 0: a mask that is larger than the foreground
+    takes silence before it takes background. All orders with the foreground first agree on the
+    metrics of localisation.
+
+    The values are ±10·log10(1 + 10⁶·|f² - n²| / p), p the power of the loudest cell of either part:
+    about decibels above the level from which on cells are counted.
+
+    Parameters
+    ----------
+    model : Classifier or Module
+        See `Interpreter`.
+    batch_size, fold_batch_norm
+        See `Interpreter`.
+
+    Raises
+    ------
+    ValueError
+        In `explain`, if the parts of the clips are not given.
+
+    References
+    ----------
+    D. Wang, "On ideal binary mask as the computational goal of auditory scene analysis", 2005.
+    """
+
+    name = "ideal"
+    requires = frozenset({"truth"})
+
+    def _map(self, view: View, truth: Truth) -> Tensor:
+        if truth.foreground.cells.shape != view.cells.shape:
+            raise ValueError(
+                f"the truth has cells of shape {tuple(truth.foreground.cells.shape)}, the clips "
+                f"{tuple(view.cells.shape)}: expected the parts of the same clips"
+            )
+        advantage = truth.advantage_db
+        louder = torch.maximum(truth.foreground.cells, truth.background.cells)
+        peak = louder.amax((1, 2, 3), keepdim=True)
+        # |f² - n²| / p is the share of the louder part, less what the other one takes off it.
+        share = torch.pow(10.0, (louder - peak) / 10) if truth.log else louder / peak
+        share = share * -torch.expm1(-advantage.abs() * (math.log(10) / 10))
+        level = torch.log1p(share * 10 ** (COUNTED_DB / 10)) * (10 / math.log(10))
+        gain = torch.copysign(level, advantage)
+        return torch.where(truth.counted, gain, torch.zeros_like(gain)).to(view.cells)
