@@ -210,6 +210,7 @@ PATH_OPTIONS: dict[str, Callable[[str], Any]] = {
     "kind": str,
     "implies": str,
     **dict.fromkeys(("share", "others", "level_db"), float),
+    "relabel": _yes_or_no,
 }
 """Options that can be written behind a path, and how they are read."""
 

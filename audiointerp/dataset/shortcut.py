@@ -1,9 +1,13 @@
 """The synthetic set with a planted shortcut: a sound that gives a class away.
 
-Clips of one class carry a sound that has nothing to do with it, such as a beep of the recorder.
-A network trained on them may learn the beep rather than the class; a clip of another class that
-beeps is then taken for it. What such a network looks at is known: the planted sound. The set tells
-which interpretations find it.
+Clips of one class carry a sound that has nothing to do with it, such as the beep of a recorder.
+A network trained on them may learn the beep beside the class; a clip of another class that beeps
+is then taken for it. What such a network looks at is known: the planted sound. The set tells which
+interpretations find it.
+
+A network that has an easier way does not take the shortcut: trained on dogs of which most beep, the
+small networks here learn the barks and ignore the beep. They learn it where the labels are wrong as
+well, as if everything from the recorder that beeps had been filed under "dog" (``relabel``).
 """
 
 from __future__ import annotations
@@ -134,8 +138,10 @@ class ShortcutDataset(SyntheticDataset):
     share : float
         Probability that a clip of this class has it.
     others : float
-        Probability that a clip of any other class has it: 0 to train a network that cheats, 1 to
-        test one.
+        Probability that a clip of any other class has it.
+    relabel : bool
+        Whether clips of other classes that have it are labelled as of the class `implies`: to train
+        a network that cheats. Without it labels are true, to test one.
     level_db : float
         Level of the planted sound over the event, dB: the RMS of each while it sounds, as
         `audiointerp.dataset.synthetic.level_difference` has it.
@@ -147,6 +153,7 @@ class ShortcutDataset(SyntheticDataset):
     ----------
     kind, implies : str
     share, others, level_db : float
+    relabel : bool
     planted : list of bool
         Whether each clip has the sound.
 
@@ -172,6 +179,7 @@ class ShortcutDataset(SyntheticDataset):
         implies: str = "dog",
         share: float = 0.9,
         others: float = 0.0,
+        relabel: bool = False,
         level_db: float = -10.0,
         **options: Unpack[SyntheticOptions],
     ) -> None:
@@ -183,6 +191,7 @@ class ShortcutDataset(SyntheticDataset):
             )
         self.share = _probability("share", share)
         self.others = _probability("others", others)
+        self.relabel = bool(relabel)
         self.level_db = float(level_db)
         if not math.isfinite(self.level_db):
             raise ValueError(f"level_db={level_db}: expected a finite level in dB")
@@ -193,6 +202,12 @@ class ShortcutDataset(SyntheticDataset):
                 f"does not hold: take at least {2 * sound.high:g} Hz or another shortcut"
             )
         self.planted = [self._is_planted(*clip) for clip in self._numbers]
+        if self.relabel:
+            told = self.classes.index(implies)
+            self.labels = [
+                told if planted else label
+                for planted, label in zip(self.planted, self.labels, strict=True)
+            ]
 
     def settings(self) -> dict[str, Any]:
         """Return what the clips depend on and how many there are, ready for JSON."""
@@ -201,6 +216,7 @@ class ShortcutDataset(SyntheticDataset):
             "implies": self.implies,
             "share": self.share,
             "others": self.others,
+            "relabel": self.relabel,
             "level_db": self.level_db,
         }
         return super().settings() | {"shortcut": shortcut}
