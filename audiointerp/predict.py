@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.channels import MID
+from audiointerp.evaluation import check_extra
 from audiointerp.interpretation import Interpreter
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import check_fit
@@ -63,6 +64,8 @@ class Predict:
         Class names; the model's own, or else their numbers, by default.
     duration : float, optional
         Seconds of a window of `predict`; the model's own by default.
+    extra : str or sequence of str
+        Families of metrics to compute that take many passes through the model: "curves".
 
     Raises
     ------
@@ -93,6 +96,7 @@ class Predict:
         batch_size: int | None = None,
         classes: Sequence[str] | None = None,
         duration: float | None = None,
+        extra: str | Sequence[str] = (),
     ) -> None:
         if isinstance(processor, Interpreter):
             if interpreter is not None or not isinstance(model, Classifier):
@@ -116,6 +120,7 @@ class Predict:
             precision=precision,
             target=target,
             batch_size=batch_size,
+            extra=check_extra(extra),
         )
         self.duration = duration if duration is not None else classifier.duration
 

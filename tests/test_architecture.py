@@ -19,7 +19,7 @@ LAYERS = (
     ("dataset",),
     ("sound",),
     ("processing",),
-    ("masking",),
+    ("masking", "hiding"),
     ("evaluation", "metrics"),
     ("model",),
     ("speed",),

@@ -14,6 +14,7 @@ from audiointerp.cli.options import (
     Base,
     Data,
     Device,
+    Extra,
     Methods,
     OwnLabels,
     Places,
@@ -55,6 +56,7 @@ def experiment(
     mask: Annotated[list[str] | None, typer.Option(help="Mask to score; all by default.")] = None,
     base: Base = "floor",
     on: Places = ["features"],  # noqa: B006
+    extra: Extra = None,
     precision: Annotated[
         str, typer.Option(help="float32; tf32 or bfloat16: faster, see benchmarks/README.md.")
     ] = "float32",
@@ -79,6 +81,7 @@ def experiment(
         masks=mask,
         base=base,
         on=on,
+        extra=extra or (),
         precision=precision,
         seed=seed,
     )

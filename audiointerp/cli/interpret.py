@@ -14,6 +14,7 @@ from audiointerp.cli.options import (
     Channel,
     Device,
     End,
+    Extra,
     Hop,
     Methods,
     Places,
@@ -60,6 +61,7 @@ def interpret(
     background: Background = "synthetic",
     base: Base = "floor",
     on: Places = ["features"],  # noqa: B006 (typer reads the default, nobody changes it)
+    extra: Extra = None,
     seed: Seed = 0,
     device: Device = "auto",
     report: Annotated[bool, typer.Option(help="Write a page to look at and listen to.")] = True,
@@ -76,7 +78,9 @@ def interpret(
 
     most = int(windows) if windows.isdecimal() else windows
     shown = list(MASKS) if all_masks else mask or SHOWN_MASKS
-    recipe = build_recipe(method, target, top, above, base=base, on=on, seed=seed)
+    recipe = build_recipe(
+        method, target, top, above, base=base, on=on, extra=extra or (), seed=seed
+    )
     result = interpret_files(
         files,
         weights,

@@ -17,11 +17,20 @@ Weights = Annotated[
 ]
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", "-m", help="saliency, gradcam, lime, shap; all by default."),
+    typer.Option(
+        "--method",
+        "-m",
+        help="saliency, gradcam, lime, shap, by default these; references: random, energy, excess, "
+        "edge, ideal; all.",
+    ),
 ]
 Base = Annotated[str, typer.Option(help="What a removed cell becomes: floor, minimum, quiet.")]
 Places = Annotated[
     list[str], typer.Option("--on", help="What metrics are measured on: features, audio.")
+]
+Extra = Annotated[
+    list[str] | None,
+    typer.Option("--extra", help="Also metrics that take many passes of the model: curves."),
 ]
 Seed = Annotated[int, typer.Option(help="For everything that is drawn at random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …, mps.")]

@@ -11,7 +11,9 @@ from audiointerp.evaluation.record import (
     Evidence,
     Metric,
     available_metrics,
+    check_extra,
     evaluate_evidence,
+    families_on_request,
     metric_columns,
 )
 
@@ -28,6 +30,7 @@ from audiointerp.evaluation.robust_fidelity import (  # isort: skip
     robust_faithfulness,
     robust_input_fidelity,
 )
+from audiointerp.evaluation.curves import area, masking_curves, road  # isort: skip
 from audiointerp.evaluation.describe import metrics_table  # isort: skip
 
 __all__ = [
@@ -38,16 +41,21 @@ __all__ = [
     "Evidence",
     "MaskCells",
     "Metric",
+    "area",
     "available_metrics",
     "average_drop",
     "average_gain",
     "average_increase",
+    "check_extra",
     "complexity",
     "evaluate_evidence",
     "faithfulness",
+    "families_on_request",
     "input_fidelity",
+    "masking_curves",
     "metric_columns",
     "metrics_table",
+    "road",
     "robust_faithfulness",
     "robust_input_fidelity",
     "sparseness",

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from audiointerp.arguments import several
-from audiointerp.registry import Registry
+from audiointerp.registry import Registry, check_different
 
 Value = TypeVar("Value")
 
@@ -66,11 +66,12 @@ class Evidence:
         To run it on something else.
     keeps : callable, optional
         The head's rule for an unchanged decision; see `audiointerp.evaluation.input_fidelity`.
-    level : Tensor, shape (batch, 1, bins or 1, 1), optional
-        What a removed cell becomes; see `audiointerp.masking.base_level`.
+    level : Tensor, shape (batch, 1, 1, 1) or (batch, 1, bins, 1), optional
+        What hidden cells become; see `audiointerp.masking.base_level`.
     score : callable, optional
-        ``score(cells, rows)``: the class probabilities (n, classes), float64, of n masked versions
-        (n, 1, bins, frames) of the clips in the named rows, shape (n,); measured as ``inside`` is.
+        ``score(cells, rows)``, the class probabilities (n, classes) in double precision of changed
+        cells (n, 1, bins, frames) of the rows (n,) named: straight or, where the run measures on
+        sound, of the sound that they stand for. It fills the model's batches.
     """
 
     before: Tensor
@@ -132,7 +133,8 @@ class Metric:
     compute : callable
         ``compute(evidence)``, a Tensor of shape (batch,); NaN for a clip without evidence.
     on_request : bool
-        Whether it is computed only where its family is asked for, as it takes many model passes.
+        Whether it takes many passes through the model, and is computed only where its family is
+        asked for: ``extra`` of a `Recipe` or a `Job`.
 
     Raises
     ------
@@ -213,16 +215,47 @@ def metric_columns(columns: Collection[str], families: Collection[str] | None = 
     ]
 
 
-def available_metrics(known: Iterable[str]) -> dict[str, Metric]:
+def available_metrics(known: Iterable[str], extra: Collection[str] = ()) -> dict[str, Metric]:
     """Return the metrics that can be computed from what is known, in the order of ``METRICS``.
 
     Parameters
     ----------
     known : iterable of str
         Names in `EVIDENCE`.
+    extra : collection of str
+        Families whose metrics on request are wanted too.
     """
     known = frozenset(known)
-    return {name: metric for name, metric in METRICS.items() if metric.needs <= known}
+    return {
+        name: metric
+        for name, metric in METRICS.items()
+        if metric.needs <= known and (not metric.on_request or metric.family in extra)
+    }
+
+
+def families_on_request(names: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Return the families of the metrics on request among some names, by default among all."""
+    metrics = [METRICS[name] for name in (METRICS if names is None else names)]
+    return tuple(dict.fromkeys(metric.family for metric in metrics if metric.on_request))
+
+
+def check_extra(families: str | Iterable[str]) -> tuple[str, ...]:
+    """Return families of metrics on request as a tuple.
+
+    Raises
+    ------
+    UnknownNameError
+        If one has no metric on request.
+    ValueError
+        If one is given twice.
+    """
+    offered: Registry[None] = Registry("family of metrics on request")
+    offered.update(dict.fromkeys(families_on_request()))
+    chosen = several(families)
+    for family in chosen:
+        offered[family]
+    check_different("family of metrics", chosen)
+    return chosen
 
 
 def evaluate_evidence(evidence: Evidence, names: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -232,7 +265,8 @@ def evaluate_evidence(evidence: Evidence, names: Iterable[str] | None = None) ->
     ----------
     evidence : Evidence
     names : iterable of str, optional
-        Names in ``METRICS``; by default all that the evidence suffices for.
+        Names in ``METRICS``; by default all that the evidence suffices for, without those that
+        are computed on request.
 
     Returns
     -------

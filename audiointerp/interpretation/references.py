@@ -51,7 +51,7 @@ class Reference(Interpreter):
 
     @torch.no_grad()
     def _choose(self, view: View, target: Tensor | None) -> Tensor:
-        """Return the classes to explain; where they are given, one clip tells how many there are."""
+        """Return the classes to explain; if given, check them on one clip."""
         if target is None:
             parts = self._in_batches(view, None)
             logits = [self.classifier.logits(part.cells, part) for part, _ in parts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,12 @@ from audiointerp.speed.inference import evaluation_mode
 from audiointerp.speed.precision import computing
 from audiointerp.speed.scoring import DistinctMasks, Scorer, distinct_masks, score_masks
 
-MEASURED = frozenset({"inside", "outside", "mask", "attribution", "view", "classifier"})
+MEASURED = frozenset(
+    (
+        *("inside", "outside", "mask", "attribution", "view", "classifier"),
+        *("level", "score"),
+    )
+)
 """What is known of every clip that is interpreted."""
 
 
@@ -92,9 +97,17 @@ class Scores:
         return pd.DataFrame(np.stack(list(rows.values())), index, list(classes))
 
 
-def job_metrics(*, truth: bool = False) -> dict[str, Metric]:
-    """Return the metrics that interpreted clips have, with or without known parts."""
-    return available_metrics(MEASURED | {"truth"} if truth else MEASURED)
+def job_metrics(*, truth: bool = False, extra: Collection[str] = ()) -> dict[str, Metric]:
+    """Return the metrics that interpreted clips have.
+
+    Parameters
+    ----------
+    truth : bool
+        Whether the clips' parts are known.
+    extra : collection of str
+        Families of metrics on request that are wanted.
+    """
+    return available_metrics(MEASURED | {"truth"} if truth else MEASURED, extra)
 
 
 def classify(job: Job, scorer: Scorer, view: View) -> Tensor:
@@ -145,7 +158,7 @@ def interpret_batch(
     warn_untrained(job.classifier, {names[label] for label in target.tolist()})
     with computing(job.precision, view.cells.device):
         if attribution is None:
-            explanation = job.interpreter.explain(view, target)
+            explanation = job.interpreter.explain(view, target, truth=truth)
         else:
             explanation = Explanation(attribution, target)
         masks = job.make_masks(explanation.attribution)
@@ -333,16 +346,20 @@ class _Measuring:
         """Return metrics and masked probabilities, by what is measured on and mask."""
         distinct = distinct_masks(masks)
         level = self.job.level(self.view.cells)
-        chosen = job_metrics(truth=self.truth is not None)
+        chosen = job_metrics(truth=self.truth is not None, extra=self.job.extra)
         of_map = {name: metric for name, metric in chosen.items() if metric.level == "map"}
         of_mask = {name: metric for name, metric in chosen.items() if metric.level != "map"}
+        scored = {name: metric for name, metric in of_map.items() if "score" in metric.needs}
+        unscored = {name: metric for name, metric in of_map.items() if name not in scored}
         everywhere = slice(None)
-        about_maps = evaluate_evidence(self._evidence(of_map, everywhere), of_map)
+        of_any_place = evaluate_evidence(self._evidence(unscored, everywhere), unscored)
         metrics, masked = {}, {}
         for on in self.job.on:
             inside, outside = self._masked_probabilities(distinct, level, on)
-            evidence = self._evidence(of_mask, distinct.clip, inside, outside, distinct.masks)
+            evidence = self._evidence(of_mask, distinct.clip, on, inside, outside, distinct.masks)
             found = evaluate_evidence(evidence, of_mask)
+            evidence = self._evidence(scored, everywhere, on)
+            about_maps = of_any_place | evaluate_evidence(evidence, scored)
             for name, rows in distinct.place.items():
                 values = {metric: each[rows] for metric, each in found.items()} | about_maps
                 metrics[on, name] = {
@@ -355,11 +372,15 @@ class _Measuring:
         self,
         metrics: dict[str, Metric],
         clip: slice | Tensor,
+        on: str | None = None,
         inside: Tensor | None = None,
         outside: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Evidence:
-        """Return the evidence that some metrics need, a row for each of some clips."""
+        """Return the evidence that some metrics need, a row for each of some clips.
+
+        Without a place to measure on, nothing else can be scored.
+        """
         needs = frozenset().union(*(metric.needs for metric in metrics.values()))
         return Evidence(
             self.probabilities[clip],
@@ -372,22 +393,35 @@ class _Measuring:
             truth=self.truth[clip] if "truth" in needs else None,
             classifier=self.job.classifier,
             keeps=self.job.classifier.head.keeps,
+            level=self.job.level(self.view.cells)[clip] if "level" in needs else None,
+            score=self._score(on, clip) if on and "score" in needs else None,
         )
+
+    def _score(self, on: str, clip: slice | Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the scoring of changed cells, given which clip each row of the evidence is of."""
+        clip = torch.arange(len(self.view))[clip]
+
+        def score(cells: Tensor, rows: Tensor) -> Tensor:
+            clips = clip[rows.cpu()]
+            size = self.scorer.rows(cells)
+            with torch.no_grad():
+                parts = zip(cells.split(size), clips.split(size), strict=True)
+                return torch.cat([self.scorer(*self._presented(*part, on)) for part in parts])
+
+        return score
+
+    def _presented(self, cells: Tensor, clip: Tensor, on: str) -> tuple[Tensor, View | None]:
+        """Return what the model is given for changed cells of some clips: they, or their sound."""
+        if on == "features":
+            return cells, self.view[clip] if self.job.classifier.needs_view else None
+        heard = self.job.front_end.analyse(self.job.front_end.synthesise(self.view[clip], cells))
+        return heard.cells, heard
 
     def _masked_probabilities(
         self, masks: DistinctMasks, level: Tensor, on: str
     ) -> tuple[Tensor, Tensor]:
-        classifier, front_end = self.job.classifier, self.job.front_end
-
         def masked(clip: Tensor, mask: Tensor) -> tuple[Tensor, View | None]:
-            cells = self.view.cells[clip]
-            both = torch.cat(self.job.mask(cells, mask, level[clip]))
-            if on == "features" and not classifier.needs_view:
-                return both, None
-            twice = self.view[clip.repeat(2)]
-            if on == "features":
-                return both, twice
-            heard = front_end.analyse(front_end.synthesise(twice, both))
-            return heard.cells, heard
+            both = torch.cat(self.job.mask(self.view.cells[clip], mask, level[clip]))
+            return self._presented(both, clip.repeat(2), on)
 
         return score_masks(self.scorer, masks, masked)

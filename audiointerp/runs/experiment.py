@@ -139,7 +139,11 @@ def run_experiment(
             classifier, recipe.background(data, classifier, folds=train_folds, **source)
         )
         for name, dataset in sets.items():
-            folders = {run_path(results, model_name, m, name): job for m, job in jobs.items()}
+            clips_of = f"the {name} clips (clean=False leaves them out)"
+            fitting = recipe.methods_for(
+                clips_of if name == CLEAN else name, has_parts=dataset.has_parts
+            )
+            folders = {run_path(results, model_name, m, name): jobs[m] for m in fitting}
             requests.append((folders, dataset))
             remarks |= {
                 folder: _remark_background(fold, train_folds)

@@ -174,9 +174,9 @@ def interpret_files(
     jobs = _make_jobs(models, recipe, background, work.windowing)
     _check_masks(masks, jobs)
     for name in models:
-        for method in recipe.methods:
+        for method in jobs[name]:
             _check_folders(work.out / name / method, names, recipe.target)
-    total = len(models) * len(recipe.methods) * len(names)
+    total = sum(map(len, jobs.values())) * len(names)
     with (
         claim(work.out / SUMMARY_TABLE),
         tqdm(total=total, unit="clip", disable=not recipe.progress) as bar,
@@ -288,12 +288,14 @@ def _make_jobs(
 ) -> dict[str, dict[str, Job]]:
     """Return the jobs of every model, by model and method; all is checked that they depend on."""
     jobs = {}
+    methods = recipe.methods_for("sound files", has_parts=False)
     for name, classifier in models.items():
         if windowing.window is not None:
             rate = classifier.front_end.sample_rate
             check_length(classifier, samples_in(windowing.window, rate))
         of = source | windowing.of_background()
-        jobs[name] = recipe.jobs(classifier, recipe.background(background, classifier, **of))
+        found = recipe.background(background, classifier, **of)
+        jobs[name] = recipe.jobs(classifier, found, methods=methods)
     return jobs
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from audiointerp.arguments import several
 from audiointerp.device import device_of
+from audiointerp.evaluation.record import check_extra
 from audiointerp.interpretation import Interpreter
 from audiointerp.masking import (
     BASES,
@@ -58,6 +59,9 @@ class Job:
         Labels to explain; see `audiointerp.runs.targets`.
     batch_size : int, optional
         Most inputs that go through the model at once; results do not depend on it.
+    extra : tuple of str
+        Families of metrics to compute that take many passes through the model; see
+        `audiointerp.evaluation.Metric.on_request`.
     """
 
     classifier: Classifier
@@ -69,6 +73,7 @@ class Job:
     precision: str = "float32"
     target: Target = None
     batch_size: int | None = None
+    extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         front_end = self.classifier.front_end
@@ -122,7 +127,8 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """Return every setting that a row of the results depends on, ready for JSON.
 
-        Which masks are scored, and on what, changes no row: more of them can be added to a run.
+        Which masks are scored, on what and by which metrics changes no row: more of them can be
+        added to a run.
         """
         return {
             "model": self.classifier.settings(),
@@ -149,6 +155,7 @@ class Job:
             for name in names:
                 registry[name]
             check_different(registry.kind, names)
+        check_extra(self.extra)
         check_different("mask", self.masks)
         if not self.masks:
             raise ValueError(f"no mask given: choose from {', '.join(masks)}")

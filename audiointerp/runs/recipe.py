@@ -7,7 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from audiointerp.arguments import several
 from audiointerp.dataset import ClipDataset, open_dataset
-from audiointerp.interpretation import METHODS, Interpreter, select_background
+from audiointerp.evaluation.record import check_extra
+from audiointerp.interpretation import DEFAULT_METHODS, METHODS, Interpreter, select_background
 from audiointerp.masking import MASKS, base_level
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import load
@@ -29,6 +30,8 @@ from audiointerp.runs.names import file_name
 from audiointerp.runs.targets import Target
 
 TRAIN_FOLDS = (1, 2, 3)
+ALL = "all"
+"""Instead of a method's name: every method."""
 SHOWN_MASKS = ("topK_5", "topK_30")
 """The masks that are drawn, made audible and listed unless told otherwise."""
 
@@ -40,7 +43,8 @@ class Recipe:
     Attributes
     ----------
     methods : str or sequence of str, optional
-        Names in ``METHODS``; all by default.
+        Names in ``METHODS``; ``DEFAULT_METHODS`` by default. "all" takes every method, as far as
+        what is interpreted allows; see `methods_for`.
     masks : str or sequence of str, optional
         Masks to make and score; all by default.
     base : {"floor", "minimum", "quiet"}
@@ -59,11 +63,15 @@ class Recipe:
         Most inputs that go through a model at once.
     progress : bool
         Show progress bars.
+    extra : str or sequence of str
+        Families of metrics to compute that take many passes through the model, such as "curves".
+    takes_all : bool
+        Whether the methods were given as "all".
 
     Raises
     ------
     UnknownNameError
-        If there is no such method or mask.
+        If there is no such method, mask or family.
     ValueError
         If a method, mask, place or label is given twice.
     """
@@ -78,10 +86,14 @@ class Recipe:
     seed: int = 0
     batch_size: int | None = None
     progress: bool = True
+    extra: str | Sequence[str] = ()
+    takes_all: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        methods = METHODS if self.methods is None else self.methods
-        object.__setattr__(self, "methods", several(methods))
+        methods = several(DEFAULT_METHODS if self.methods is None else self.methods)
+        object.__setattr__(self, "takes_all", methods == (ALL,))
+        object.__setattr__(self, "methods", tuple(METHODS) if self.takes_all else methods)
+        object.__setattr__(self, "extra", check_extra(self.extra))
         if self.masks is not None:
             object.__setattr__(self, "masks", several(self.masks))
         check_names(self.methods, self.masks or ())
@@ -107,10 +119,45 @@ class Recipe:
         dataset = open_set(data, classifier, **({"folds": TRAIN_FOLDS} | source))
         return background_view(dataset, classifier.front_end, seed=self.seed)
 
-    def jobs(self, classifier: Classifier, background: View | None = None) -> dict[str, Job]:
-        """Return a job for every method, by the method's name."""
+    def methods_for(self, what: str, *, has_parts: bool) -> tuple[str, ...]:
+        """Return the methods that clips can be interpreted by.
+
+        Parameters
+        ----------
+        what : str
+            The clips, as messages call them.
+        has_parts : bool
+            Whether the foreground and the background of the clips are known, as some methods
+            require.
+
+        Raises
+        ------
+        ValueError
+            If a method that requires the parts was named and they are not known. Of all methods
+            it is left out, with a warning.
+        """
+        needing = [name for name in self.methods if "truth" in METHODS[name].requires]
+        if has_parts or not needing:
+            return self.methods
+        reason = (
+            f"{', '.join(needing)}: needs the foreground and the background of the clips, which "
+            f"are not known of {what}"
+        )
+        if not self.takes_all:
+            raise ValueError(f"{reason}; choose other methods, or contaminated or synthetic clips")
+        warnings.warn(f"left out of all methods, {reason}", stacklevel=3)
+        return tuple(name for name in self.methods if name not in needing)
+
+    def jobs(
+        self,
+        classifier: Classifier,
+        background: View | None = None,
+        *,
+        methods: Sequence[str] | None = None,
+    ) -> dict[str, Job]:
+        """Return a job for every method, or for some of them, by the method's name."""
         jobs = {}
-        for method in self.methods:
+        for method in self.methods if methods is None else methods:
             interpreter = build_interpreter(
                 method,
                 classifier,
@@ -129,6 +176,7 @@ class Recipe:
                 precision=self.precision,
                 target=self.target,
                 batch_size=self.batch_size,
+                extra=self.extra,
             )
         return jobs
 

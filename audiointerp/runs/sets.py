@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import read_ahead
 from audiointerp.dataset.failures import Failures, each_alone
 from audiointerp.device import device_of
-from audiointerp.evaluation import metric_columns
+from audiointerp.evaluation import families_on_request, metric_columns
 from audiointerp.evaluation.statistics import population_counts
 from audiointerp.evaluation.truth import Truth
 from audiointerp.model.classifier import Classifier
@@ -37,7 +37,13 @@ from audiointerp.runs.clip import (
     job_metrics,
 )
 from audiointerp.runs.job import Job, Place
-from audiointerp.runs.store import EXPLAINED, RunFolder, attribution_name, run_file
+from audiointerp.runs.store import (
+    EXPLAINED,
+    RunFolder,
+    attribution_name,
+    list_metrics,
+    run_file,
+)
 from audiointerp.runs.targets import TrueLabels, choose_targets
 from audiointerp.speed.scoring import Scorer
 from audiointerp.storage import check_writable, claim
@@ -218,13 +224,24 @@ class _SetWork:
         overwrite: bool,
         remarks: Mapping[str | os.PathLike[str], Sequence[str]],
     ) -> None:
-        self.jobs = {Path(folder): job for folder, job in jobs.items()}
+        self.jobs = {
+            Path(folder): job if overwrite else _with_extra(job, Path(folder))
+            for folder, job in jobs.items()
+        }
         self.classifier = _only_classifier(self.jobs.values())
         self.dataset = dataset
         self.code = code_version()
         self.class_of = match_classes(self.classifier, dataset)
-        self.metrics = job_metrics(truth=dataset.has_parts)
-        self.needs_truth = any("truth" in metric.needs for metric in self.metrics.values())
+        metrics = {
+            folder: job_metrics(truth=dataset.has_parts, extra=job.extra)
+            for folder, job in self.jobs.items()
+        }
+        self.needs_truth = any(
+            "truth" in needing
+            for folder, job in self.jobs.items()
+            for needing in (job.interpreter.requires, *(m.needs for m in metrics[folder].values()))
+        )
+        _check_parts(self.jobs.values(), dataset)
         described = dataset.settings()
         self.runs = {
             folder: RunFolder(
@@ -232,7 +249,7 @@ class _SetWork:
                 job.settings() | {"dataset": described},
                 clips=dataset.clip_ids,
                 masks=job.masks,
-                metrics=list(self.metrics),
+                metrics=list(metrics[folder]),
                 on=job.on,
                 explained=job.target is not None,
                 overwrite=overwrite,
@@ -465,6 +482,22 @@ class _Batch:
                 row[EXPLAINED] = names[int(explained[place])]
             rows.append(row)
         return rows
+
+
+def _with_extra(job: Job, folder: Path) -> Job:
+    """Return a job that goes on with the metrics on request that its folder has."""
+    there = families_on_request(list_metrics(folder))
+    families = tuple(dict.fromkeys((*job.extra, *there)))
+    return job if families == job.extra else replace(job, extra=families)
+
+
+def _check_parts(jobs: Iterable[Job], dataset: ClipDataset) -> None:
+    needing = [job.method for job in jobs if "truth" in job.interpreter.requires]
+    if needing and not dataset.has_parts:
+        raise ValueError(
+            f"{', '.join(needing)}: needs the foreground and the background of the clips, which "
+            "are not known of this set; contaminate it, or choose other methods"
+        )
 
 
 def match_classes(classifier: Classifier, dataset: ClipDataset) -> dict[int, int]:

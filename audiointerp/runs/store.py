@@ -325,6 +325,13 @@ def _check_file_name(clip: str) -> str:
     return clip
 
 
+def list_metrics(path: Path) -> list[str]:
+    """Return the metrics that the tables of a run's folder have; none where it has no tables."""
+    tables = [file for name in TABLES.values() for file in (path / name).glob("*.csv")]
+    columns = {name for file in tables for name in read_table(file).columns}
+    return metric_columns(columns)
+
+
 def attribution_name(clip: str, label: int | None = None) -> str:
     """Return the name of a clip's map, or of its map for one of several labels."""
     return clip if label is None else f"{clip}@{label}"
