@@ -272,7 +272,7 @@ def test_no_rows_give_no_values():
         ({"alpha": 1.5}, "alpha=1.5"),
         ({"beta": -0.1}, "beta=-0.1"),
         ({"beta": 30}, "beta=30: expected a share above 0 and at most 1"),
-        ({"draws": 0}, "draws=0: expected at least 1"),
+        ({"draws": 0}, "0 draws: expected at least 1"),
     ],
 )
 def test_shares_out_of_range_are_refused(options, message):

@@ -129,7 +129,7 @@ def _scored(
         if not 0 < share <= 1:
             raise ValueError(f"{name}={share!r}: expected a share above 0 and at most 1")
     if draws < 1:
-        raise ValueError(f"draws={draws}: expected at least 1")
+        raise ValueError(f"{draws} draws: expected at least 1")
     missing = {"mask", "view", "level", "score"} - evidence.known
     if missing:
         raise ValueError(f"F-Fidelity needs {', '.join(sorted(missing))}, not given")
