@@ -51,6 +51,9 @@ def train(
     dropout_scale: Annotated[float, typer.Option(help="Times the published dropout.")] = 1.0,
     mixup_alpha: Annotated[float, typer.Option(help="0 for no mixup.")] = 0.4,
     spec_augment: Annotated[bool, typer.Option(help="Hide stripes of the spectrogram.")] = True,
+    holes: Annotated[
+        float, typer.Option(help="Share of clips that random cells are removed from; 0 for none.")
+    ] = 0.0,
     time_shift: Annotated[float, typer.Option(help="Share of the clip; 0 for none.")] = 0.5,
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better one before stopping.")
@@ -87,6 +90,7 @@ def train(
         dropout_scale=dropout_scale,
         mixup_alpha=mixup_alpha,
         spec_augment=spec_augment,
+        holes=holes,
         time_shift=time_shift,
         patience=patience,
         resume=resume,

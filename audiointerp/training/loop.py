@@ -47,6 +47,7 @@ from audiointerp.training.checkpoints import (
     write_history,
 )
 from audiointerp.training.checks import check_numbers, check_precision, check_sets
+from audiointerp.training.holes import RandomHoles
 
 
 class TrainingError(ValueError):
@@ -102,6 +103,7 @@ def fit(
     dropout_scale: float = 1.0,
     mixup_alpha: float = 0.4,
     spec_augment: SpecAugment | None = None,
+    holes: RandomHoles | None = None,
     time_shift: float = 0.5,
     patience: int | None = None,
     seed: int = 0,
@@ -147,6 +149,9 @@ def fit(
         See :func:`audiointerp.training.augment.mixup`; 0 for none.
     spec_augment : SpecAugment, optional
         None for none.
+    holes : RandomHoles, optional
+        Random masks, applied to the features last, so that removed cells are as they will be when
+        an interpretation is measured; None for none.
     time_shift : float
         See :func:`audiointerp.training.augment.time_shift`; 0 for none.
     patience : int, optional
@@ -217,6 +222,8 @@ def fit(
         "seed": seed,
         "precision": precision,
         "spec_augment": repr(spec_augment),
+        # Trainings before there were holes had none.
+        "holes": None if holes is None else repr(holes),
         "model": model.settings(),
         # Trainings before there were heads had none of it.
         "head": None if model.head.name == "softmax" else model.head.settings(),
@@ -232,7 +239,7 @@ def fit(
         earlier = read_earlier(out, settings, resume, overwrite)
         if earlier is None or not is_finished(earlier, epochs, patience):
             check_writable(out, folder=True)
-            task = _Task(model, processor, spec_augment, settings, out)
+            task = _Task(model, processor, (spec_augment, holes), settings, out)
             loaders = (
                 _loader(train, batch_size, num_workers, seed),
                 _loader(validation, batch_size, num_workers),
@@ -254,14 +261,14 @@ class _Task(LightningModule):
         self,
         model: TransferModel,
         processor: STFTSpectrogram,
-        spec_augment: SpecAugment | None,
+        augmentations: tuple[SpecAugment | None, RandomHoles | None],
         settings: dict[str, Any],
         out: Path,
     ) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
-        self.spec_augment = nn.Identity() if spec_augment is None else spec_augment
+        self.spec_augment, self.holes = augmentations
         self.settings = settings
         self.out = out
         self.history: list[dict[str, float]] = []
@@ -356,10 +363,13 @@ class _Task(LightningModule):
         with torch.no_grad(), self._full_precision():
             waveform = augment.time_shift(batch.waveform, self.settings["time_shift"], generator)
             features = self.processor(waveform)
-            if isinstance(self.spec_augment, SpecAugment):
+            if self.spec_augment is not None:
                 features = self.spec_augment(features, generator)
             targets = self._targets(batch).to(features)
-            return augment.mixup(features, targets, self.settings["mixup_alpha"], generator)
+            mixed, targets = augment.mixup(
+                features, targets, self.settings["mixup_alpha"], generator
+            )
+            return mixed if self.holes is None else self.holes(mixed, generator), targets
 
     def _targets(self, batch: Clip) -> Tensor:
         return shares_of(batch.label, self.num_labels)

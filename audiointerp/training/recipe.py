@@ -36,6 +36,7 @@ from audiointerp.training.augment import SpecAugment
 from audiointerp.training.card import card_page, make_card, source_and_licence
 from audiointerp.training.checkpoints import LAST
 from audiointerp.training.checks import check_numbers
+from audiointerp.training.holes import RandomHoles
 from audiointerp.training.loop import Training, TrainingError, fit
 
 AUDIOSET = "audioset"
@@ -121,6 +122,7 @@ def train_classifier(
     dropout_scale: float = 1.0,
     mixup_alpha: float = 0.4,
     spec_augment: bool = True,
+    holes: float = 0.0,
     time_shift: float = 0.5,
     patience: int | None = None,
     seed: int = 0,
@@ -171,6 +173,10 @@ def train_classifier(
     spec_augment : bool
         Hide stripes, two each of up to an eighth of the frequency axis and of the time axis: the
         sizes of PANNs, whatever the front end.
+    holes : float
+        Share of the training clips that random cells are removed from, so that the network
+        tolerates what masks do to a clip; see `audiointerp.training.holes.RandomHoles`. 0.6 makes
+        networks like those in ``weights/`` whose name ends in ``_robust``; 0 for none.
     run_dir : path, optional
         For checkpoints and the history; by default below ``results/training`` as `out` lies below
         the current folder, ``results/training/weights/mine.safetensors``. A training that was begun
@@ -233,6 +239,8 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
         "precision": precision,
     }
     check_numbers(numbers)
+    if not 0 <= holes <= 1:
+        raise ValueError(f"holes is {holes}: expected 0 to 1, a share of the clips")
     resolve_device(device)
     folds = _check_folds(train_folds, validation_fold, test_fold)
     for path in (out, page):
@@ -254,6 +262,7 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
             out=_run_dir(out) if run_dir is None else run_dir,
             test=test,
             spec_augment=panns_stripes(processor, train.num_samples) if spec_augment else None,
+            holes=RandomHoles(holes, level=processor.floor) if holes else None,
             device=device,
             resume=resume,
             overwrite=overwrite,
@@ -436,6 +445,7 @@ _OPTIONS: dict[str, Any] = {
     "dropout_scale": 1.0,
     "mixup_alpha": 0.4,
     "spec_augment": True,
+    "holes": 0.0,
     "time_shift": 0.5,
     "patience": None,
     "seed": 0,
