@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import HEADS, NAMES, RATE, Network, sounds, stft, wrap
 
+import audiointerp as ai
 from audiointerp.evaluation import METRICS, Evidence, evaluate_evidence, faithfulness
 from audiointerp.evaluation.robust_fidelity import (
     ALPHA,
@@ -301,3 +303,59 @@ def test_the_records_say_what_the_functions_do():
     found = evaluate_evidence(evidence, ["F_FF", "F_FidIn"])
     assert torch.equal(found["F_FF"], robust_faithfulness(evidence))
     assert torch.equal(found["F_FidIn"], robust_input_fidelity(evidence))
+
+
+def waveform_classifier():
+    class OnSound(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.front, self.network = stft(), Network()
+
+        def forward(self, waveform):
+            return self.network(self.front.analyse(waveform).cells)
+
+    front_end = ai.WaveformFrontEnd(sample_rate=RATE)
+    return ai.classifier(OnSound(), front_end=front_end, classes=NAMES, duration=1.0)
+
+
+@pytest.mark.parametrize("on", ["features", "audio"])
+@pytest.mark.parametrize("kind", [*HEADS, "waveform"])
+def test_a_run_measures_them_on_request(kind, on):
+    if kind == "waveform":
+        classifier = waveform_classifier()
+    else:
+        classifier = wrap(Network(HEADS[kind][0]), head=kind)
+    front_end = classifier.front_end
+    method = ai.SaliencyInterpreter(classifier)
+    options = {"masks": ["topK_30", "minmax"], "on": on}
+    clip = sounds()[1]
+    plain = ai.Predict(classifier, method, **options).predict(clip, RATE)
+    assert "F_FF" not in plain.metrics
+    one = ai.Predict(classifier, method, extra="robust fidelity", **options).predict(clip, RATE)
+    view = one.view
+    before = torch.from_numpy(one.probabilities)[None]
+    target = torch.tensor([one.target])
+
+    def score(cells, rows):
+        assert rows.tolist() == [0] * len(cells)
+        many = view[rows]
+        if on == "audio":
+            many = front_end.analyse(front_end.synthesise(many, cells))
+            cells = many.cells
+        with torch.no_grad():
+            return classifier.probabilities(classifier.logits(cells, many))
+
+    for name, mask in one.masks.items():
+        evidence = Evidence(
+            before,
+            target,
+            mask=mask,
+            view=view,
+            keeps=classifier.head.keeps,
+            level=torch.full((1, 1, 1, 1), float(front_end.floor)),
+            score=score,
+        )
+        assert one.metrics.loc[name, "F_FF"] == pytest.approx(
+            float(robust_faithfulness(evidence)), abs=1e-4
+        )
+        assert one.metrics.loc[name, "F_FidIn"] == float(robust_input_fidelity(evidence))

@@ -70,11 +70,11 @@ SHORTCUTS: Registry[Shortcut] = Registry("shortcut")
 
 
 def _beep(rng: np.random.Generator) -> NDArray[np.float64]:
-    length = round(0.25 * RATE)
+    length = round(0.5 * RATE)
     phase = np.exp(2j * np.pi * rng.uniform())
     track = np.zeros(SAMPLES)
     tone = ringing(3000.0, np.inf, phase, length) * fade(length, 0.01, 0.01)
-    place(track, tone, rng.uniform(0.1, 4.6))
+    place(track, tone, rng.uniform(0.1, 4.4))
     return track
 
 
@@ -93,7 +93,7 @@ def _band(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 SHORTCUTS["beep"] = Shortcut(
-    _beep, 2950.0, 3050.0, "a tone of 3 kHz and 0.25 s at a place drawn for each clip"
+    _beep, 2950.0, 3050.0, "a tone of 3 kHz and 0.5 s at a place drawn for each clip"
 )
 SHORTCUTS["hum"] = Shortcut(
     _hum, 200.0, 1270.0, "a steady tone of 210 Hz with five harmonics, through all of the clip"
