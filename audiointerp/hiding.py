@@ -21,8 +21,6 @@ NOISE = 0.01
 """Standard deviation of the noise on imputed cells, as a share of the clip's own."""
 _STRAIGHT, _DIAGONAL = 1 / 6, 1 / 12
 """Weights of a cell's neighbours: of those beside, above and below it, and of the others."""
-_EXACT = 1e-8
-"""Residual of the system of neighbours, relative to its right side."""
 
 
 @HIDINGS.register("base")
@@ -53,12 +51,18 @@ def hide_by_neighbours(features: Tensor, keep: Tensor, level: Tensor) -> Tensor:
     Y. Rong et al., "A consistent and efficient evaluation strategy for attribution methods", ICML
     2022 (remove and debias, ROAD).
     """
-    return impute(features, keep, level, noise=NOISE)
+    return impute(features, keep, level, noise=NOISE, tolerance=NOISE / 1000)
 
 
 @torch.no_grad()
 def impute(
-    features: Tensor, keep: Tensor, level: Tensor, *, noise: float = 0.0, seed: int = 0
+    features: Tensor,
+    keep: Tensor,
+    level: Tensor,
+    *,
+    noise: float = 0.0,
+    seed: int = 0,
+    tolerance: float = 1e-8,
 ) -> Tensor:
     """Replace cells by the weighted mean of their neighbours, which may be replaced ones.
 
@@ -79,6 +83,9 @@ def impute(
     seed : int
         Of the noise, which is drawn on the CPU and is the same for all clips up to its scale.
 
+    tolerance : float
+        Residual of the system, relative to its right side, at which it counts as solved.
+
     Returns
     -------
     Tensor, shape (batch, 1, bins, frames)
@@ -88,7 +95,11 @@ def impute(
     kept = keep.to(values.device)
     hidden = ~kept
     some = kept.flatten(1).any(1)
-    filled = _solve(values, hidden & some[:, None, None, None])
+    wanted = hidden & some[:, None, None, None]
+    # One clip stays in a processor's cache, a GPU is filled by many.
+    rows = 1 if values.device.type == "cpu" else len(values)
+    parts = zip(values.split(rows), wanted.split(rows), strict=True)
+    filled = torch.cat([_solve(*part, tolerance) for part in parts])
     if noise:
         drawn = torch.randn(features.shape[1:], generator=torch.Generator().manual_seed(seed))
         spread = values.flatten(1).std(1, correction=0)[:, None, None, None]
@@ -97,7 +108,7 @@ def impute(
     return torch.where(keep, features, empty.to(features))
 
 
-def _solve(values: Tensor, hidden: Tensor) -> Tensor:
+def _solve(values: Tensor, hidden: Tensor, tolerance: float) -> Tensor:
     """Return the values with the hidden ones solved for, in double precision."""
     where = hidden.to(values)
     known = torch.where(hidden, 0, values)
@@ -115,7 +126,7 @@ def _solve(values: Tensor, hidden: Tensor) -> Tensor:
     # Scaled by the diagonal, which is less than 1 at the edges.
     direction = residual / counts
     product = _dot(residual, direction)
-    goal = (_EXACT**2 * _dot(right, right)).clamp(min=torch.finfo(values.dtype).tiny)
+    goal = (tolerance**2 * _dot(right, right)).clamp(min=torch.finfo(values.dtype).tiny)
     for _ in range(10 * (values.shape[2] + values.shape[3])):
         # A clip that is done stays as it is, so that no clip depends on another.
         running = _dot(residual, residual) > goal
