@@ -312,7 +312,7 @@ def waveform_classifier():
             self.front, self.network = stft(), Network()
 
         def forward(self, waveform):
-            return self.network(self.front.analyse(waveform).cells)
+            return self.network(self.front.analyse(waveform[:, None]).cells)
 
     front_end = ai.WaveformFrontEnd(sample_rate=RATE)
     return ai.classifier(OnSound(), front_end=front_end, classes=NAMES, duration=1.0)
