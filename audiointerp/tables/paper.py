@@ -102,7 +102,7 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
 
 
 def _with_notes(table: Table, notes: Sequence[Note], accuracies: pd.DataFrame) -> Table:
-    """Return a table with the notes that concern its rows.
+    """Return a table with the notes that concern its rows and metrics.
 
     The accuracy depends on no mask, and is of every clip that some method has.
     """
@@ -114,6 +114,8 @@ def _with_notes(table: Table, notes: Sequence[Note], accuracies: pd.DataFrame) -
             if note.kind in ("settings", "leakage")
             or (note.kind == "clips" and clips.get((note.model, note.experiment), 0) < note.of)
         ]
+    shown = {table.about.get("metric", ""), *(column.name for column in table.columns)}
+    notes = [note for note in notes if not note.metrics or shown & set(note.metrics)]
     return table.choose_rows(table.rows, notes)
 
 
