@@ -30,7 +30,6 @@ from audiointerp.evaluation.robust_fidelity import (  # isort: skip
     robust_faithfulness,
     robust_input_fidelity,
 )
-from audiointerp.evaluation.curves import area, masking_curves, road  # isort: skip
 from audiointerp.evaluation.localisation import (  # isort: skip
     Ranking,
     auprc,
@@ -53,6 +52,7 @@ from audiointerp.evaluation.truth import (  # isort: skip
     truth_facts,
     why_no_truth,
 )
+from audiointerp.evaluation.curves import area, masking_curves, road  # isort: skip
 from audiointerp.evaluation.describe import metrics_table  # isort: skip
 
 __all__ = [

@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 EVIDENCE = frozenset(
     (
         *("inside", "outside", "mask", "sound", "attribution", "view", "classifier"),
-        *("level", "score", "truth", "events"),
+        *("truth", "events", "level", "score"),
     )
 )
 """What a metric can need beside ``before`` and ``target``, which are always there.

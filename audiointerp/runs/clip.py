@@ -412,7 +412,7 @@ class _Measuring:
         metrics : dict of str to Metric
             What is to be computed.
         on : str, optional
-            The place to measure on; without it nothing else can be scored.
+            What is measured on; without it nothing else can be scored.
         **known
             Further attributes of the evidence, with these rows.
         """
@@ -462,13 +462,15 @@ class _Measuring:
 
         def masked(clip: Tensor, mask: Tensor) -> tuple[Tensor, View | None]:
             both = torch.cat(self.job.mask(self.view.cells[clip], mask, level[clip]))
-            if listen is None:
-                return self._presented(both, clip.repeat(2), on)
+            twice = clip.repeat(2)
             if on == "features":
-                listen(clip, mask, front_end.synthesise(self.view[clip], both[: len(clip)]))
-                return self._presented(both, clip.repeat(2), on)
-            sound = front_end.synthesise(self.view[clip.repeat(2)], both)
-            listen(clip, mask, sound[: len(clip)])
+                if listen is not None:
+                    kept = both[: len(clip)]
+                    listen(clip, mask, front_end.synthesise(self.view[clip], kept))
+                return self._presented(both, twice, on)
+            sound = front_end.synthesise(self.view[twice], both)
+            if listen is not None:
+                listen(clip, mask, sound[: len(clip)])
             heard = front_end.analyse(sound)
             return heard.cells, heard
 

@@ -127,30 +127,74 @@ def run_experiment(
         conditions[name] = Contamination(file, alpha, snr_db=snr_db)
     if not conditions:
         raise ValueError("nothing to do: neither the clean clips nor a noise was asked for")
+    return run_conditions(
+        weights,
+        data,
+        [(recipe, conditions)],
+        subset=subset,
+        fold=fold,
+        clips=clips,
+        train_folds=train_folds,
+        results=results,
+        cache_dir=cache_dir,
+        device=device,
+        overwrite=overwrite,
+    )
+
+
+def run_conditions(
+    weights: Sequence[str | os.PathLike[str]],
+    data: str | os.PathLike[str],
+    plans: Sequence[tuple[Recipe, Mapping[str, Contamination | None]]],
+    *,
+    subset: str | None,
+    fold: int | str,
+    clips: int | None,
+    train_folds: Sequence[int | str],
+    results: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str] | None,
+    device: str,
+    overwrite: bool,
+) -> dict[Path, SetResult]:
+    """Interpret a test fold with every model under some conditions, by one recipe or several.
+
+    Parameters
+    ----------
+    weights, data, subset, fold, clips, train_folds, results, cache_dir, device, overwrite
+        See `run_experiment`, also for what is raised.
+    plans : sequence of (Recipe, mapping of str to Contamination or None)
+        What to do under which conditions, these by the experiment's name.
+
+    Returns
+    -------
+    dict of Path to SetResult
+        Every run's, by its folder.
+    """
     requests = []
     remarks: dict[Path, list[str]] = {}
+    source = {"subset": subset, "cache_dir": cache_dir}
     for model_name, classifier in load_models(weights, resolve_device(device)).items():
-        source = {"subset": subset, "cache_dir": cache_dir}
-        sets = {
-            name: open_set(data, classifier, folds=fold, clips=clips, contamination=noise, **source)
-            for name, noise in conditions.items()
-        }
-        jobs = recipe.jobs(
-            classifier, recipe.background(data, classifier, folds=train_folds, **source)
-        )
-        for name, dataset in sets.items():
-            clips_of = f"the {name} clips (clean=False leaves them out)"
-            fitting = recipe.methods_for(
-                clips_of if name == CLEAN else name, has_parts=dataset.has_parts
-            )
-            folders = {run_path(results, model_name, m, name): jobs[m] for m in fitting}
-            requests.append((folders, dataset))
-            remarks |= {
-                folder: _remark_background(fold, train_folds)
-                for folder, job in folders.items()
-                if "background" in job.interpreter.requires
+        for recipe, conditions in plans:
+            sets = {
+                name: open_set(
+                    data, classifier, folds=fold, clips=clips, contamination=noise, **source
+                )
+                for name, noise in conditions.items()
             }
-    return interpret_sets(requests, overwrite=overwrite, progress=recipe.progress, remarks=remarks)
+            background = recipe.background(data, classifier, folds=train_folds, **source)
+            jobs = recipe.jobs(classifier, background)
+            for name, dataset in sets.items():
+                what = f"the {CLEAN} clips (clean=False leaves them out)" if name == CLEAN else name
+                fitting = recipe.methods_for(what, has_parts=dataset.has_parts)
+                folders = {run_path(results, model_name, m, name): jobs[m] for m in fitting}
+                requests.append((folders, dataset))
+                remarks |= {
+                    folder: _remark_background(fold, train_folds)
+                    for folder, job in folders.items()
+                    if "background" in job.interpreter.requires
+                }
+    progress = plans[0][0].progress
+    return interpret_sets(requests, overwrite=overwrite, progress=progress, remarks=remarks)
 
 
 def _remark_background(fold: int | str, train_folds: Sequence[int | str]) -> list[str]:

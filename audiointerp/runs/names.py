@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ LONGEST_NAME = 200
 
 _UNSAFE = re.compile(r"[^\w .,()&'+-]|^\.|[ .]$")
 _NUMBERED = re.compile(r"_\d+$")
+_LEVEL = re.compile(r"_(-?\d+(?:\.\d+)?)dB$")
 
 
 def file_name(path: str | os.PathLike[str]) -> str:
@@ -68,6 +70,30 @@ def with_channel(name: str, channel: str) -> str:
         its own.
     """
     return name if channel == MID else f"{name} ({channel})"
+
+
+def condition_name(noise: str, snr_db: float | None = None) -> str:
+    """Return what the experiment of a noise at a level is called: ``horse``, ``horse_-10dB``.
+
+    Parameters
+    ----------
+    noise : str
+    snr_db : float, optional
+        None for the main level.
+    """
+    return noise if snr_db is None else f"{noise}_{snr_db:g}dB"
+
+
+def split_condition(experiment: str) -> tuple[str, float]:
+    """Return the noise of an experiment and its level in dB, NaN for the main level.
+
+    Examples
+    --------
+    >>> split_condition("room_-10dB"), split_condition("room")
+    (('room', -10.0), ('room', nan))
+    """
+    found = _LEVEL.search(experiment)
+    return (experiment[: found.start()], float(found[1])) if found else (experiment, math.nan)
 
 
 def has_several_labels(target: Target) -> bool:

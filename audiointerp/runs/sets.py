@@ -237,14 +237,10 @@ class _SetWork:
         self.dataset = dataset
         self.code = code_version()
         self.class_of = match_classes(self.classifier, dataset)
+        # From the parts it is also known when the foreground sounds.
+        known = {"parts": dataset.has_parts, "events": dataset.has_parts or dataset.has_events}
         metrics = {
-            # From the parts it is also known when the foreground sounds.
-            folder: job_metrics(
-                parts=dataset.has_parts,
-                events=dataset.has_parts or dataset.has_events,
-                extra=job.extra,
-            )
-            for folder, job in self.jobs.items()
+            folder: job_metrics(**known, extra=job.extra) for folder, job in self.jobs.items()
         }
         _check_parts(self.jobs.values(), dataset)
         described = dataset.settings()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from audiointerp.plots import plot_plane
 from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import check_writable, claim, replacing, write_atomically
 from audiointerp.tables.cells import Cell, Column, Row
@@ -85,8 +84,8 @@ def export_tables(tables: Tables, out: str | os.PathLike[str]) -> list[Path]:
     """Write tables as CSV, LaTeX and PDF.
 
     ``csv/<kind>.csv`` has the numbers in full; ``latex/<kind>.tex`` the tables to take into a paper
-    and ``latex/plane_<model>_<experiment>.pdf`` the pictures of the fidelity-simplicity plane (what
-    a file name in LaTeX cannot have becomes ``_``),
+    and the pictures, such as ``latex/plane_<model>_<experiment>.pdf`` of the fidelity-simplicity
+    plane (what a file name in LaTeX cannot have becomes ``_``),
     ``latex/tables.tex`` a document of them all; ``tables.pdf`` is the same, made without LaTeX.
 
     Parameters
@@ -134,7 +133,7 @@ def write_csv(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def write_latex(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write one LaTeX file for each kind of table, the planes, and a document of them all.
+    """Write one LaTeX file for each kind of table, the pictures, and a document of them all.
 
     The tables need the package booktabs, and a page about 24 cm wide.
 
@@ -151,16 +150,16 @@ def write_latex(tables: Tables, folder: str | os.PathLike[str]) -> list[Path]:
         files.append(_write(folder / f"{kind}.tex", text))
         texts.append(text)
         sections.append(f"{_entry(kind)}\\input{{{kind}.tex}}\n\\clearpage\n")
-    figures = []
-    planes = list(tables.frames["plane"].groupby(["model", "experiment"], sort=False))
-    names = file_names((f"plane_{model}_{experiment}" for (model, experiment), _ in planes), ".pdf")
-    for name, ((model, experiment), plane) in zip(names, planes, strict=True):
-        picture = plot_plane(plane, heading=f"{model}, {experiment}", metrics=tables.scored)
-        with replacing(folder / name) as partial:
-            picture.savefig(partial, metadata={"CreationDate": None})
-        figures.append(f"\\includegraphics[width=0.48\\linewidth]{{{name}}}")
-        files.append(folder / name)
-    sections.append(f"{_entry('plane')}\\noindent\n" + "\\hfill\n".join(figures))
+    stems = file_names((drawing.stem for drawing in tables.drawings), ".pdf")
+    named = zip(stems, tables.drawings, strict=True)
+    for kind, group in groupby(named, key=lambda each: each[1].kind):
+        figures = []
+        for name, drawing in group:
+            with replacing(folder / name) as partial:
+                drawing.picture().savefig(partial, metadata={"CreationDate": None})
+            figures.append(f"\\includegraphics[width=0.48\\linewidth]{{{name}}}")
+            files.append(folder / name)
+        sections.append(f"{_entry(kind)}\\noindent\n" + "\\hfill\n".join(figures))
     notes = list(map(_latex_note, note_lines(tables.notes)))
     document = _document([*sections, *notes], [*texts, *notes], tables.on)
     return [*files, _write(folder / "tables.tex", document)]

@@ -7,21 +7,35 @@ reading. They show themselves in a notebook; `audiointerp.tables.files` writes t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
+from audiointerp.evaluation import metric_columns
 from audiointerp.evaluation.statistics import share_interval
-from audiointerp.tables.cells import CLIPS, COUNT, COUNTS, Cell, Column, Row
+from audiointerp.plots import draw_plane
+from audiointerp.tables.build import (
+    ACCURACY,
+    cell_of,
+    clips_in_words,
+    column_of,
+    explain_counts,
+    families_of,
+    family_tables,
+    population_column,
+    populations_differ,
+    with_counts,
+)
+from audiointerp.tables.cells import CLIPS, COUNTS, Column, Row
 from audiointerp.tables.load import RUN_COLUMNS
 from audiointerp.tables.notes import Note, find_notes, sources_of
 from audiointerp.tables.order import in_order, rank_names
-from audiointerp.tables.score import SCORE, SCORE_DECIMALS, scored_metrics
+from audiointerp.tables.score import SCORE, scored_metrics
 from audiointerp.tables.summary import (
     best_masks,
     compare,
@@ -29,7 +43,7 @@ from audiointerp.tables.summary import (
     fidelity_simplicity,
     mark,
 )
-from audiointerp.tables.table import NAMES, Table, Tables
+from audiointerp.tables.table import Drawing, Table, Tables
 
 
 def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0) -> Tables:
@@ -81,7 +95,7 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
         "correct_and_wrong": parts,
     }
     tables = [
-        *_accuracy_tables(frames["accuracy"]),
+        *accuracy_tables(frames["accuracy"]),
         *_summary_tables(best),
         *_mask_tables(by_method),
         *_method_tables(frames["methods_by_mask"]),
@@ -98,7 +112,32 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
     if notes is None:
         notes = find_notes(sources_of(results))
     tables = [_with_notes(table, notes, frames["accuracy"]) for table in tables]
-    return Tables(frames, tables, on, tuple(scored_metrics(results)), tuple(notes))
+    scored = tuple(scored_metrics(results))
+    return Tables(frames, tables, _planes(frames["plane"], scored), on, scored, tuple(notes))
+
+
+_PLANE_LEGEND = (
+    "Each metric is scaled from 0 (worthless) to 1 (best). On the front is what nothing beats in "
+    "both."
+)
+
+
+def _planes(frame: pd.DataFrame, scored: Sequence[str]) -> list[Drawing]:
+    """Return a picture of every model's and experiment's methods and masks."""
+    groups = frame.groupby(["model", "experiment"], sort=False)
+    return [
+        Drawing(
+            "plane",
+            {"model": model, "experiment": experiment},
+            partial(_draw_plane, plane=plane, metrics=scored),
+            _PLANE_LEGEND,
+        )
+        for (model, experiment), plane in groups
+    ]
+
+
+def _draw_plane(axes: Axes, title: str, *, plane: pd.DataFrame, metrics: Sequence[str]) -> None:
+    draw_plane(axes, plane, title=title, metrics=metrics)
 
 
 def _with_notes(table: Table, notes: Sequence[Note], accuracies: pd.DataFrame) -> Table:
@@ -117,21 +156,6 @@ def _with_notes(table: Table, notes: Sequence[Note], accuracies: pd.DataFrame) -
     shown = {table.about.get("metric", ""), *(column.name for column in table.columns)}
     notes = [note for note in notes if not note.metrics or shown & set(note.metrics)]
     return table.choose_rows(table.rows, notes)
-
-
-_ACCURACY = "accuracy"
-_DERIVED = {
-    SCORE: Column(SCORE, "", 1, SCORE_DECIMALS),
-    _ACCURACY: Column(_ACCURACY, "%", 1, 2),
-}
-"""Columns that are no metrics of a clip."""
-_COLUMNS_AT_MOST = 9
-"""Of a table that fits the width of a page."""
-
-_Line = tuple[dict[str, Any], str, str]
-"""A row of a frame, the group it is in and its label."""
-_Field = tuple[Column, str]
-"""A heading, and the column of a frame that stands below it."""
 
 
 def accuracy_intervals(
@@ -161,46 +185,49 @@ def accuracy_intervals(
     for (model, experiment), group in once.groupby(["model", "experiment"], sort=False):
         share = share_interval(group["is_correct"], resamples=resamples, seed=seed)
         rows.append((model, experiment, len(group), *share))
-    names = ("model", "experiment", "clips", _ACCURACY, "accuracy_low", "accuracy_high")
+    names = ("model", "experiment", "clips", ACCURACY, "accuracy_low", "accuracy_high")
     return in_order(pd.DataFrame(rows, columns=list(names)))
 
 
-def _accuracy_tables(frame: pd.DataFrame) -> list[Table]:
+def accuracy_tables(frame: pd.DataFrame) -> list[Table]:
+    """Return the table of what `accuracy_intervals` returns."""
     rows = frame.to_dict("records")
     lines = [(row, row["model"], row["experiment"]) for row in rows]
-    caption = f"Share of the clips classified correctly ({_clips(rows)})"
-    return _tables("accuracy", caption, ("model", "experiment"), lines, {"": [_ACCURACY]})
+    caption = f"Share of the clips classified correctly ({clips_in_words(rows)})"
+    return family_tables("accuracy", caption, ("model", "experiment"), lines, {"": [ACCURACY]})
 
 
 def _summary_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model,), rows in _by(frame, "model"):
-        caption = f"{model}: each method with its best mask by the score ({_clips(rows)})"
+        caption = f"{model}: each method with its best mask by the score ({clips_in_words(rows)})"
         lines = [(row, row["experiment"], f"{row['method']} ({row['mask']})") for row in rows]
         stub = ("experiment", "method (mask)")
-        tables += _tables("summary", caption, stub, lines, _families(frame), model=model)
+        tables += family_tables("summary", caption, stub, lines, families_of(frame), model=model)
     return tables
 
 
 def _mask_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model, experiment, method), rows in _by(frame, "model", "experiment", "method"):
-        caption = f"{model}, {experiment}, {method}: all masks ({_clips(rows)})"
+        caption = f"{model}, {experiment}, {method}: all masks ({clips_in_words(rows)})"
         lines = [(row, "", row["mask"]) for row in rows]
         about = {"model": model, "experiment": experiment, "method": method}
-        families = _families(frame)
-        tables += _tables("masks_by_method", caption, ("mask",), lines, families, **about)
+        families = families_of(frame)
+        tables += family_tables("masks_by_method", caption, ("mask",), lines, families, **about)
     return tables
 
 
 def _method_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model, experiment), rows in _by(frame, "model", "experiment"):
-        caption = f"{model}, {experiment}: all methods under each mask ({_clips(rows)})"
+        caption = f"{model}, {experiment}: all methods under each mask ({clips_in_words(rows)})"
         lines = [(row, row["mask"], row["method"]) for row in rows]
         about = {"model": model, "experiment": experiment}
         stub = ("mask", "method")
-        tables += _tables("methods_by_mask", caption, stub, lines, _families(frame), **about)
+        tables += family_tables(
+            "methods_by_mask", caption, stub, lines, families_of(frame), **about
+        )
     return tables
 
 
@@ -211,11 +238,11 @@ def _part_tables(frame: pd.DataFrame) -> list[Table]:
         for label in ("correct", "wrong"):
             part = [row for row in rows if row["label"] == label]
             lines += [(row, label, row["mask"]) for row in part]
-            counts += [f"{_clips(part)} classified {label}ly"] if part else []
+            counts += [f"{clips_in_words(part)} classified {label}ly"] if part else []
         caption = f"{model}, {experiment}, {method}: {', '.join(counts)}"
         about = {"model": model, "experiment": experiment, "method": method}
-        stub, families = ("clips", "mask"), _families(frame)
-        tables += _tables("correct_and_wrong", caption, stub, lines, families, **about)
+        stub, families = ("clips", "mask"), families_of(frame)
+        tables += family_tables("correct_and_wrong", caption, stub, lines, families, **about)
     return tables
 
 
@@ -227,17 +254,17 @@ def _experiment_tables(frame: pd.DataFrame) -> list[Table]:
             continue
         found = {(row["method"], row["mask"], row["experiment"]): row for row in rows}
         pairs = in_order(frame[frame["model"] == model][["method", "mask"]].drop_duplicates())
-        for metric in [name for names in _families(frame).values() for name in names]:
-            column = _column(metric)
-            fields = _with_counts(metric, rows)
-            if len(fields) == 1 and _differ(rows):
-                fields.append((CLIPS, _population(rows)))
+        for metric in [name for names in families_of(frame).values() for name in names]:
+            column = column_of(metric)
+            fields = with_counts(metric, rows)
+            if len(fields) == 1 and populations_differ(rows):
+                fields.append((CLIPS, population_column(rows)))
             lines = [
                 Row(
                     method,
                     mask,
                     tuple(
-                        _cell(found.get((method, mask, name)), field, heading.decimals)
+                        cell_of(found.get((method, mask, name)), field, heading.decimals)
                         for name in experiments
                         for heading, field in fields
                     ),
@@ -247,7 +274,9 @@ def _experiment_tables(frame: pd.DataFrame) -> list[Table]:
             ]
             way = "higher is better" if column.better > 0 else "lower is better"
             unit = f"{column.unit}, " if column.unit else ""
-            caption = f"{model}, {metric} ({unit}{way}; {_clips(rows)}){_explain_counts(fields)}"
+            caption = (
+                f"{model}, {metric} ({unit}{way}; {clips_in_words(rows)}){explain_counts(fields)}"
+            )
             headings = [
                 heading if heading in COUNTS else Column(name, decimals=column.decimals)
                 for name in experiments
@@ -285,111 +314,3 @@ def _by(frame: pd.DataFrame, *keys: str) -> Iterator[tuple[tuple, list[dict[str,
         (key, list(rows))
         for key, rows in groupby(frame.to_dict("records"), lambda row: tuple(map(row.get, keys)))
     )
-
-
-def _families(frame: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the metrics by the table that shows them: those of the score, "", then by family."""
-    families = {"": [*metric_columns(frame, SCORED_FAMILIES), SCORE]}
-    for name in metric_columns(frame):
-        if METRICS[name].family not in SCORED_FAMILIES:
-            families.setdefault(METRICS[name].family, []).append(name)
-    return families
-
-
-def _tables(
-    kind: str,
-    caption: str,
-    stub: tuple[str, ...],
-    lines: Sequence[_Line],
-    families: Mapping[str, Sequence[str]],
-    **about: str,
-) -> list[Table]:
-    """Return a table for each family of metrics, or several if a page is too narrow for one."""
-    tables = []
-    rows = [row for row, _, _ in lines]
-    before: list[_Field] = [(CLIPS, _population(rows))] if _differ(rows) else []
-    for family, metrics in families.items():
-        parts: list[list[_Field]] = [[*before]]
-        for fields in (_with_counts(metric, rows) for metric in metrics):
-            if len(parts[-1]) + len(fields) > _COLUMNS_AT_MOST:
-                parts.append([*before])
-            parts[-1] += fields
-        for number, fields in enumerate(parts, start=1):
-            notes = ([family] if family else []) + ([f"{number} of {len(parts)}"] * (number > 1))
-            tables.append(
-                Table(
-                    kind,
-                    "; ".join([caption, *notes]) + _explain_counts(fields),
-                    stub,
-                    tuple(column for column, _ in fields),
-                    tuple(_row(*line, fields) for line in lines),
-                    about,
-                )
-            )
-    return tables
-
-
-def _population(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the column that counts what a mean is over: explained classes, or clips."""
-    return "rows" if "rows" in rows[0] else "clips"
-
-
-def _differ(rows: Sequence[dict[str, Any]]) -> bool:
-    """Return whether means that are compared are over different numbers of clips.
-
-    Those of correctly and of wrongly classified clips are not compared with each other.
-    """
-    parts: dict[str, set[tuple]] = {}
-    for row in rows:
-        counts = row["clips"], row.get("rows", 0)
-        parts.setdefault(row.get("label", ""), set()).add(counts)
-    return any(len(counts) > 1 for counts in parts.values())
-
-
-def _with_counts(metric: str, rows: Sequence[dict[str, Any]]) -> list[_Field]:
-    """Return the column of a metric and, where some rows lack its value, how many have one."""
-    fields, count = [(_column(metric), metric)], f"{metric}_n"
-    if any(0 < row.get(count, 0) < row.get("rows", row["clips"]) for row in rows):
-        fields.append((COUNT, count))
-    return fields
-
-
-def _explain_counts(fields: Sequence[_Field]) -> str:
-    counted = any(column is COUNT for column, _ in fields)
-    return "; n: how many have a value" if counted else ""
-
-
-def _column(metric: str) -> Column:
-    if metric in _DERIVED:
-        return _DERIVED[metric]
-    known = METRICS[metric]
-    return Column(known.name, known.unit, known.better, known.decimals)
-
-
-def _row(row: dict[str, Any], group: str, label: str, fields: Sequence[_Field]) -> Row:
-    about = {key: row[key] for key in NAMES if key in row}
-    cells = tuple(_cell(row, field, column.decimals) for column, field in fields)
-    return Row(group, label, cells, about)
-
-
-def _cell(row: dict[str, Any] | None, field: str, decimals: int) -> Cell:
-    """Return one number of a row, an empty cell where there is no row."""
-    if row is None:
-        return Cell(math.nan, math.nan, math.nan, decimals)
-    low, high = (row.get(f"{field}_{end}", math.nan) for end in ("low", "high"))
-    return Cell(row[field], low, high, decimals, row.get(f"{field}_mark", ""))
-
-
-def _clips(rows: list[dict[str, Any]]) -> str:
-    """Say how many clips some rows are over, and how many explained classes where that differs."""
-    said = _from_to([row["clips"] for row in rows], "clip")
-    if "rows" in rows[0]:
-        return f"{_from_to([row['rows'] for row in rows], 'explained class', 'es')} of {said}"
-    return said
-
-
-def _from_to(counts: Sequence[int], what: str, plural: str = "s") -> str:
-    low, high = min(counts), max(counts)
-    if low < high:
-        return f"{low} to {high} {what}{plural}"
-    return f"{low} {what}{plural if low != 1 else ''}"

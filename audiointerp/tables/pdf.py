@@ -1,4 +1,4 @@
-"""Tables → one PDF, made without LaTeX: contents, tables, planes, with links and bookmarks."""
+"""Tables → one PDF, made without LaTeX: contents, tables, pictures, with links and bookmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import pandas as pd
 from matplotlib import rc_context
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
@@ -20,7 +19,6 @@ from matplotlib.patches import Polygon
 from tqdm.auto import tqdm
 
 from audiointerp.evaluation import METRICS
-from audiointerp.plots import draw_plane
 from audiointerp.plots.words import shortened
 from audiointerp.storage import replacing
 from audiointerp.tables.cells import COUNTS, Cell, Column, Row
@@ -28,7 +26,7 @@ from audiointerp.tables.lettering import Lettering
 from audiointerp.tables.links import Bookmark, Link, add_navigation
 from audiointerp.tables.notes import note_lines
 from audiointerp.tables.score import SCORE, describe_score
-from audiointerp.tables.table import MEASURED_ON, TITLES, Table, Tables
+from audiointerp.tables.table import MEASURED_ON, TITLES, Drawing, Table, Tables
 from audiointerp.text import printable
 
 _WIDTH, _HEIGHT = 11.69, 8.27
@@ -54,18 +52,14 @@ _NAME, _LABEL, _CAPTION, _HEADLINE = 34, 44, 150, 95
 """Letters of a line of the contents, a row's label, a caption, and the headline, at most."""
 _ACROSS = 8
 """Columns of page numbers in the contents."""
-_PLANES = (2, 2)
-"""Rows and columns of planes on a page."""
+_DRAWINGS = (2, 2)
+"""Rows and columns of pictures on a page."""
 _BEST, _WORST, _QUIET, _LINKED = "#00692f", "#a50026", "#666666", "#0b5394"
 
 _LEGEND = (
     "Mean over the clips [95 % bootstrap interval]. Best mean of a group of rows: bold and green; "
     "worst: red and underlined. Asterisk: better, or worse, than every other of the group (paired "
     "Wilcoxon test, Holm, p < 0.05)."
-)
-_PLANE_LEGEND = (
-    "Each metric is scaled from 0 (worthless) to 1 (best). On the front is what nothing beats in "
-    "both."
 )
 
 
@@ -81,11 +75,11 @@ class _Piece(NamedTuple):
 
 @dataclass
 class _Page:
-    """What stands on a page: titles of kinds with their lines, pieces of tables, or planes."""
+    """What stands on a page: titles of kinds with their lines, pieces of tables, or pictures."""
 
     titles: list[tuple[str, float]] = field(default_factory=list)
     pieces: list[_Piece] = field(default_factory=list)
-    planes: list[tuple[tuple[str, str], pd.DataFrame]] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
 
 
 class _Entry(NamedTuple):
@@ -120,7 +114,7 @@ _Part = TypeVar("_Part", _Entry, _Paragraph)
 
 
 def write_pdf(tables: Tables, path: str | os.PathLike[str]) -> Path:
-    """Draw contents, all tables and the fidelity-simplicity planes into one PDF.
+    """Draw contents, all tables and the pictures of them into one PDF.
 
     The contents lead to the pages, and so do bookmarks.
 
@@ -164,7 +158,7 @@ def _draw_pages(
             links += found
         numbered = enumerate(pages, start=before + 1)
         for number, page in tqdm(numbered, "pages", len(pages), leave=False, disable=None):
-            plain = not page.planes and _is_western([piece.table for piece in page.pieces])
+            plain = not page.drawings and _is_western([piece.table for piece in page.pieces])
             figure, link = _draw_page(page, number, tables, plain=plain)
             _save(pdf, figure, plain=plain)
             links.append(link)
@@ -192,17 +186,17 @@ def _is_western(tables: Iterable[Table], texts: Iterable[str] = ()) -> bool:
 
 
 def _lay_out(tables: Tables) -> list[_Page]:
-    """Put tables and planes onto pages, as many as have room."""
+    """Put tables and pictures onto pages, as many as have room."""
     pages: list[_Page] = []
     lowest = _ROOM
     for kind in TITLES:
-        if kind == "plane":
-            pages += _planes(tables.frames["plane"])
-            lowest = _ROOM
-            continue
         group = [table for table in tables.tables if table.kind == kind]
         if group:
             lowest = _flow(kind, group, pages, lowest)
+        drawings = [drawing for drawing in tables.drawings if drawing.kind == kind]
+        if drawings:
+            pages += _pages_of_drawings(kind, drawings)
+            lowest = _ROOM
     return pages
 
 
@@ -300,24 +294,22 @@ def _table_width(table: Table) -> float:
     return sum(_stub_widths(table)) + sum(_cell_widths(table))
 
 
-def _planes(frame: pd.DataFrame) -> Iterator[_Page]:
-    planes = list(frame.groupby(["model", "experiment"], sort=False))
-    most = _PLANES[0] * _PLANES[1]
-    for place in range(0, len(planes), most):
-        yield _Page([("plane", 0.0)], planes=planes[place : place + most])
+def _pages_of_drawings(kind: str, drawings: list[Drawing]) -> Iterator[_Page]:
+    most = _DRAWINGS[0] * _DRAWINGS[1]
+    for place in range(0, len(drawings), most):
+        yield _Page([(kind, 0.0)], drawings=drawings[place : place + most])
 
 
 def _find(pages: Sequence[_Page], before: int) -> Iterator[tuple[str, tuple[str, ...], int]]:
-    """Yield every table and plane: its kind, what it is of, and the number of its page.
+    """Yield every table and picture: its kind, what it is of, and the number of its page.
 
-    Of tables of the same that show other families of metrics, the first, which the others follow.
+    Of tables of the same that show other families of metrics, the first, which the others follow,
+    as do pictures of what a table of the kind shows.
     """
     found = set()
     for number, page in enumerate(pages, start=before + 1):
-        for names, _ in page.planes:
-            yield "plane", tuple(names), number
-        for piece in page.pieces:
-            entry = piece.table.kind, tuple(piece.table.about.values())
+        for shown in (*(piece.table for piece in page.pieces), *page.drawings):
+            entry = shown.kind, tuple(shown.about.values())
             if entry not in found:
                 found.add(entry)
                 yield *entry, number
@@ -447,11 +439,11 @@ def _draw_key(page: Lettering, left: float, y: float, key: Sequence[_Paragraph])
         y -= paragraph.height * _LINE
 
 
-# Pages of tables and planes.
+# Pages of tables and pictures.
 
 
 def _draw_page(page: _Page, number: int, tables: Tables, *, plain: bool) -> tuple[Figure, Link]:
-    """Draw a page of tables or planes; its footer leads to the contents."""
+    """Draw a page of tables or pictures; its footer leads to the contents."""
     figure = Figure(figsize=(_WIDTH, _HEIGHT))
     lettering = figure.add_artist(Lettering(plain))
     for kind, top in page.titles:
@@ -460,13 +452,13 @@ def _draw_page(page: _Page, number: int, tables: Tables, *, plain: bool) -> tupl
     y = _HEIGHT - _EDGE - 0.6 * _LINE
     lettering.add(_WIDTH - _SIDE, y, MEASURED_ON[tables.on], color=_QUIET, align="right")
     foot = _EDGE - 0.1
-    legend = _LEGEND if page.pieces else _PLANE_LEGEND
+    legend = _LEGEND if page.pieces else page.drawings[0].legend
     lettering.add(_SIDE, foot, legend, size=6.5, color=_QUIET)
     lettering.add(_WIDTH - _SIDE - 0.25, foot, "contents", color=_LINKED, align="right")
     lettering.add(_WIDTH - _SIDE, foot, str(number), color=_QUIET, align="right")
     for piece in page.pieces:
         _draw_piece(figure, lettering, piece)
-    _draw_planes(figure, page.planes, tables.scored)
+    _draw_drawings(figure, page.drawings)
     return figure, _link(number, _WIDTH - _SIDE - 0.75, foot, 0.5, 1)
 
 
@@ -475,15 +467,11 @@ def _link(page: int, left: float, y: float, width: float, to: int) -> Link:
     return Link(page, tuple(72 * side for side in box), to)
 
 
-def _draw_planes(
-    figure: Figure,
-    planes: Iterable[tuple[tuple[str, str], pd.DataFrame]],
-    metrics: Sequence[str],
-) -> None:
-    rows, columns = _PLANES
+def _draw_drawings(figure: Figure, drawings: Sequence[Drawing]) -> None:
+    rows, columns = _DRAWINGS
     height = (_HEIGHT - 2 * _EDGE - _TITLE * _LINE) / rows
     width = (_WIDTH - 2 * _SIDE) / columns
-    for place, ((model, experiment), plane) in enumerate(planes):
+    for place, drawing in enumerate(drawings):
         row, column = divmod(place, columns)
         left = _SIDE + column * width + 0.45
         bottom = _EDGE + (rows - 1 - row) * height + 0.42
@@ -491,7 +479,7 @@ def _draw_planes(
         axes = figure.add_axes(
             (box[0] / _WIDTH, box[1] / _HEIGHT, box[2] / _WIDTH, box[3] / _HEIGHT)
         )
-        draw_plane(axes, plane, title=f"{model}, {experiment}", metrics=metrics)
+        drawing.draw(axes, drawing.title)
 
 
 def _draw_piece(figure: Figure, page: Lettering, piece: _Piece) -> None:

@@ -175,7 +175,13 @@ def _limits(
     return limits
 
 
-def compare(results: pd.DataFrame, of: Kind, *, within: Sequence[str]) -> pd.DataFrame:
+def compare(
+    results: pd.DataFrame,
+    of: Kind,
+    *,
+    within: Sequence[str],
+    unit: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """Test all pairs of methods, or of masks, against each other over the clips both have.
 
     Wilcoxon signed-rank test, two-sided; Holm's correction over the pairs of one metric in one
@@ -190,8 +196,10 @@ def compare(results: pd.DataFrame, of: Kind, *, within: Sequence[str]) -> pd.Dat
     of : {"method", "mask"}
         What is compared.
     within : sequence of str
-        Columns that name a group: what is compared has one row per clip, or explained class of a
-        clip, in it.
+        Columns that name a group: what is compared has one row per unit in it.
+    unit : sequence of str, optional
+        Columns that tell rows apart, "clip" among them; by default the clip, or the explained class
+        of a clip. With "experiment" among them the conditions of a clip are compared together.
 
     Returns
     -------
@@ -207,7 +215,7 @@ def compare(results: pd.DataFrame, of: Kind, *, within: Sequence[str]) -> pd.Dat
     ValueError
         If a clip comes twice.
     """
-    within, unit = several(within), row_key(results)
+    within, unit = several(within), list(row_key(results) if unit is None else several(unit))
     if results.duplicated([*within, of, *unit]).any():
         raise ValueError(f"a clip comes twice for one {of}: name all that differs in `within`")
     metrics = metric_columns(results)

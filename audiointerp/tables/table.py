@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from audiointerp.evaluation import metric_columns
+from audiointerp.plots import PRINT_WIDTH, Picture
 from audiointerp.tables.cells import Column, Row
 from audiointerp.tables.html import table_html, with_legend
 from audiointerp.tables.notes import Note, note_lines, notes_for
@@ -21,6 +23,10 @@ TITLES = {
     "methods_by_mask": "All methods under each mask",
     "correct_and_wrong": "Clips classified correctly and wrongly apart",
     "experiments": "Experiments side by side",
+    "leaderboard": "Which methods find the sound",
+    "conditions": "The same under each noise",
+    "levels": "Over the level of the sound above the noise",
+    "agreement": "Do fidelity and truth order the methods alike",
 }
 """What the kinds of tables are called, in the order they are shown in."""
 MEASURED_ON = {
@@ -85,6 +91,47 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A picture that belongs to tables.
+
+    Attributes
+    ----------
+    kind : str
+        Which of the kinds it is shown under; a key of ``Tables.frames``.
+    about : mapping of str to str
+        What it is of, by kind, such as the model and the experiment.
+    draw : callable
+        ``draw(axes, title)`` draws it into axes whose place in the figure is final.
+    legend : str
+        What a reader must know to read it.
+    """
+
+    kind: str
+    about: Mapping[str, str]
+    draw: Callable[[Axes, str], None] = field(repr=False)
+    legend: str
+
+    @property
+    def title(self) -> str:
+        """What it is of, in words."""
+        return ", ".join(self.about.values())
+
+    @property
+    def stem(self) -> str:
+        """The name of its file, without an ending."""
+        return "_".join([self.kind, *self.about.values()])
+
+    def picture(self) -> Picture:
+        """Return it as a picture of its own, as wide as a page of two columns."""
+        figure = Picture(figsize=(PRINT_WIDTH, 4.6))
+        figure.screen_dpi = 120
+        # The margins must be final before names are placed.
+        figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.1)
+        self.draw(figure.add_subplot(), self.title)
+        return figure
+
+
+@dataclass(frozen=True)
 class Tables:
     """All tables of some results, or those that `select` chose.
 
@@ -97,6 +144,8 @@ class Tables:
         experiments of a model that has one only.
     tables : list of Table
         The same for reading.
+    drawings : list of Drawing
+        Pictures of the numbers.
     on : str
         What the metrics were measured on, "features" or "audio".
     scored : tuple of str
@@ -107,6 +156,7 @@ class Tables:
 
     frames: dict[str, pd.DataFrame]
     tables: list[Table]
+    drawings: list[Drawing] = field(default_factory=list)
     on: str = "features"
     scored: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -151,7 +201,13 @@ class Tables:
             rows = tuple(row for row in table.rows if _is_of({**table.about, **row.about}, wanted))
             if rows:
                 tables.append(table.choose_rows(rows, table.notes))
-        return replace(self, frames=frames, tables=tables)
+        drawings = [
+            drawing
+            for drawing in self.drawings
+            if drawing.kind in kinds
+            and all(drawing.about[key] in wanted[key] for key in drawing.about.keys() & wanted)
+        ]
+        return replace(self, frames=frames, tables=tables, drawings=drawings)
 
     def _repr_html_(self) -> str:
         return with_legend(table.html for table in self.tables)

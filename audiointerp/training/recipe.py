@@ -158,8 +158,9 @@ def train_classifier(
     pretrained : "audioset" or path, optional
         Start from the published AudioSet weights (fetched into ``pretrained/``), from a PANNs
         checkpoint (``.pth``), which is unwrapped as by `audiointerp.model.transfer_panns`, or from
-        a weight file of the same architecture. The classifier starts afresh, as does ``bn0`` where
-        the number of bins differs. The card says what was taken.
+        a weight file of the same architecture. The classifier starts afresh, unless the weight
+        file is of the same classes, as does ``bn0`` where the number of bins differs. The card says
+        what was taken.
     pretrained_key : str, optional
         Where in a checkpoint the weights are, such as "model_ema"; needed only where it holds
         several that fit.
@@ -253,7 +254,7 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
         warn_absent(test, "test set", "its accuracy and mAP are of the other classes")
         warn_shared(train, test, ("training set", "test set"))
         network = _build(model, head, width, len(train.classes), processor, seed)
-        start = _initialise(network, pretrained, pretrained_key)
+        start = _initialise(network, pretrained, pretrained_key, train.classes)
         training = fit(
             network,
             processor,
@@ -491,9 +492,12 @@ def _build(
 
 
 def _initialise(
-    model: TransferModel, pretrained: str | os.PathLike[str] | None, key: str | None
+    model: TransferModel,
+    pretrained: str | os.PathLike[str] | None,
+    key: str | None,
+    classes: tuple[str, ...],
 ) -> str | None:
-    """Load all but the classifier of earlier weights, and but ``bn0`` where the bins differ.
+    """Load earlier weights but ``bn0`` where the bins differ, and the classifier if it fits.
 
     Returns what was loaded, None if there are no earlier weights.
     """
@@ -520,7 +524,10 @@ def _initialise(
     if other.num_bins != model.num_bins:
         state = {name: value for name, value in state.items() if not name.startswith("bn0.")}
     model.base.load_state_dict(model.base.state_dict() | state)
-    return name
+    if other.classes != classes or other.num_classes != model.num_classes:
+        return name
+    model.classifier.load_state_dict(other.classifier.state_dict())
+    return f"{name}, with its classifier"
 
 
 def _run_dir(out: Path) -> Path:
