@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import soundfile
 import torch
 from scipy import signal, stats
 
+import audiointerp as ai
 from audiointerp.dataset import (
     SHORTCUTS,
     Contamination,
@@ -18,6 +20,8 @@ from audiointerp.dataset import (
     open_dataset,
 )
 from audiointerp.dataset.choose import MADE, made_by_package
+from audiointerp.model.weights import load
+from audiointerp.runs.classification import classify_set
 from audiointerp.training.card import source_and_licence
 
 RATES = [16000, 32000, 44100]
@@ -274,3 +278,65 @@ def test_sets_that_the_package_makes_have_a_licence(name):
     assert "synthetic" in data
     assert "MIT" in licence
     assert made_by_package(f"folder/{name}") is None
+
+
+@pytest.fixture(scope="module")
+def cheating():
+    return load(Path(__file__).parents[1] / "weights" / "shortcut_logmel.safetensors")
+
+
+@pytest.fixture(scope="module")
+def interpreted(cheating, tmp_path_factory):
+    """Return the tables of two methods and two references, for "dog" on ten clips that beep."""
+    folder = tmp_path_factory.mktemp("results")
+    clips = ShortcutDataset(5, kind="beep", share=1.0, others=1.0, clips=10)
+    tables = {}
+    for name in ("saliency", "gradcam", "energy", "random"):
+        predict = ai.Predict(cheating, ai.METHODS[name](cheating), masks=["topK_5"], target="dog")
+        done = predict.predict_set(clips, folder / name, progress=False)
+        tables[name] = done.tables["features", "topK_5"].set_index("clip")
+    return tables
+
+
+def test_the_network_cheats(cheating, interpreted):
+    beeping = interpreted["saliency"]
+    others = beeping[beeping["target"] != "dog"]
+    assert len(others) == 9
+    assert (others["predicted"] == "dog").mean() > 0.8
+    assert others["is_correct"].mean() < 0.2
+    silent = classify_set(cheating, cheating.front_end, SyntheticDataset(5, clips=10)).labels
+    assert (silent[silent["target"] != "dog"]["predicted"] != "dog").mean() > 0.8
+
+
+def test_the_best_method_finds_the_shortcut_and_references_do_not(interpreted):
+    found = {name: table["AUPRC"].mean() for name, table in interpreted.items()}
+    chance = 0.02  # a beep fills less of the cells
+    assert found["random"] < chance
+    assert found["energy"] < 0.1
+    assert found["saliency"] > 0.8
+    pointing = {name: table["pointing"].mean() for name, table in interpreted.items()}
+    assert pointing["saliency"] == 1
+    assert pointing["energy"] < 0.2
+    # Grad-CAM, which is coarse over frequency, finds it in time.
+    assert interpreted["gradcam"]["time_pointing"].mean() > 0.8
+    assert interpreted["energy"]["time_pointing"].mean() < 0.5
+
+
+def test_localisation_is_of_the_class_that_the_foreground_is_evidence_of(cheating, tmp_path):
+    """A clip of another class has a truth where "dog" is explained, and none for its own class."""
+    clips = ShortcutDataset(5, kind="beep", others=1.0, share=1.0, clips=2)
+    cat = clips.clip_ids[1]
+    plain = SyntheticDataset(5, clips=2)
+    found = {}
+    for data, name in ((clips, "beeping"), (plain, "plain")):
+        for label in ("dog", "cat"):
+            method = ai.SaliencyInterpreter(cheating)
+            predict = ai.Predict(cheating, method, masks=["topK_5"], target=label)
+            done = predict.predict_set(data, tmp_path / f"{name}_{label}", progress=False)
+            table = done.tables["features", "topK_5"].set_index("clip")
+            assert table["target"][cat] == "cat"
+            found[name, label] = table["AUPRC"][cat]
+    assert found["beeping", "dog"] > 0.5
+    assert np.isnan(found["beeping", "cat"])
+    assert np.isnan(found["plain", "dog"])
+    assert found["plain", "cat"] > 0
