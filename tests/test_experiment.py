@@ -1,5 +1,6 @@
 """Whole runs and the command line, with tiny models on a tiny set."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -97,6 +98,21 @@ def test_the_background_has_clips_of_every_class_chosen_by_the_seed(tiny_esc50, 
         clips.labels[int((everything - chosen).abs().amax((1, 2, 3)).argmin())] for chosen in one
     ]
     assert sorted(labels) == [0, 1, 2]
+
+
+def test_the_background_may_be_of_another_set(weights, tiny_esc50, tmp_path):
+    hashes = {}
+    for name, chosen in {"data": None, "same": tiny_esc50, "made": "synthetic"}.items():
+        request = {"background": chosen, "methods": ["shap"], "masks": ["topK_30"], "clips": 1}
+        (folder,) = run_experiment(weights[:1], tiny_esc50, results=tmp_path / name, **request)
+        settings = json.loads((folder / "run.json").read_text())["settings"]
+        hashes[name] = settings["interpreter"]["background_sha256"]
+    assert hashes["data"] == hashes["same"] != hashes["made"]
+    classifier = load(weights[0])
+    clips = open_set("synthetic", classifier, folds=(1, 2, 3))
+    cells = background_features(clips, classifier.front_end, seed=0).contiguous()
+    values = cells.view(torch.uint8).numpy().tobytes()
+    assert hashes["made"] == hashlib.sha256(values).hexdigest()
 
 
 def test_a_method_that_compares_needs_something_to_compare_with(weights):

@@ -45,6 +45,10 @@ def experiment(
     train_folds: Annotated[
         list[str], typer.Option(help="Folds that SHAP's background is drawn from.")
     ] = TRAIN_FOLDS,
+    background: Annotated[
+        str | None,
+        typer.Option(help="Set that SHAP's background is drawn from; by default --data."),
+    ] = None,
     method: Methods = None,
     target: Targets = None,
     top: TopLabels = None,
@@ -95,6 +99,7 @@ def experiment(
         fold=read_fold(fold),
         clips=clips,
         train_folds=[read_fold(each) for each in train_folds],
+        background=background,
         noises=parse_noises(noise or []),
         clean=clean,
         alpha=alpha,

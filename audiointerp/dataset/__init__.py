@@ -12,6 +12,7 @@ from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.dataset.events import EventTable, EventWarning
 from audiointerp.dataset.files import FileClip, FileDataset, TruncationWarning
 from audiointerp.dataset.folder import FolderDataset
+from audiointerp.dataset.shortcut import SHORTCUTS, ShortcutDataset
 from audiointerp.dataset.stream import AudioStream, SoundStream, WaveformStream, Window
 from audiointerp.dataset.synthetic import SyntheticDataset
 from audiointerp.dataset.table import TableDataset
@@ -20,6 +21,7 @@ from audiointerp.dataset.urbansound8k import UrbanSound8KDataset
 __all__ = [
     "CHANNELS",
     "LAYOUTS",
+    "SHORTCUTS",
     "AudioError",
     "AudioSetDataset",
     "AudioStream",
@@ -34,6 +36,7 @@ __all__ = [
     "FileClip",
     "FileDataset",
     "FolderDataset",
+    "ShortcutDataset",
     "SoundStream",
     "SyntheticDataset",
     "TableDataset",

@@ -276,6 +276,14 @@ class ClipDataset(Dataset[Clip], ABC):
         """
         return self.parts(index)
 
+    def foreground_labels(self, index: int) -> tuple[int, ...]:
+        """Return the classes that the foreground of clip `index` is evidence of, ascending.
+
+        Those of the clip, in most sets: maps of other classes are not judged by its parts, see
+        `true_parts`.
+        """
+        return self.label_sets[self._check_index(index)]
+
     @property
     def has_events(self) -> bool:
         """Whether a table says when what sounds in the clips; see `true_events`."""

@@ -1,4 +1,4 @@
-"""Open a set by what a user calls it: a folder, a table, or the bundled synthetic set."""
+"""Open a set by what a user calls it: a folder, a table, or a set that the package makes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.dataset.events import EventTable
 from audiointerp.dataset.files import ClipOptions, FileDataset
 from audiointerp.dataset.folder import FolderDataset, looks_like_folders
+from audiointerp.dataset.shortcut import ShortcutDataset
 from audiointerp.dataset.synthetic import SyntheticDataset
 from audiointerp.dataset.table import TableDataset
 from audiointerp.dataset.urbansound8k import TABLE, UrbanSound8KDataset
 from audiointerp.registry import Registry
 
-SYNTHETIC = "synthetic"
+MADE: Registry[type[ClipDataset]] = Registry("set that the package makes")
+"""Sets without files, by the name that stands for them."""
+MADE["synthetic"] = SyntheticDataset
+MADE["shortcut"] = ShortcutDataset
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,13 @@ def open_dataset(
 
     Parameters
     ----------
-    data : "synthetic" or path
-        The bundled synthetic set; a folder laid out like ESC-50, UrbanSound8K or AudioSet, or with
-        a folder per class (see `LAYOUTS`); or a table (see `TableDataset`). Options may follow a
-        question mark as in an address, ``"meta.csv?path=file&labels=tags&separator=;"``: those of
-        the set's constructor that are text, numbers or yes and no, ``layout``, and ``events``, a
-        path that starts in the set's folder. In their values ``%26`` stands for ``&`` and ``%2B``
-        for ``+``.
+    data : "synthetic", "shortcut" or path
+        A set that the package makes (see `MADE`); a folder laid out like ESC-50, UrbanSound8K or
+        AudioSet, or with a folder per class (see `LAYOUTS`); or a table (see `TableDataset`).
+        Options may follow a question mark as in an address,
+        ``"meta.csv?path=file&labels=tags&separator=;"``: those of the set's constructor that are
+        text, numbers or yes and no, ``layout``, and ``events``, a path that starts in the set's
+        folder. In their values ``%26`` stands for ``&`` and ``%2B`` for ``+``.
     subset : {"esc10"}, optional
         Of ESC-50's clips; see `ESC50Dataset`.
     layout : str, optional
@@ -112,8 +116,8 @@ def open_dataset(
     twice = sorted(query.keys() & given.keys())
     if twice:
         raise ValueError(f"{data}: {', '.join(twice)} is given twice, here and as an argument")
-    if path == SYNTHETIC or Path(path).is_file():
-        kind: type[ClipDataset] = SyntheticDataset if path == SYNTHETIC else TableDataset
+    if path in MADE or Path(path).is_file():
+        kind: type[ClipDataset] = MADE.get(path, TableDataset)
         if layout is not None:
             raise ValueError(f"layout={layout!r} is for folders, {path} is none")
     else:
@@ -121,13 +125,13 @@ def open_dataset(
     added = _read_query(query, kind, path)
     if subset is not None:
         if "subset" not in inspect.signature(kind).parameters:
-            name = "the synthetic set" if kind is SyntheticDataset else f"{path} ({kind.__name__})"
+            name = f"the {path} set" if path in MADE else f"{path} ({kind.__name__})"
             raise ValueError(f"{name} has no subset {subset!r}")
         added["subset"] = subset
     if "events" in added:
         events = _folder_of(path) / added.pop("events")
     table = None if events is None else EventTable(events)
-    where = () if kind is SyntheticDataset else (path,)
+    where = () if path in MADE else (path,)
     dataset = kind(*where, **added, **options)
     if table is not None:
         table.add_to(dataset)
@@ -136,9 +140,21 @@ def open_dataset(
 
 def _folder_of(path: str) -> Path:
     """Return the folder that paths behind a set's path start in."""
-    if path == SYNTHETIC:
+    if path in MADE:
         return Path()
     return Path(path).parent if Path(path).is_file() else Path(path)
+
+
+def made_by_package(data: str | os.PathLike[str]) -> str | None:
+    """Return the name in `MADE` that `data` begins with, None for a set of files.
+
+    Examples
+    --------
+    >>> made_by_package("shortcut?kind=hum")
+    'shortcut'
+    """
+    path, _ = _split_query(os.fspath(data))
+    return path if path in MADE else None
 
 
 def _split_query(data: str) -> tuple[str, dict[str, str]]:
@@ -165,7 +181,8 @@ def _split_query(data: str) -> tuple[str, dict[str, str]]:
 def _recognise(root: Path, layout: str | None) -> Layout:
     if not root.is_dir():
         raise FileNotFoundError(
-            f"{root}: no such folder or table (in {Path.cwd()}), and not {SYNTHETIC!r}"
+            f"{root}: no such folder or table (in {Path.cwd()}), and not "
+            f"{' or '.join(map(repr, MADE))}"
         )
     if layout is not None:
         return LAYOUTS[layout]
@@ -208,6 +225,10 @@ PATH_OPTIONS: dict[str, Callable[[str], Any]] = {
     "window_hop": float,
     "channel": str,
     "layout": str,
+    "kind": str,
+    "implies": str,
+    **dict.fromkeys(("share", "others", "level_db"), float),
+    "relabel": _yes_or_no,
     "events": str,
 }
 """Options that can be written behind a path, and how they are read."""
@@ -222,7 +243,7 @@ def _read_query(query: dict[str, str], kind: type[ClipDataset], path: str) -> di
     options = {}
     for name, text in query.items():
         if name not in valid:
-            choice = valid if kind in (SyntheticDataset, TableDataset) else ["layout", *valid]
+            choice = valid if path in MADE or kind is TableDataset else ["layout", *valid]
             raise ValueError(
                 f"{path}?{name}={text}: unknown option {name!r}; choose from {', '.join(choice)}"
             )

@@ -59,7 +59,7 @@ _FRAME = 882  # samples; 20 ms
 _PEAK = 0.9
 
 # What a generator of random numbers is for: sounds of different use never share one.
-_SET, _SAMPLE, _NOISE = range(3)
+_SET, _SAMPLE, _NOISE, SHORTCUT = range(4)
 _EVENT, _ROOM, _BACKGROUND, _LEVEL = range(4)
 
 
@@ -396,16 +396,14 @@ def write_noises(destination: str | os.PathLike[str]) -> list[Path]:
         ``horse.wav`` (a whinny), ``room.wav`` (room ambience, stereo) and ``white.wav``: 5 s,
         44.1 kHz, 16 bit.
     """
-    whinny = _in_room(horse(_generator(0, _NOISE, 0)), _generator(0, _NOISE, 1))
-    middle, side = (
-        _band_limited(BACKGROUNDS["room"](_generator(0, _NOISE, key))) for key in (2, 3)
-    )
+    whinny = _in_room(horse(generator(0, _NOISE, 0)), generator(0, _NOISE, 1))
+    middle, side = (_band_limited(BACKGROUNDS["room"](generator(0, _NOISE, key))) for key in (2, 3))
     return _write_wavs(
         destination,
         {
             "horse": whinny,
             "room": np.stack([middle + 0.35 * side, middle - 0.35 * side], axis=1),
-            "white": _generator(0, _NOISE, 4).standard_normal(SAMPLES),
+            "white": generator(0, _NOISE, 4).standard_normal(SAMPLES),
         },
     )
 
@@ -413,28 +411,29 @@ def write_noises(destination: str | os.PathLike[str]) -> list[Path]:
 # --- one clip ----------------------------------------------------------------------------------
 
 
-def _generator(seed: int, *key: int) -> np.random.Generator:
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """Return the generator of random numbers of a seed for one use, named by whole numbers."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
 def _draw_level(use: int, category: str, number: int, seed: int) -> float:
     lowest, highest = SNR_DB if use == _SET else (16.0, 20.0)
-    return float(_generator(seed, use, TARGETS[category], number, _LEVEL).uniform(lowest, highest))
+    return float(generator(seed, use, TARGETS[category], number, _LEVEL).uniform(lowest, highest))
 
 
 def _draw_background(
     use: int, category: str, number: int, seed: int
 ) -> tuple[str, np.random.Generator]:
     """Draw the kind of background, and return the generator to make it with."""
-    rng = _generator(seed, use, TARGETS[category], number, _BACKGROUND)
+    rng = generator(seed, use, TARGETS[category], number, _BACKGROUND)
     return str(rng.choice(list(BACKGROUNDS))), rng
 
 
 def _render(use: int, category: str, number: int, seed: int) -> Scene:
     recipe = RECIPES[category]  # an unknown class is refused here, with the choices
     key = (use, TARGETS[category], number)
-    foreground = recipe(_generator(seed, *key, _EVENT))
-    foreground = _in_room(foreground, _generator(seed, *key, _ROOM))
+    foreground = recipe(generator(seed, *key, _EVENT))
+    foreground = _in_room(foreground, generator(seed, *key, _ROOM))
     kind, rng = _draw_background(use, category, number, seed)
     background = _band_limited(BACKGROUNDS[kind](rng))
 

@@ -26,6 +26,10 @@ from audiointerp.evaluation.fidelity import (  # isort: skip (the order of the c
     input_fidelity,
 )
 from audiointerp.evaluation.simplicity import MaskCells, complexity, sparseness  # isort: skip
+from audiointerp.evaluation.robust_fidelity import (  # isort: skip
+    robust_faithfulness,
+    robust_input_fidelity,
+)
 from audiointerp.evaluation.localisation import (  # isort: skip
     Ranking,
     auprc,
@@ -86,6 +90,8 @@ __all__ = [
     "relevance_mass",
     "relevance_rank",
     "road",
+    "robust_faithfulness",
+    "robust_input_fidelity",
     "si_sdr",
     "sounding_frames",
     "sparseness",

@@ -14,6 +14,7 @@ from audiointerp.plots.clip import (
 from audiointerp.plots.methods import plot_attributions, plot_comparison, plot_probabilities
 from audiointerp.plots.picture import PRINT_DPI, PRINT_WIDTH, Picture, share_in_words
 from audiointerp.plots.plane import draw_plane, plot_plane
+from audiointerp.plots.profile import frequency_shares, plot_frequency_profiles
 from audiointerp.plots.recording import plot_recording
 from audiointerp.plots.training import plot_confusion, plot_learning_curves
 
@@ -24,11 +25,13 @@ __all__ = [
     "Picture",
     "draw_cells",
     "draw_plane",
+    "frequency_shares",
     "frequency_ticks",
     "in_db",
     "plot_attributions",
     "plot_comparison",
     "plot_confusion",
+    "plot_frequency_profiles",
     "plot_interpretation",
     "plot_learning_curves",
     "plot_masks",

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from audiointerp.dataset import ClipDataset, Contamination, open_dataset
 from audiointerp.dataset.channels import MID
-from audiointerp.dataset.choose import SYNTHETIC
+from audiointerp.dataset.choose import made_by_package
 from audiointerp.interpretation import SaliencyInterpreter
 from audiointerp.masking import MASKS, apply_mask, base_level, make_masks
 from audiointerp.metrics import METRICS, complexity, sparseness
@@ -269,7 +269,7 @@ def _open(
     if key not in opened:
         noise = about["contamination"]
         options = {name: about[name] for name in ("folds", "sample_rate", "duration", "normalize")}
-        if str(data) == SYNTHETIC and "seed" in about:
+        if made_by_package(data) and "seed" in about:
             options["seed"] = about["seed"]
         if noise:
             file = noises[noise["noise_sha256"]]
@@ -282,6 +282,11 @@ def _open(
         raise ValueError(
             f"{data}: would be read with channel={channel}, {run.folder} was made with "
             f"channel={wanted}: name the set as {str(data).partition('?')[0]}?channel={wanted}"
+        )
+    if dataset.settings().get("shortcut") != about.get("shortcut"):
+        raise ValueError(
+            f"{data}: has the shortcut {dataset.settings().get('shortcut')}, {run.folder} was made "
+            f"with {about.get('shortcut')}: name the same kind, class, share and level"
         )
     there = {
         clip: "|".join(dataset.classes[label] for label in labels)

@@ -48,6 +48,7 @@ def run_experiment(
     fold: int | str = TEST_FOLD,
     clips: int | None = None,
     train_folds: Sequence[int | str] = TRAIN_FOLDS,
+    background: str | os.PathLike[str] | None = None,
     noises: Mapping[str, str | os.PathLike[str]] | None = None,
     clean: bool = True,
     alpha: float | None = None,
@@ -78,6 +79,8 @@ def run_experiment(
         Interpret at most this many of its clips, the same number of every class; all by default.
     train_folds : sequence of int or str
         Folds that SHAP's background is drawn from, two clips of each class.
+    background : "synthetic" or path, optional
+        The set that SHAP's background is drawn from; `data` by default.
     noises : mapping of str to path, optional
         Noise file of each noisy condition, by the experiment's name. None can be called "clean":
         that is the experiment of the clips as they are.
@@ -135,6 +138,7 @@ def run_experiment(
         fold=fold,
         clips=clips,
         train_folds=train_folds,
+        background=background,
         results=results,
         cache_dir=cache_dir,
         device=device,
@@ -151,6 +155,7 @@ def run_conditions(
     fold: int | str,
     clips: int | None,
     train_folds: Sequence[int | str],
+    background: str | os.PathLike[str] | None = None,
     results: str | os.PathLike[str],
     cache_dir: str | os.PathLike[str] | None,
     device: str,
@@ -160,7 +165,8 @@ def run_conditions(
 
     Parameters
     ----------
-    weights, data, subset, fold, clips, train_folds, results, cache_dir, device, overwrite
+    weights, data, subset, fold, clips, train_folds, background, results, cache_dir, device, \
+overwrite
         See `run_experiment`, also for what is raised.
     plans : sequence of (Recipe, mapping of str to Contamination or None)
         What to do under which conditions, these by the experiment's name.
@@ -173,6 +179,9 @@ def run_conditions(
     requests = []
     remarks: dict[Path, list[str]] = {}
     source = {"subset": subset, "cache_dir": cache_dir}
+    drawn_from, of = data, source
+    if background is not None:
+        drawn_from, of = background, {"cache_dir": cache_dir}
     for model_name, classifier in load_models(weights, resolve_device(device)).items():
         for recipe, conditions in plans:
             sets = {
@@ -181,8 +190,8 @@ def run_conditions(
                 )
                 for name, noise in conditions.items()
             }
-            background = recipe.background(data, classifier, folds=train_folds, **source)
-            jobs = recipe.jobs(classifier, background)
+            view = recipe.background(drawn_from, classifier, folds=train_folds, **of)
+            jobs = recipe.jobs(classifier, view)
             for name, dataset in sets.items():
                 what = f"the {CLEAN} clips (clean=False leaves them out)" if name == CLEAN else name
                 fitting = recipe.methods_for(what, has_parts=dataset.has_parts)

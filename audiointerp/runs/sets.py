@@ -385,8 +385,9 @@ class _Batch:
         foreground, background = (
             self._analyse(part).without_context() for part in zip(*parts, strict=True)
         )
+        told = [dataset.foreground_labels(dataset.index(clip.clip_id)) for clip in self.clips]
         active = sounding_frames(foreground.waveform, self._times, front_end.sample_rate)
-        return Truth(foreground, background, front_end.log, active, self.labels)
+        return Truth(foreground, background, front_end.log, active, self._outputs(told))
 
     @cached_property
     def _times(self) -> Tensor:
@@ -427,10 +428,14 @@ class _Batch:
     @cached_property
     def labels(self) -> Tensor:
         """The model's classes that each clip has, bool (clips, classes), on the CPU."""
+        return self._outputs(map(true_labels, self.clips))
+
+    def _outputs(self, label_sets: Iterable[Iterable[int]]) -> Tensor:
+        """Return the model's outputs that are some labels, bool (clips, classes), on the CPU."""
         outputs = next(iter(self.probabilities.values())).shape[1]
         has = torch.zeros(len(self.clips), outputs, dtype=torch.bool)
-        for row, clip in enumerate(self.clips):
-            labels = [self.work.class_of[label] for label in true_labels(clip)]
+        for row, label_set in enumerate(label_sets):
+            labels = [self.work.class_of[label] for label in label_set]
             if any(label >= outputs for label in labels):
                 raise ValueError(
                     f"the set has a class number {max(labels)}, the model {outputs} outputs: is "
@@ -550,7 +555,8 @@ def match_classes(classifier: Classifier, dataset: ClipDataset) -> dict[int, int
     if classifier.classes is None:
         return {label: label for label in range(len(dataset.classes))}
     index = {name: position for position, name in enumerate(classifier.classes)}
-    labels = sorted({label for labels in dataset.label_sets for label in labels})
+    told = map(dataset.foreground_labels, range(len(dataset)))
+    labels = sorted({label for labels in (*dataset.label_sets, *told) for label in labels})
     used = {label: dataset.classes[label] for label in labels}
     unknown = [name for name in used.values() if name not in index]
     if unknown:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from audiointerp.dataset.base import ClipDataset, Fold
-from audiointerp.dataset.choose import SYNTHETIC
+from audiointerp.dataset.choose import made_by_package
 from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.model import TransferModel
 from audiointerp.processing import STFTSpectrogram
@@ -19,10 +19,12 @@ from audiointerp.runs.classification import SetPredictions
 from audiointerp.training.loop import Training
 from audiointerp.version import __version__
 
+_OF_PACKAGE = "weights and data: MIT, as the package"
 _LICENCES = {
-    "synthetic": (
-        "the synthetic set that audiointerp makes itself",
-        "weights and data: MIT, as the package",
+    "synthetic": ("the synthetic set that audiointerp makes itself", _OF_PACKAGE),
+    "shortcut": (
+        "the synthetic set with a planted shortcut: the network is meant to cheat",
+        _OF_PACKAGE,
     ),
     "esc10": (
         "ESC-10, 400 clips (K. J. Piczak, 2015)",
@@ -39,8 +41,9 @@ def source_and_licence(
     data: str | os.PathLike[str], subset: str | None, train: ClipDataset
 ) -> tuple[str, str]:
     """Return what the card says of the data and of the licence."""
-    if str(data) == SYNTHETIC:
-        return _LICENCES[SYNTHETIC]
+    made = made_by_package(data)
+    if made is not None:
+        return _LICENCES[made]
     if isinstance(train, ESC50Dataset):
         return _LICENCES[subset]
     return (

@@ -15,7 +15,7 @@ import pandas as pd
 
 from audiointerp.arguments import several
 from audiointerp.dataset.base import ClipDataset
-from audiointerp.dataset.choose import SYNTHETIC, open_dataset
+from audiointerp.dataset.choose import made_by_package, open_dataset
 from audiointerp.dataset.failures import describe
 from audiointerp.device import resolve_device
 from audiointerp.model import (
@@ -408,7 +408,7 @@ def command_line(
 
     A folder of the user's appears as ``ESC50_ROOT``: where it lies says nothing to others.
     """
-    name = SYNTHETIC if str(data) == SYNTHETIC else "ESC50_ROOT"
+    name = str(data) if made_by_package(data) else "ESC50_ROOT"
     words = ["audiointerp", "train", "--data", name, "--out", f"weights/{Path(out).name}"]
     for option, default in _OPTIONS.items():
         value = options.get(option, default)
