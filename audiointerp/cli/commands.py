@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from audiointerp.cli import check, data, experiment, figure, interpret, report, tables, train
+from audiointerp.cli import (
+    check,
+    data,
+    experiment,
+    figure,
+    interpret,
+    report,
+    sanity,
+    tables,
+    train,
+)
 from audiointerp.cli.wording import Command
 
 app = typer.Typer(
@@ -21,6 +31,7 @@ for _command in (
     train.train,
     tables.tables,
     check.check,
+    sanity.sanity,
 ):
     app.command(cls=Command)(_command)
 _data = typer.Typer(no_args_is_help=True, help="Get or make data: ESC-50, the synthetic set.")

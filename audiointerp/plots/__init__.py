@@ -15,6 +15,7 @@ from audiointerp.plots.methods import plot_attributions, plot_comparison, plot_p
 from audiointerp.plots.picture import PRINT_DPI, PRINT_WIDTH, Picture, share_in_words
 from audiointerp.plots.plane import draw_plane, plot_plane
 from audiointerp.plots.recording import plot_recording
+from audiointerp.plots.sanity import plot_curves, plot_sanity
 from audiointerp.plots.training import plot_confusion, plot_learning_curves
 
 __all__ = [
@@ -29,12 +30,14 @@ __all__ = [
     "plot_attributions",
     "plot_comparison",
     "plot_confusion",
+    "plot_curves",
     "plot_interpretation",
     "plot_learning_curves",
     "plot_masks",
     "plot_plane",
     "plot_probabilities",
     "plot_recording",
+    "plot_sanity",
     "plot_spectrogram",
     "plot_spectrograms",
     "share_in_words",

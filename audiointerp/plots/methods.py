@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from audiointerp.interpretation import method_label
 from audiointerp.plots.cells import (
     LEVEL_MAP,
     SHARE_MAP,
@@ -97,7 +98,7 @@ def plot_comparison(
         for mask, cells in masked[method].items():
             caption = (captions or {}).get(method, {}).get(mask, "")
             tiles.append(_Tile(in_db(cells, processor), level, caption))
-        rows.append((method, tiles))
+        rows.append((method_label(method), tiles))
     return _draw_sheet(rows, ["original", "attribution", *columns], processor, heading)
 
 
@@ -143,7 +144,9 @@ def plot_attributions(
         raise ValueError("there are no attribution maps to draw")
     level = level_look(peak_db(features, processor))
     tiles = [_Tile(in_db(features, processor), level, "original")]
-    tiles += [_Tile(cells, signed_look(cells), name) for name, cells in attributions.items()]
+    tiles += [
+        _Tile(cells, signed_look(cells), method_label(name)) for name, cells in attributions.items()
+    ]
     columns = -(-len(tiles) // -(-len(tiles) // _MOST_COLUMNS))
     rows = [("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
     return _draw_sheet(rows, [], processor, heading)

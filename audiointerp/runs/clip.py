@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from audiointerp.masking import map_facts
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.provenance import warn_untrained
 from audiointerp.processing import View
-from audiointerp.runs.job import Job
+from audiointerp.runs.job import Job, Place
 from audiointerp.runs.result import Interpretation
 from audiointerp.runs.targets import Target, check_target, choose_targets
 from audiointerp.runs.windows import Section
@@ -328,6 +329,32 @@ def _interpretation(
     )
 
 
+def gather_evidence(
+    job: Job,
+    scorer: Scorer,
+    view: View,
+    probabilities: Tensor,
+    target: Tensor,
+    attribution: Tensor,
+    on: Place,
+    *,
+    truth: Truth | None = None,
+) -> Evidence:
+    """Return what is known of the maps of a batch of clips, for metrics that need no mask.
+
+    Parameters
+    ----------
+    job, scorer, view, probabilities, target, truth
+        See `interpret_batch`.
+    attribution : Tensor, shape (batch, 1, bins, frames)
+        The maps.
+    on : {"features", "audio"}
+        Where changed cells are scored.
+    """
+    work = _Measuring(job, scorer, view, probabilities, target, attribution, truth)
+    return work.evidence(frozenset({"attribution", "view", "level", "score"}), slice(None), on)
+
+
 @dataclass(frozen=True)
 class _Measuring:
     """The measurement of one batch."""
@@ -369,19 +396,25 @@ class _Measuring:
         return metrics, masked
 
     def _evidence(
+        self, metrics: dict[str, Metric], clip: slice | Tensor, on: str | None = None, *masked: Any
+    ) -> Evidence:
+        """Return the evidence that some metrics need; see `evidence`."""
+        needs = frozenset().union(*(metric.needs for metric in metrics.values()))
+        return self.evidence(needs, clip, on, *masked)
+
+    def evidence(
         self,
-        metrics: dict[str, Metric],
+        needs: frozenset[str],
         clip: slice | Tensor,
         on: str | None = None,
         inside: Tensor | None = None,
         outside: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Evidence:
-        """Return the evidence that some metrics need, a row for each of some clips.
+        """Return what is needed of what is known, a row for each of some clips.
 
         Without a place to measure on, nothing else can be scored.
         """
-        needs = frozenset().union(*(metric.needs for metric in metrics.values()))
         return Evidence(
             self.probabilities[clip],
             self.target[clip],

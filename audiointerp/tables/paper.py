@@ -17,6 +17,7 @@ import pandas as pd
 
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
 from audiointerp.evaluation.statistics import share_interval
+from audiointerp.interpretation import is_reference, method_label
 from audiointerp.tables.cells import CLIPS, COUNT, COUNTS, Cell, Column, Row
 from audiointerp.tables.load import RUN_COLUMNS
 from audiointerp.tables.notes import Note, find_notes, sources_of
@@ -98,7 +99,20 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
     if notes is None:
         notes = find_notes(sources_of(results))
     tables = [_with_notes(table, notes, frames["accuracy"]) for table in tables]
+    frames = {kind: _with_references(frame) for kind, frame in frames.items()}
     return Tables(frames, tables, on, tuple(scored_metrics(results)), tuple(notes))
+
+
+def _with_references(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame that says which rows are of references, where some are."""
+    if "method" not in frame:
+        return frame
+    references = [is_reference(method) for method in frame["method"]]
+    if not any(references):
+        return frame
+    marked = frame.copy()
+    marked.insert(frame.columns.get_loc("method") + 1, "reference", references)
+    return marked
 
 
 def _with_notes(table: Table, notes: Sequence[Note], accuracies: pd.DataFrame) -> Table:
@@ -174,16 +188,22 @@ def _summary_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model,), rows in _by(frame, "model"):
         caption = f"{model}: each method with its best mask by the score ({_clips(rows)})"
-        lines = [(row, row["experiment"], f"{row['method']} ({row['mask']})") for row in rows]
+        lines = [(row, row["experiment"], _with_mask(row)) for row in rows]
         stub = ("experiment", "method (mask)")
         tables += _tables("summary", caption, stub, lines, _families(frame), model=model)
     return tables
 
 
+def _with_mask(row: Mapping[str, Any]) -> str:
+    reference = "; reference" if is_reference(row["method"]) else ""
+    return f"{row['method']} ({row['mask']}{reference})"
+
+
 def _mask_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model, experiment, method), rows in _by(frame, "model", "experiment", "method"):
-        caption = f"{model}, {experiment}, {method}: all masks ({_clips(rows)})"
+        name = method_label(method)
+        caption = f"{model}, {experiment}, {name}: all masks ({_clips(rows)})"
         lines = [(row, "", row["mask"]) for row in rows]
         about = {"model": model, "experiment": experiment, "method": method}
         families = _families(frame)
@@ -195,7 +215,7 @@ def _method_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model, experiment), rows in _by(frame, "model", "experiment"):
         caption = f"{model}, {experiment}: all methods under each mask ({_clips(rows)})"
-        lines = [(row, row["mask"], row["method"]) for row in rows]
+        lines = [(row, row["mask"], method_label(row["method"])) for row in rows]
         about = {"model": model, "experiment": experiment}
         stub = ("mask", "method")
         tables += _tables("methods_by_mask", caption, stub, lines, _families(frame), **about)
@@ -210,7 +230,7 @@ def _part_tables(frame: pd.DataFrame) -> list[Table]:
             part = [row for row in rows if row["label"] == label]
             lines += [(row, label, row["mask"]) for row in part]
             counts += [f"{_clips(part)} classified {label}ly"] if part else []
-        caption = f"{model}, {experiment}, {method}: {', '.join(counts)}"
+        caption = f"{model}, {experiment}, {method_label(method)}: {', '.join(counts)}"
         about = {"model": model, "experiment": experiment, "method": method}
         stub, families = ("clips", "mask"), _families(frame)
         tables += _tables("correct_and_wrong", caption, stub, lines, families, **about)
@@ -232,7 +252,7 @@ def _experiment_tables(frame: pd.DataFrame) -> list[Table]:
                 fields.append((CLIPS, _population(rows)))
             lines = [
                 Row(
-                    method,
+                    method_label(method),
                     mask,
                     tuple(
                         _cell(found.get((method, mask, name)), field, heading.decimals)
