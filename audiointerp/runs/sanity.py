@@ -129,7 +129,7 @@ def check_sanity(
             registry[name]
         check_different(registry.kind, given)
     if draws < 1 or not radius > 0:
-        raise ValueError(f"radius={radius}, draws={draws}: expected positive ones")
+        raise ValueError(f"a radius of {radius:g} and draws={draws}: expected positive ones")
     waveforms, clip_names = stack_waveforms(clips)
     if classifier.front_end is None:
         raise ValueError("the classifier has no front end: pass what audiointerp.load returns")
