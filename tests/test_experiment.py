@@ -15,11 +15,12 @@ import torch
 from audiointerp.cli import main
 from audiointerp.dataset import Contamination, ESC50Dataset
 from audiointerp.device import resolve_device
+from audiointerp.evaluation.truth import Truth
 from audiointerp.interpretation import METHODS
 from audiointerp.masking import MASKS
 from audiointerp.model import build_model
 from audiointerp.model.weights import load, save_weights
-from audiointerp.processing import LogMelSTFTSpectrogram, LogSTFTSpectrogram
+from audiointerp.processing import LogMelSTFTSpectrogram, LogSTFTSpectrogram, View
 from audiointerp.runs.clip import job_metrics
 from audiointerp.runs.experiment import (
     list_runs,
@@ -80,7 +81,8 @@ def test_every_method_is_made_from_what_its_constructor_names(method, weights):
     )
     features = torch.full((1, 1, 65, 126), -80.0)
     features[..., 20:40] = -10
-    assert interpreter.attribute(features).shape == features.shape
+    truth = Truth(View(features), View(torch.full_like(features, -90)))
+    assert interpreter.explain(features, truth=truth).attribution.shape == features.shape
     assert interpreter.settings().get("seed", 3) == 3
 
 

@@ -12,6 +12,7 @@ from audiointerp.cli import (
     figure,
     interpret,
     report,
+    sanity,
     tables,
     train,
 )
@@ -32,6 +33,7 @@ for _command in (
     train.train,
     tables.tables,
     check.check,
+    sanity.sanity,
 ):
     app.command(cls=Command)(_command)
 _data = typer.Typer(no_args_is_help=True, help="Get or make data: ESC-50, the synthetic set.")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS
+from audiointerp.interpretation import METHODS, is_reference
 from audiointerp.tables import SAME
 from audiointerp.text import printable
 
@@ -51,6 +52,7 @@ def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
     included = {name: _template(f"{name}.html") for name in ("clip", *parts)}
     body = Template(_template(f"{kind}.html")).substitute(included, title=heading)
     # Inside a script element only these could end it or open another.
+    data = data | {"references": [name for name in METHODS if is_reference(name)]}
     plain = json.dumps(_printable(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         plain = plain.replace(sign, f"\\u{ord(sign):04x}")
