@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from audiointerp.cli.commands import app
 from audiointerp.tables import compare, estimate, load_results, summarise_files
 from audiointerp.tables.files import to_latex, write_csv
-from audiointerp.tables.notes import IncompleteWarning, find_notes, note_lines, sources_of
+from audiointerp.tables.notes import IncompleteWarning, Source, find_notes, note_lines, sources_of
 from audiointerp.tables.paper import make_tables
 
 CLIPS = [f"c{number}" for number in range(10)]
@@ -356,3 +357,43 @@ def test_what_a_run_says_of_leakage_is_below_its_tables(root):
     tables = make_tables(load_results(root / "results"), resamples=20)
     for table in tables.tables:
         assert said in " ".join(note_lines(table.notes)), table.kind
+
+
+# What there is to find.
+
+
+def with_truth(method: str, shares=(0.2, 0.4, 1.0), true=(1, 1, 1)) -> Source:
+    clips = [f"clip{n}" for n in range(3)]
+    table = pd.DataFrame({"clip": clips, "SPS": 0.5, "AUPRC": 0.5, "AUROC": 0.5, "time_IoU": 0.5})
+    facts = {"true_class": true, "foreground_share": shares, "event_share": (0.3, 0.0, 0.5)}
+    diagnostics = pd.DataFrame({"clip": clips, **facts})
+    return Source("mel", method, "clean", {"bin": table}, diagnostics=diagnostics)
+
+
+def test_chance_and_missing_truth_are_said_once_for_all_methods():
+    notes = [n for n in find_notes([with_truth("lime"), with_truth("shap")]) if n.kind == "truth"]
+    assert [(note.method, note.text, note.metrics) for note in notes] == [
+        ("", "AUPRC by chance: 0.300", ("AUPRC",)),
+        (
+            "",
+            "1 of 3 rows have no truth: the foreground is louder in every cell",
+            ("AUPRC", "AUROC"),
+        ),
+        ("", "1 of 3 rows have no truth: the event sounds in no frame", ("time_IoU",)),
+    ]
+    assert [(note.count, note.of) for note in notes] == [(0, 0), (1, 3), (1, 3)]
+
+
+def test_what_runs_do_not_agree_in_is_said_of_each():
+    sources = [with_truth("lime"), with_truth("shap", true=(0, 1, 1))]
+    notes = [note for note in find_notes(sources) if note.kind == "truth"]
+    another = "1 of 3 rows have no truth: explains a class that the clip does not have"
+    assert {note.method for note in notes if note.text == another} == {"shap"}
+    chance = {note.method: note.text for note in notes if note.metrics == ("AUPRC",)}
+    assert chance == {"lime": "AUPRC by chance: 0.300", "shap": "AUPRC by chance: 0.400"}
+
+
+def test_runs_without_truth_have_no_note_of_it():
+    source = with_truth("lime")
+    plain = source.diagnostics.drop(columns=["true_class", "foreground_share", "event_share"])
+    assert find_notes([replace(source, diagnostics=plain)]) == []
