@@ -284,7 +284,7 @@ class TestTables:
             open_dataset(f"{roots['folder']}?path=x")
         with pytest.raises(ValueError, match="expected yes or no"):
             open_dataset(f"{roots['folder']}?splits=maybe")
-        with pytest.raises(ValueError, match="unknown option 'seed'; it takes none"):
+        with pytest.raises(ValueError, match="unknown option 'seed'; choose from events"):
             open_dataset("synthetic?seed=1")
         with pytest.raises(ValueError, match="layout='folder' is for folders"):
             open_dataset(table, layout="folder")

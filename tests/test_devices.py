@@ -11,7 +11,13 @@ from tones import Tones
 
 import audiointerp as ai
 from audiointerp.device import double_device, has_double, resolve_device, to_double
-from audiointerp.evaluation import Evidence, evaluate_evidence
+from audiointerp.evaluation import (
+    Evidence,
+    Truth,
+    evaluate_evidence,
+    sounding_frames,
+    truth_facts,
+)
 from audiointerp.fit import fit
 from audiointerp.masking import BASES, DOMAINS, apply_mask, base_level
 from audiointerp.metrics import METRICS, complexity, sparseness
@@ -20,6 +26,7 @@ from audiointerp.runs.check import check_classifier
 from audiointerp.runs.experiment import run_experiment
 from audiointerp.runs.recipe import Recipe, build_interpreter
 from audiointerp.speed.memory import batch_size_for
+from audiointerp.speed.scoring import Scorer
 
 
 @pytest.fixture
@@ -221,14 +228,32 @@ def test_metrics(name, mps):
             outside=outside.to(where),
             mask=mask.to(device),
             attribution=view.cells + 50,
+            sound=front_end.synthesise(view, view.cells - 10 * mask.to(device)),
             view=view,
+            truth=truth_on(front_end, device),
             classifier=classifier,
+            level=base_level(view.cells, "quiet", floor=front_end.floor),
+            score=lambda cells, rows: Scorer(classifier)(cells),
         )
-        return evaluate_evidence(evidence, [name] if METRICS[name].needs <= evidence.known else [])
+        return evaluate_evidence(evidence, [name])[name]
 
     expected, found = on_both(make)
-    for value in expected:
-        assert_same(found[value], expected[value])
+    assert expected.isfinite().all()
+    assert_same(found, expected)
+
+
+def truth_on(front_end, device):
+    """Return a truth with parts and events of three clips."""
+    parts = (sounds().to(device), sounds().roll(1, 0).to(device))
+    front, back = (front_end.analyse(part).without_context() for part in parts)
+    times = front_end.times(front.cells.shape[3]).cpu()
+    active = torch.arange(len(times)) < 40
+    truth = Truth(front, back, front_end.log, active.expand(3, -1), torch.eye(3) > 0)
+    facts = truth_facts(truth[torch.tensor([0, 1])], torch.tensor([0, 1]))
+    assert all(values.dtype == torch.float64 for values in facts.values())
+    sounding = sounding_frames(front.waveform, times, front_end.sample_rate)
+    assert sounding.shape == truth.active.shape
+    return truth
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.bool, torch.int32])

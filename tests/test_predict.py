@@ -18,10 +18,10 @@ from audiointerp.interpretation import (
 )
 from audiointerp.interpretation.base import Explanation
 from audiointerp.masking import BASES, MASKS, base_level
-from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
 from audiointerp.processing import LogSTFTSpectrogram, STFTSpectrogram, build_processor
+from audiointerp.runs.clip import job_metrics
 from audiointerp.runs.recipe import build_interpreter
 
 CLASSES = ("dog", "cat", "rain")
@@ -56,9 +56,6 @@ def waveforms():
     noise[0] *= (time < 0.4) * 1.0
     noise[1] = torch.sin(2 * torch.pi * 700 * time) + 0.01 * noise[1]
     return noise / noise.abs().amax(-1, keepdim=True)
-
-
-USUAL = [name for name, metric in METRICS.items() if not metric.on_request]
 
 
 @pytest.fixture
@@ -358,12 +355,12 @@ def test_a_set_is_filed_by_mask_with_one_row_per_clip(make, clips, tmp_path):
     result = make().predict_set(clips, folder, progress=False)
     assert {path.stem for path in (folder / "csvs").iterdir()} == set(MASKS)
     table = pd.read_csv(folder / "csvs" / "topK_30.csv")
-    assert list(table.columns) == ["clip", "target", "predicted", "is_correct", *USUAL]
+    assert list(table.columns) == ["clip", "target", "predicted", "is_correct", *job_metrics()]
     assert list(table["clip"]) == clips.clip_ids
     assert list(table["target"]) == [clips.classes[label] for label in clips.labels]
     assert ((table["target"] == table["predicted"]) == table["is_correct"]).all()
     assert result.accuracy == table["is_correct"].mean()
-    assert np.isfinite(table[USUAL].to_numpy()).all()
+    assert np.isfinite(table[list(job_metrics())].to_numpy()).all()
     run = json.loads((folder / "run.json").read_text())
     assert run["settings"]["processor"]["n_fft"] == 128
     assert run["report"]["clips"] == 6

@@ -23,12 +23,14 @@ from audiointerp.evaluation import (
     SCORED_FAMILIES,
     Evidence,
     Metric,
+    Truth,
     evaluate_evidence,
     metric_columns,
     metrics_table,
 )
 from audiointerp.interpretation import METHODS
 from audiointerp.masking import MASKS
+from audiointerp.processing import View
 from audiointerp.report import write_report
 from audiointerp.tables import (
     compare,
@@ -84,8 +86,8 @@ PRECISION = [0.5 + 0.04 * n for n in range(8)]
 
 def hits(evidence: Evidence) -> torch.Tensor:
     """Return the share of the true cells that a map is positive in, NaN where there are none."""
-    inside = (evidence.attribution > 0) & evidence.truth
-    return inside.flatten(1).sum(1) / evidence.truth.flatten(1).sum(1)
+    inside = (evidence.attribution > 0) & evidence.truth.binary
+    return inside.flatten(1).sum(1) / evidence.truth.binary.flatten(1).sum(1)
 
 
 def record(name: str, **changes) -> Metric:
@@ -105,7 +107,7 @@ def record(name: str, **changes) -> Metric:
     return Metric(name, **(facts | changes))
 
 
-AUPRC = record("AUPRC")
+HITS = record("Hits")
 SI_SDR = record(
     "SI-SDR",
     title="signal-to-distortion ratio",
@@ -171,13 +173,13 @@ def test_a_record_is_filed_by_its_name_and_says_all_that_tables_need(name):
     [
         ({"needs": frozenset({"thruth"})}, "needs thruth: expected some of attribution"),
         ({"better": 0}, "better is 0"),
-        ({"bounds": lambda cells: (1.0, 0.0)}, "bounds of AUPRC are 1 and 0"),
-        ({"family": "fidelity", "bounds": lambda cells: (0.0, math.inf)}, "AUPRC .* is unbounded"),
+        ({"bounds": lambda cells: (1.0, 0.0)}, "bounds of Hits are 1 and 0"),
+        ({"family": "fidelity", "bounds": lambda cells: (0.0, math.inf)}, "Hits .* is unbounded"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        record("AUPRC", **changes)
+        record("Hits", **changes)
 
 
 @pytest.mark.parametrize("name", ["clip", "mask", "score", "explained"])
@@ -215,8 +217,8 @@ def test_the_docs_have_the_table_of_the_records():
 
 
 def test_the_table_of_records_names_units_ranges_and_needs(register):
-    register(AUPRC, SI_SDR)
-    lines = metrics_table(["COMP", "AUPRC", "SI-SDR"]).splitlines()
+    register(HITS, SI_SDR)
+    lines = metrics_table(["COMP", "Hits", "SI-SDR"]).splitlines()
     assert [line.split(" | ")[3] for line in lines[2:]] == [
         "0 to 9.21 nats for 10000 cells",
         "0 to 1",
@@ -230,41 +232,42 @@ def test_the_table_of_records_names_units_ranges_and_needs(register):
 
 
 def test_a_new_metric_is_computed_where_the_truth_is_known(register):
-    register(AUPRC)
+    register(HITS)
     attribution = torch.tensor([[[[1.0, -1.0], [1.0, 0.0]]]]).expand(2, -1, -1, -1)
-    truth = torch.tensor([[[[True, True], [False, False]]], [[[False, False], [False, False]]]])
+    louder = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    truth = Truth(View(louder), View(torch.zeros_like(louder)))
     known = {"before": torch.full((2, 2), 0.5), "target": torch.tensor([0, 1])}
     found = evaluate_evidence(Evidence(**known, attribution=attribution, truth=truth))
-    assert list(found) == ["AUPRC"]
-    np.testing.assert_array_equal(found["AUPRC"], [0.5, np.nan])
+    assert list(found) == ["AUPRC", "AUROC", "mass", "rank", "pointing", "Hits"]
+    np.testing.assert_array_equal(found["Hits"], [0.5, np.nan])
     assert evaluate_evidence(Evidence(**known, attribution=attribution)) == {}
 
 
 @pytest.fixture
 def located(register, tmp_path):
     """Return the results of two runs with a metric that was registered for the test."""
-    register(AUPRC)
-    write(tmp_path, "saliency_clean", KNOWN | {"AUPRC": PRECISION})
-    write(tmp_path, "gradcam_clean", shifted(KNOWN | {"AUPRC": PRECISION}, "AUPRC", 0.05))
+    register(HITS)
+    write(tmp_path, "saliency_clean", KNOWN | {"Hits": PRECISION})
+    write(tmp_path, "gradcam_clean", shifted(KNOWN | {"Hits": PRECISION}, "Hits", 0.05))
     return tmp_path / "results"
 
 
 def test_a_new_metric_is_in_every_kind_of_table(located, tmp_path):
-    assert metric_columns(load_results(located)) == [*KNOWN, "AUPRC"]
+    assert metric_columns(load_results(located)) == [*KNOWN, "Hits"]
     write_tables(located, tmp_path / "out", resamples=50)
     csv, latex = tmp_path / "out" / "csv", tmp_path / "out" / "latex"
     means = pd.read_csv(csv / "methods_by_mask.csv").set_index(["mask", "method"]).loc["bin"]
     mean = np.mean(PRECISION)
     for name, value, sign in (("saliency", mean, "worse"), ("gradcam", mean + 0.05, "better")):
         row = means.loc[name]
-        assert row["AUPRC"] == pytest.approx(value)
-        assert row["AUPRC_low"] < value < row["AUPRC_high"]
-        assert row["AUPRC_mark"] == sign
-    tests = pd.read_csv(csv / "comparisons.csv").query("metric == 'AUPRC'")
+        assert row["Hits"] == pytest.approx(value)
+        assert row["Hits_low"] < value < row["Hits_high"]
+        assert row["Hits_mark"] == sign
+    tests = pd.read_csv(csv / "comparisons.csv").query("metric == 'Hits'")
     assert set(tests["better"]) == {"gradcam"}
     for kind in ("summary", "masks_by_method", "methods_by_mask", "correct_and_wrong"):
         text = (latex / f"{kind}.tex").read_text()
-        assert r"AUPRC $\uparrow$" in text
+        assert r"Hits $\uparrow$" in text
     assert f"{mean:.4f}" in (latex / "methods_by_mask.tex").read_text()  # the record's decimals
 
 
@@ -272,7 +275,7 @@ def test_a_new_metric_is_in_the_pdf(located, tmp_path):
     write_tables(located, tmp_path / "out", resamples=50)
     pages = pypdf.PdfReader(tmp_path / "out" / "tables.pdf").pages
     text = " ".join(" ".join(page.extract_text().split()) for page in pages)
-    assert f"Area under the curve: {AUPRC.meaning}" in text
+    assert f"Area under the curve: {HITS.meaning}" in text
     assert "all masks (8 clips); localisation" in text
     assert f"{np.mean(PRECISION) + 0.05:.4f}" in text
 
@@ -280,8 +283,8 @@ def test_a_new_metric_is_in_the_pdf(located, tmp_path):
 def test_a_new_metric_is_in_the_data_of_the_page(located):
     page = read_data(write_report(located))
     assert page["metrics"][-1] == {
-        "name": "AUPRC",
-        "about": f"Area under the curve: {AUPRC.meaning}",
+        "name": "Hits",
+        "about": f"Area under the curve: {HITS.meaning}",
         "better": "higher",
         "digits": 2,
         "mean_digits": 4,
@@ -296,13 +299,13 @@ def test_a_new_metric_is_in_the_data_of_the_page(located):
 
 
 def test_a_new_metric_is_shown_by_the_page(register, tmp_path, browser):
-    register(AUPRC, SI_SDR)
+    register(HITS, SI_SDR)
     values = [3.25, -1.0] * 4
-    write(tmp_path, "gradcam_clean", KNOWN | {"AUPRC": PRECISION, "SI-SDR": values})
+    write(tmp_path, "gradcam_clean", KNOWN | {"Hits": PRECISION, "SI-SDR": values})
     browser.open(write_report(tmp_path / "results"), 1400, 900)
     browser.until("byId('masks').tBodies[0].rows.length === 2")
     heads = browser.run("[...byId('masks').tHead.rows[0].cells].map((cell) => cell.textContent)")
-    assert heads[-3:] == ["AUPRC ↑", "SI-SDR ↑", "score ↑"]
+    assert heads[-3:] == ["Hits ↑", "SI-SDR ↑", "score ↑"]
     cells = "[...byId('masks').tBodies[0].rows[0].cells].map((cell) => cell.textContent)"
     assert browser.run(cells)[-3:-1] == [f"{np.mean(PRECISION):.4f}", "1.1"]
     terms = dict(
@@ -312,15 +315,15 @@ def test_a_new_metric_is_shown_by_the_page(register, tmp_path, browser):
         )
     )
     assert terms["SI-SDR"] == f"Signal-to-distortion ratio, dB: {SI_SDR.meaning}; higher is better."
-    assert list(terms) == [*KNOWN, "AUPRC", "SI-SDR", "score"]
+    assert list(terms) == [*KNOWN, "Hits", "SI-SDR", "score"]
     assert browser.complaints() == []
 
 
 def test_other_families_do_not_enter_the_score(register, tmp_path):
-    write(tmp_path, "gradcam_clean", KNOWN | {"AUPRC": PRECISION, "SI-SDR": [30.0, -40.0] * 4})
+    write(tmp_path, "gradcam_clean", KNOWN | {"Hits": PRECISION, "SI-SDR": [30.0, -40.0] * 4})
     with pytest.warns(UserWarning, match="no registered metric"):
         before = load_results(tmp_path / "results")
-    register(AUPRC, SI_SDR)
+    register(HITS, SI_SDR)
     after = load_results(tmp_path / "results")
     assert scored_metrics(after) == scored_metrics(before) == list(KNOWN)
     plain, more = (estimate(results, resamples=60) for results in (before, after))
@@ -331,7 +334,7 @@ def test_other_families_do_not_enter_the_score(register, tmp_path):
     tables = make_tables(after, resamples=20).select("masks_by_method").tables
     assert [table.columns[-1].name for table in tables] == ["score", "SI-SDR"]
     assert [(c.name, c.unit, c.decimals) for c in tables[1].columns] == [
-        ("AUPRC", "", 4),
+        ("Hits", "", 4),
         ("SI-SDR", "dB", 1),
     ]
 
@@ -369,24 +372,24 @@ def test_the_pdf_explains_any_number_of_metrics(register, tmp_path):
 
 
 def test_what_has_no_value_is_left_out_and_the_number_of_the_others_is_shown(register, tmp_path):
-    register(AUPRC)
+    register(HITS)
     some = [math.nan, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, math.nan]
-    write(tmp_path, "gradcam_clean", KNOWN | {"AUPRC": some})
-    write(tmp_path, "saliency_clean", KNOWN | {"AUPRC": [value - 0.1 for value in PRECISION]})
+    write(tmp_path, "gradcam_clean", KNOWN | {"Hits": some})
+    write(tmp_path, "saliency_clean", KNOWN | {"Hits": [value - 0.1 for value in PRECISION]})
     results = load_results(tmp_path / "results")
     found = estimate(results, resamples=400).set_index(["method", "mask"]).loc[("gradcam", "bin")]
-    assert (found["clips"], found["AUPRC_n"]) == (8, 6)
-    assert found["AUPRC"] == pytest.approx(0.65)
-    assert 0.4 < found["AUPRC_low"] < 0.65 < found["AUPRC_high"] < 0.9
-    assert summarise(results).loc[("mel", "gradcam", "clean", "bin"), "AUPRC_n"] == 6
+    assert (found["clips"], found["Hits_n"]) == (8, 6)
+    assert found["Hits"] == pytest.approx(0.65)
+    assert 0.4 < found["Hits_low"] < 0.65 < found["Hits_high"] < 0.9
+    assert summarise(results).loc[("mel", "gradcam", "clean", "bin"), "Hits_n"] == 6
     test = compare(results, "method", within=["model", "experiment", "mask"])
-    test = test[(test["metric"] == "AUPRC") & (test["mask"] == "bin")].iloc[0]
+    test = test[(test["metric"] == "Hits") & (test["mask"] == "bin")].iloc[0]
     assert test["clips"] == 6
     both = np.array(some[1:7]) - (np.array(PRECISION[1:7]) - 0.1)
     sign = 1 if test["first"] == "gradcam" else -1
     assert sign * test["difference"] == pytest.approx(both.mean())
     table = make_tables(results, resamples=20).select("methods_by_mask").tables[1]
-    assert [column.name for column in table.columns] == ["AUPRC", "n"]
+    assert [column.name for column in table.columns] == ["Hits", "n"]
     assert table.caption.endswith("localisation; n: how many have a value")
     shown = {row.label: [cell.text for cell in row.cells] for row in table.rows}
     assert shown["gradcam"] == ["0.6500", "6"]
@@ -394,18 +397,18 @@ def test_what_has_no_value_is_left_out_and_the_number_of_the_others_is_shown(reg
 
 
 def test_a_mean_over_one_clip_has_no_interval(register, tmp_path):
-    register(AUPRC)
-    write(tmp_path, "gradcam_clean", KNOWN | {"AUPRC": [0.5, *[math.nan] * 7]})
+    register(HITS)
+    write(tmp_path, "gradcam_clean", KNOWN | {"Hits": [0.5, *[math.nan] * 7]})
     row = estimate(load_results(tmp_path / "results"), resamples=50).iloc[0]
-    assert row["AUPRC"] == 0.5
-    assert math.isnan(row["AUPRC_low"])
+    assert row["Hits"] == 0.5
+    assert math.isnan(row["Hits_low"])
     assert row["FF_low"] < row["FF"] < row["FF_high"]
     assert not math.isnan(row["score_low"])
 
 
 def test_the_page_says_how_many_a_mean_is_over(register, tmp_path, browser):
-    register(AUPRC)
-    write(tmp_path, "gradcam_clean", KNOWN | {"AUPRC": [0.5, 0.7, *[math.nan] * 6]})
+    register(HITS)
+    write(tmp_path, "gradcam_clean", KNOWN | {"Hits": [0.5, 0.7, *[math.nan] * 6]})
     page = write_report(tmp_path / "results")
     assert read_data(page)["metrics"][-1]["partial"]
     browser.open(page, 1400, 900)
@@ -421,20 +424,20 @@ def test_the_page_says_how_many_a_mean_is_over(register, tmp_path, browser):
 
 
 def test_a_run_made_before_a_metric_existed_is_completed(register, tmp_path):
-    register(AUPRC)
-    write(tmp_path, "saliency_clean", KNOWN | {"AUPRC": PRECISION})
+    register(HITS)
+    write(tmp_path, "saliency_clean", KNOWN | {"Hits": PRECISION})
     write(tmp_path, "gradcam_clean", KNOWN)
-    lacks = r"lack metrics that others have: AUPRC \(mel/gradcam_clean\); they"
+    lacks = r"lack metrics that others have: Hits \(mel/gradcam_clean\); they"
     with pytest.warns(UserWarning, match=lacks) as found:
         results = load_results(tmp_path / "results")
     assert len(found) == 1
-    assert results.loc[results["method"] == "gradcam", "AUPRC"].isna().all()
+    assert results.loc[results["method"] == "gradcam", "Hits"].isna().all()
     tables = make_tables(results, resamples=20)
     table = tables.select("methods_by_mask", mask="bin").tables[1]
     shown = {row.label: [cell.text for cell in row.cells] for row in table.rows}
     assert shown == {"gradcam": ["–"], "saliency": [f"{np.mean(PRECISION):.4f}"]}
     assert {cell.mark for row in table.rows for cell in row.cells} == {""}
-    tests = tables.frames["comparisons"].query("metric == 'AUPRC'")
+    tests = tables.frames["comparisons"].query("metric == 'Hits'")
     assert tests["clips"].tolist() == [0] * len(tests)
     assert tests["p_holm"].isna().all()
     assert not tables.frames["summary"]["score"].isna().any()
@@ -462,27 +465,27 @@ def test_a_score_is_made_of_the_metrics_that_all_runs_have(register, tmp_path):
 
 
 def test_a_metric_that_no_run_has_has_no_column_and_no_warning(register, tmp_path):
-    register(AUPRC)
+    register(HITS)
     write(tmp_path, "gradcam_clean", KNOWN)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         results = load_results(tmp_path / "results")
         page = read_data(write_report(tmp_path / "results"))
-    assert "AUPRC" not in results
+    assert "Hits" not in results
     tables = make_tables(results, resamples=20)
-    assert all(c.name != "AUPRC" for table in tables.tables for c in table.columns)
+    assert all(c.name != "Hits" for table in tables.tables for c in table.columns)
     assert [metric["name"] for metric in page["metrics"]] == list(KNOWN)
 
 
 def test_columns_of_metrics_that_are_not_registered_are_left_out_with_a_warning(tmp_path):
-    write(tmp_path, "gradcam_clean", KNOWN | {"AUPRC": PRECISION, "note": ["x"] * 8})
-    write(tmp_path, "saliency_clean", KNOWN | {"AUPRC": PRECISION})
-    which = r"AUPRC \(mel/gradcam_clean, mel/saliency_clean\); note \(mel/gradcam_clean\)"
+    write(tmp_path, "gradcam_clean", KNOWN | {"Hits": PRECISION, "note": ["x"] * 8})
+    write(tmp_path, "saliency_clean", KNOWN | {"Hits": PRECISION})
+    which = r"Hits \(mel/gradcam_clean, mel/saliency_clean\); note \(mel/gradcam_clean\)"
     with pytest.warns(UserWarning, match=f"left out: {which}") as found:
         results = load_results(tmp_path / "results")
     assert len(found) == 1
-    assert list(results.columns.intersection(["AUPRC", "note"])) == []
-    with pytest.warns(UserWarning, match="left out: AUPRC") as found:
+    assert list(results.columns.intersection(["Hits", "note"])) == []
+    with pytest.warns(UserWarning, match="left out: Hits") as found:
         page = read_data(write_report(tmp_path / "results"))
     assert len(found) == 1
     assert [metric["name"] for metric in page["metrics"]] == list(KNOWN)
@@ -490,17 +493,17 @@ def test_columns_of_metrics_that_are_not_registered_are_left_out_with_a_warning(
 
 @pytest.mark.parametrize("text", ["inf", "nan", "much"])
 def test_only_an_empty_field_is_no_value(register, tmp_path, text):
-    register(AUPRC)
-    folder = write(tmp_path, "gradcam_clean", {"AUPRC": PRECISION})
+    register(HITS)
+    folder = write(tmp_path, "gradcam_clean", {"Hits": PRECISION})
     path = folder / "csvs" / "bin.csv"
     path.write_text(path.read_text().replace("0.5\n", f"{text}\n", 1))
-    with pytest.raises(ValueError, match=r"bin\.csv: column AUPRC has values that are no finite"):
+    with pytest.raises(ValueError, match=r"bin\.csv: column Hits has values that are no finite"):
         load_results(tmp_path / "results")
 
 
 def test_runs_without_a_metric_in_common_have_no_score(register, tmp_path):
-    register(AUPRC)
-    write(tmp_path, "gradcam_clean", {"AUPRC": PRECISION})
+    register(HITS)
+    write(tmp_path, "gradcam_clean", {"Hits": PRECISION})
     results = load_results(tmp_path / "results")
     with pytest.raises(ValueError, match="no metric of the families fidelity and simplicity"):
         make_tables(results)

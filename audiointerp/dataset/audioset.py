@@ -130,6 +130,12 @@ class AudioSetDataset(FileDataset):
             **({"duration": 10.0} | options),
         )
 
+    def sound_names(self, index: int) -> tuple[str, ...]:
+        """Return the names of the file, and that in AudioSet-strong: video and millisecond."""
+        video, _, second = self.clip_ids[index].partition("@")[0].rpartition("_")
+        path, *others = super().sound_names(index)
+        return (path, f"{video}_{round(1000 * float(second))}", *others)
+
     def settings(self) -> dict[str, Any]:
         """Return what the clips depend on and how many there are, ready for JSON."""
         return super().settings() | {"clips_sha256": self._fingerprint}

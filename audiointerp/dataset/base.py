@@ -10,7 +10,7 @@ import operator
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +61,22 @@ class Clip(NamedTuple):
     waveform: Tensor
     label: int | Tensor
     clip_id: str
+
+
+class Event(NamedTuple):
+    """A sound in a clip.
+
+    Attributes
+    ----------
+    onset, offset : float
+        Where it begins and ends, in seconds from the clip's beginning.
+    label : str
+        The set's name of its class.
+    """
+
+    onset: float
+    offset: float
+    label: str
 
 
 class ClipDataset(Dataset[Clip], ABC):
@@ -163,6 +179,8 @@ class ClipDataset(Dataset[Clip], ABC):
             raise NotADirectoryError(f"cache_dir {self.cache_dir} is a file, not a folder")
         self._positions = {name: place for place, name in enumerate(self.clip_ids)}
         self._memory: dict[int, Tensor] = {}
+        self._events: list[list[Event]] | None = None
+        self._event_settings: dict[str, Any] = {}
         if contamination is not None:
             contamination.noise(self.sample_rate, self.num_samples)  # a bad noise file shows now
 
@@ -239,6 +257,7 @@ class ClipDataset(Dataset[Clip], ABC):
             "duration": self.duration,
             "normalize": self.normalize,
             "contamination": None if self.contamination is None else self.contamination.settings(),
+            **self._event_settings,
         }
 
     def _describe(self, index: int) -> str:
@@ -256,6 +275,49 @@ class ClipDataset(Dataset[Clip], ABC):
         Only where `has_parts`; shapes as `parts` returns them.
         """
         return self.parts(index)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether a table says when what sounds in the clips; see `true_events`."""
+        return self._events is not None
+
+    def add_events(self, events: Sequence[Sequence[Event]], source: Mapping[str, str]) -> None:
+        """Take what sounds in the clips, and when; `audiointerp.dataset.EventTable` reads it.
+
+        Parameters
+        ----------
+        events : sequence of sequence of Event
+            Of each clip.
+        source : mapping of str to str
+            What they depend on, for `settings`.
+        """
+        if len(events) != len(self):
+            raise ValueError(f"events of {len(events)} clips for a set of {len(self)}")
+        self._events = [sorted(each) for each in events]
+        self._event_settings = {"events": dict(source)}
+
+    def true_events(self, index: int) -> list[Event]:
+        """Return the events of clip `index` by their onsets: onset, offset and label of each.
+
+        Raises
+        ------
+        ValueError
+            If no table of events was given; see `has_events`.
+        """
+        if self._events is None:
+            raise ValueError("no events are known of this set: give their table, events='FILE'")
+        return self._events[self._check_index(index)]
+
+    def sound_names(self, index: int) -> tuple[str, ...]:
+        """Return what tables may call the sound that clip `index` is of, the full name first.
+
+        Names of files are without their ending.
+        """
+        return (self.clip_ids[index],)
+
+    def part_of_sound(self, index: int) -> tuple[float, float]:
+        """Return the seconds of its sound that clip `index` begins and ends at."""
+        return 0.0, self.duration
 
     def __len__(self) -> int:
         return len(self.clip_ids)

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 from audiointerp.dataset.audioset import TABLES, AudioSetDataset, find_tables
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.dataset.esc50 import ESC50Dataset
+from audiointerp.dataset.events import EventTable
 from audiointerp.dataset.files import ClipOptions, FileDataset
 from audiointerp.dataset.folder import FolderDataset, looks_like_folders
 from audiointerp.dataset.synthetic import SyntheticDataset
@@ -63,6 +64,7 @@ def open_dataset(
     *,
     subset: str | None = None,
     layout: str | None = None,
+    events: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> ClipDataset:
     """Return the set that a name, a folder or a table stands for.
@@ -73,12 +75,15 @@ def open_dataset(
         The bundled synthetic set; a folder laid out like ESC-50, UrbanSound8K or AudioSet, or with
         a folder per class (see `LAYOUTS`); or a table (see `TableDataset`). Options may follow a
         question mark as in an address, ``"meta.csv?path=file&labels=tags&separator=;"``: those of
-        the set's constructor that are text, numbers or yes and no, and ``layout``. In their values
-        ``%26`` stands for ``&`` and ``%2B`` for ``+``.
+        the set's constructor that are text, numbers or yes and no, ``layout``, and ``events``, a
+        path that starts in the set's folder. In their values ``%26`` stands for ``&`` and ``%2B``
+        for ``+``.
     subset : {"esc10"}, optional
         Of ESC-50's clips; see `ESC50Dataset`.
     layout : str, optional
         A name in `LAYOUTS`, for a folder that is not recognised or looks like two.
+    events : path, optional
+        Table of what sounds in the clips, and when; see `audiointerp.dataset.events.EventTable`.
     **options
         What all sets take: folds, clips, sample_rate, duration, normalize, contamination,
         cache_dir; all of files: window_hop, channel; and what the set's own constructor takes.
@@ -102,7 +107,8 @@ def open_dataset(
     SyntheticDataset(20 clips, 10 classes, folds 5, 5 s at 32000 Hz)
     """
     path, query = _split_query(os.fspath(data))
-    given = options if layout is None else {"layout": layout, **options}
+    named = {"layout": layout, "events": events}
+    given = options | {name: value for name, value in named.items() if value is not None}
     twice = sorted(query.keys() & given.keys())
     if twice:
         raise ValueError(f"{data}: {', '.join(twice)} is given twice, here and as an argument")
@@ -118,8 +124,21 @@ def open_dataset(
             name = "the synthetic set" if kind is SyntheticDataset else f"{path} ({kind.__name__})"
             raise ValueError(f"{name} has no subset {subset!r}")
         added["subset"] = subset
+    if "events" in added:
+        events = _folder_of(path) / added.pop("events")
+    table = None if events is None else EventTable(events)
     where = () if kind is SyntheticDataset else (path,)
-    return kind(*where, **added, **options)
+    dataset = kind(*where, **added, **options)
+    if table is not None:
+        table.add_to(dataset)
+    return dataset
+
+
+def _folder_of(path: str) -> Path:
+    """Return the folder that paths behind a set's path start in."""
+    if path == SYNTHETIC:
+        return Path()
+    return Path(path).parent if Path(path).is_file() else Path(path)
 
 
 def _split_query(data: str) -> tuple[str, dict[str, str]]:
@@ -189,13 +208,14 @@ PATH_OPTIONS: dict[str, Callable[[str], Any]] = {
     "window_hop": float,
     "channel": str,
     "layout": str,
+    "events": str,
 }
 """Options that can be written behind a path, and how they are read."""
 
 
 def _read_query(query: dict[str, str], kind: type[ClipDataset], path: str) -> dict[str, Any]:
     """Return the options behind a path as the set's constructor takes them."""
-    taken = set(inspect.signature(kind).parameters)
+    taken = {"events", *inspect.signature(kind).parameters}
     if issubclass(kind, FileDataset):
         taken |= ClipOptions.__annotations__.keys()
     valid = [name for name in PATH_OPTIONS if name in taken]
@@ -203,8 +223,9 @@ def _read_query(query: dict[str, str], kind: type[ClipDataset], path: str) -> di
     for name, text in query.items():
         if name not in valid:
             choice = valid if kind in (SyntheticDataset, TableDataset) else ["layout", *valid]
-            listed = f"choose from {', '.join(choice)}" if choice else "it takes none"
-            raise ValueError(f"{path}?{name}={text}: unknown option {name!r}; {listed}")
+            raise ValueError(
+                f"{path}?{name}={text}: unknown option {name!r}; choose from {', '.join(choice)}"
+            )
         try:
             options[name] = PATH_OPTIONS[name](text)
         except (ValueError, KeyError) as error:

@@ -18,7 +18,7 @@ from audiointerp.dataset.audio import check_duration, read_part, why_file_silent
 from audiointerp.dataset.base import ClipDataset, Fold, choose_clips, choose_folds, sort_folds
 from audiointerp.dataset.channels import CHANNELS, MID
 from audiointerp.dataset.contamination import Contamination
-from audiointerp.dataset.decode import TOLERANCE, AudioError, SoundReader, check_file
+from audiointerp.dataset.decode import EXTENSIONS, TOLERANCE, AudioError, SoundReader, check_file
 from audiointerp.dataset.resampling import check_rate
 from audiointerp.dataset.stream import window_starts
 from audiointerp.reading import is_hidden, is_stray
@@ -194,6 +194,22 @@ class FileDataset(ClipDataset):
             Seconds by clip id; only of clips that lose more than 0.1 s.
         """
         return dict(self._find_cut(range(len(self))))
+
+    def sound_names(self, index: int) -> tuple[str, ...]:
+        """Return the file's path without its ending, and its last parts, down to the name."""
+        path = self.paths[index]
+        plain = path.with_suffix("") if path.suffix.lower() in EXTENSIONS else path
+        parts = plain.parts
+        names = [plain.as_posix(), *("/".join(parts[n:]) for n in range(1, len(parts)))]
+        is_whole = not self.starts[index] and self.ends[index] is None
+        own = [self.clip_ids[index]] if is_whole else []
+        return tuple(dict.fromkeys([*names[:1], *own, *names[1:]]))
+
+    def part_of_sound(self, index: int) -> tuple[float, float]:
+        """Return the seconds of the file that clip `index` begins and ends at."""
+        start, end = self.starts[index], self.ends[index]
+        last = start + self.duration
+        return start, last if end is None else min(end, last)
 
     def _decode(self, index: int) -> Tensor:
         return read_part(

@@ -26,6 +26,28 @@ from audiointerp.evaluation.fidelity import (  # isort: skip (the order of the c
     input_fidelity,
 )
 from audiointerp.evaluation.simplicity import MaskCells, complexity, sparseness  # isort: skip
+from audiointerp.evaluation.localisation import (  # isort: skip
+    Ranking,
+    auprc,
+    auroc,
+    best_iou,
+    f1_of,
+    mean_iou,
+    pointing_game,
+    relevance_mass,
+    relevance_rank,
+    time_ranking,
+)
+from audiointerp.evaluation import sound  # noqa: F401  isort: skip (for its records)
+from audiointerp.evaluation.arithmetic import si_sdr  # isort: skip
+from audiointerp.evaluation.truth import (  # isort: skip
+    TRUTH_FACTS,
+    Truth,
+    event_frames,
+    sounding_frames,
+    truth_facts,
+    why_no_truth,
+)
 from audiointerp.evaluation.curves import area, masking_curves, road  # isort: skip
 from audiointerp.evaluation.describe import metrics_table  # isort: skip
 
@@ -34,23 +56,40 @@ __all__ = [
     "EVIDENCE",
     "METRICS",
     "SCORED_FAMILIES",
+    "TRUTH_FACTS",
     "Evidence",
     "MaskCells",
     "Metric",
+    "Ranking",
+    "Truth",
     "area",
+    "auprc",
+    "auroc",
     "available_metrics",
     "average_drop",
     "average_gain",
     "average_increase",
+    "best_iou",
     "check_extra",
     "complexity",
     "evaluate_evidence",
+    "event_frames",
+    "f1_of",
     "faithfulness",
     "families_on_request",
     "input_fidelity",
     "masking_curves",
+    "mean_iou",
     "metric_columns",
     "metrics_table",
+    "pointing_game",
+    "relevance_mass",
+    "relevance_rank",
     "road",
+    "si_sdr",
+    "sounding_frames",
     "sparseness",
+    "time_ranking",
+    "truth_facts",
+    "why_no_truth",
 ]

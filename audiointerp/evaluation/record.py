@@ -9,22 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import Tensor
 
 from audiointerp.arguments import several
 from audiointerp.registry import Registry, check_different
 
+if TYPE_CHECKING:
+    from audiointerp.evaluation.truth import Truth
+
 Value = TypeVar("Value")
 
 EVIDENCE = frozenset(
     (
-        *("inside", "outside", "mask", "attribution", "view", "truth", "classifier"),
-        *("level", "score"),
+        *("inside", "outside", "mask", "sound", "attribution", "view", "classifier"),
+        *("truth", "events", "level", "score"),
     )
 )
-"""What a metric can need beside ``before`` and ``target``, which are always there."""
+"""What a metric can need beside ``before`` and ``target``, which are always there.
+
+"truth" are the parts of the clips, "events" the frames in which their events sound.
+"""
 
 SCORED_FAMILIES = ("fidelity", "simplicity")
 """Families whose metrics are taken together in the score; see `audiointerp.tables.score`."""
@@ -60,8 +66,10 @@ class Evidence:
         The maps that the masks were made from.
     view : View, optional
         The clips; see `audiointerp.processing.View`.
-    truth : object, optional
-        What is known of the clips' parts, one entry per clip; the metric says what it expects.
+    sound : Tensor, shape (batch, 1, samples), optional
+        What the masks keep, made audible.
+    truth : Truth, optional
+        The clips' known parts and events; see `audiointerp.evaluation.truth.Truth`.
     classifier : Classifier, optional
         To run it on something else.
     keeps : callable, optional
@@ -81,7 +89,8 @@ class Evidence:
     mask: Tensor | None = None
     attribution: Tensor | None = None
     view: Any = None
-    truth: Any = None
+    sound: Tensor | None = None
+    truth: Truth | None = None
     classifier: Any = None
     keeps: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     level: Tensor | None = None
@@ -91,8 +100,13 @@ class Evidence:
     @property
     def known(self) -> frozenset[str]:
         """Names of what is known, of those in `EVIDENCE`."""
-        names = (each.name for each in fields(self))
-        return frozenset(n for n in names if n in EVIDENCE and getattr(self, n) is not None)
+        names = {each.name for each in fields(self)} & EVIDENCE - {"truth"}
+        known = {name for name in names if getattr(self, name) is not None}
+        if self.truth is not None and self.truth.has_parts:
+            known.add("truth")
+        if self.truth is not None and self.truth.active is not None:
+            known.add("events")
+        return frozenset(known)
 
     def once(self, name: str, compute: Callable[[], Value]) -> Value:
         """Return a value that several metrics share, computed by the first that asks."""
@@ -127,7 +141,8 @@ class Metric:
         "fidelity", "simplicity", "localisation", …: metrics that answer one question. Those of
         ``SCORED_FAMILIES`` make up the score, so they must have finite bounds.
     level : {"map", "mask", "sound"}
-        What is judged. A metric of the map is the same for every mask.
+        What is judged. A metric of the map is the same for every mask; one of the sound is the
+        same whatever the probabilities are measured on, and so needs none of masked clips.
     needs : frozenset of str
         What must be known, of `EVIDENCE`; without it the column is left out.
     compute : callable
@@ -135,12 +150,15 @@ class Metric:
     on_request : bool
         Whether it takes many passes through the model, and is computed only where its family is
         asked for: ``extra`` of a `Recipe` or a `Job`.
+    chance : str
+        The fact of the truth that a random map's mean is, "foreground_share" or "event_share" (see
+        `audiointerp.evaluation.truth_facts`); "" where it is the same for all clips, or not known.
 
     Raises
     ------
     ValueError
-        If the name is that of another column, something needed is not in `EVIDENCE`, or the
-        bounds are none.
+        If the name is that of another column, something needed is not in `EVIDENCE` or not of the
+        metric's level, or the bounds are none.
     """
 
     name: str
@@ -156,6 +174,7 @@ class Metric:
     needs: frozenset[str]
     compute: Callable[[Evidence], Tensor]
     on_request: bool = False
+    chance: str = ""
 
     def __post_init__(self) -> None:
         unknown = self.needs - EVIDENCE
@@ -169,6 +188,15 @@ class Metric:
         if self.name in _TAKEN:
             raise ValueError(
                 f"a metric cannot be called {self.name!r}: tables have another column of that name"
+            )
+        if self.level == "sound" and self.needs & {"inside", "outside"}:
+            raise ValueError(
+                f"the metric {self.name} is of the sound, which is heard before it is scored: it "
+                'cannot need inside or outside; is its level "mask"?'
+            )
+        if "sound" in self.needs and self.level != "sound":
+            raise ValueError(
+                f'the metric {self.name} of the {self.level} needs the sound: its level is "sound"'
             )
         low, high = self.bounds(2)
         if not low < high:

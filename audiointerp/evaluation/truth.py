@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, wraps
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from audiointerp.evaluation.arithmetic import smallest
+from audiointerp.device import to_double
+from audiointerp.evaluation.arithmetic import si_sdr, smallest
 from audiointerp.processing import View
 
 COUNTED_DB = 60.0
 """Cells in which both parts lie further below the clip's loudest cell are not counted."""
 
-_DERIVED = ("advantage_db", "binary", "ratio", "counted")
-"""What is computed of the parts, one entry per clip."""
+ACTIVE_DB = 30.0
+"""Frames in which the foreground lies further below its strongest frame are without the event."""
+
+FRAME_SECONDS = 0.02
+"""What the level of a frame is taken over, or the time between two frames where that is longer."""
+
+
+def _once(compute: Callable[[Truth], Tensor]) -> cached_property[Tensor]:
+    """Make a property that is computed once: for some clips of a batch, with the whole batch."""
+
+    @wraps(compute)
+    def get(truth: Truth) -> Tensor:
+        if truth.origin is None:
+            return compute(truth)
+        whole, clips = truth.origin
+        return _of_clips(getattr(whole, compute.__name__), clips)
+
+    return cached_property(get)
+
+
+_UNKNOWN_PARTS = "the parts of the clips are not known: is the set without them?"
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,9 @@ class Truth:
         Frames in which the event sounds.
     labels : Tensor of bool, shape (batch, classes), optional
         The classes of the classifier that each clip truly has.
+    origin : (Truth, slice or Tensor), optional
+        The batch that these clips are of, and their positions: what is computed of the parts is
+        taken from there.
 
     Raises
     ------
@@ -45,6 +69,7 @@ class Truth:
     log: bool = True
     active: Tensor | None = None
     labels: Tensor | None = None
+    origin: tuple[Truth, slice | Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.foreground is None) != (self.background is None):
@@ -61,15 +86,20 @@ class Truth:
         """Whether foreground and background are known."""
         return self.foreground is not None
 
-    @cached_property
+    @_once
     def advantage_db(self) -> Tensor:
-        """How far each cell's foreground is above its background, dB: (batch, 1, bins, frames)."""
+        """Return how far each cell's foreground is above its background, dB.
+
+        Shape (batch, 1, bins, frames).
+        """
         foreground, background = self._levels()
         return foreground - background
 
-    @cached_property
+    @_once
     def binary(self) -> Tensor:
-        """The ideal binary mask, bool (batch, 1, bins, frames): where the foreground is louder.
+        """Return the ideal binary mask: where the foreground is louder, bool.
+
+        Shape (batch, 1, bins, frames).
 
         References
         ----------
@@ -77,9 +107,9 @@ class Truth:
         """
         return self.advantage_db > 0
 
-    @cached_property
+    @_once
     def ratio(self) -> Tensor:
-        """The ideal ratio mask: the foreground's share of both parts' power in each cell, [0, 1].
+        """Return the ideal ratio mask: the foreground's share of each cell's power, in [0, 1].
 
         Shape (batch, 1, bins, frames).
 
@@ -90,15 +120,39 @@ class Truth:
         """
         return (self.advantage_db * (math.log(10) / 10)).sigmoid()
 
-    @cached_property
+    @_once
     def counted(self) -> Tensor:
-        """The cells that localisation is measured on, bool (batch, 1, bins, frames).
+        """Return the cells that localisation is measured on, bool (batch, 1, bins, frames).
 
         Those in which foreground or background is within 60 dB of the clip's loudest cell of
         either: quieter ones are inaudible, and which part is the louder there is chance.
         """
         louder = torch.maximum(*self._levels())
         return louder >= louder.amax(dim=(1, 2, 3), keepdim=True) - COUNTED_DB
+
+    @_once
+    def mixture_sdr(self) -> Tensor:
+        """Return the SI-SDR of the clips as they are, dB, float64 (batch,); see `si_sdr`."""
+        if self.foreground is None or self.background is None:
+            raise ValueError(_UNKNOWN_PARTS)
+        foreground, background = self.foreground.waveform, self.background.waveform
+        return si_sdr(foreground + background, foreground)
+
+    def is_of(self, target: Tensor) -> Tensor:
+        """Return whether each clip has the class that is explained.
+
+        Parameters
+        ----------
+        target : Tensor of int64, shape (batch,)
+
+        Returns
+        -------
+        Tensor of bool, shape (batch,)
+            True throughout where the clips' labels are not known.
+        """
+        if self.labels is None:
+            return torch.ones_like(target, dtype=torch.bool)
+        return self.labels.to(target.device).gather(1, target[:, None])[:, 0]
 
     def _levels(self) -> tuple[Tensor, Tensor]:
         """Return the cells of both parts in dB.
@@ -109,7 +163,7 @@ class Truth:
             If the parts are not known.
         """
         if self.foreground is None or self.background is None:
-            raise ValueError("the parts of the clips are not known: is the set without them?")
+            raise ValueError(_UNKNOWN_PARTS)
         cells = self.foreground.cells, self.background.cells
         if self.log:
             return cells
@@ -121,9 +175,131 @@ class Truth:
         if isinstance(clips, slice) and clips == slice(None):
             return self
         parts = self.foreground, self.background, self.active, self.labels
-        front, back, active, labels = (None if part is None else part[clips] for part in parts)
-        some = Truth(front, back, self.log, active, labels)
-        # What is computed already is not computed again.
-        there = {name: self.__dict__[name] for name in _DERIVED if name in self.__dict__}
-        some.__dict__.update({name: values[clips] for name, values in there.items()})
-        return some
+        front, back, active, labels = (
+            None if part is None else _of_clips(part, clips) for part in parts
+        )
+        return Truth(front, back, self.log, active, labels, (self, clips))
+
+    def with_active(self, active: Tensor) -> Truth:
+        """Return the truth with other frames in which the events sound, (batch, frames)."""
+        return replace(self, active=active, origin=(self, slice(None)))
+
+
+def _of_clips(values: Tensor | View, clips: slice | Tensor) -> Tensor | View:
+    """Return some clips' entries; what is on the CPU has its positions there."""
+    if isinstance(values, Tensor) and isinstance(clips, Tensor):
+        return values[clips.to(values.device)]
+    return values[clips]
+
+
+def sounding_frames(waveform: Tensor, times: Tensor, sample_rate: int) -> Tensor:
+    """Return the frames in which a sound is there: within 30 dB of its strongest frame.
+
+    The level of a frame is the RMS of the 20 ms around its centre, or of the time from one frame
+    to the next where that is longer; the frames of the synthetic set's levels are alike.
+
+    Parameters
+    ----------
+    waveform : Tensor, shape (batch, 1, samples)
+        Such as the foreground of clips.
+    times : Tensor, shape (frames,)
+        Centre of each frame, seconds.
+    sample_rate : int
+        Of the waveform, Hz.
+
+    Returns
+    -------
+    Tensor of bool, shape (batch, frames)
+        None of a silent sound.
+    """
+    energy = to_double(waveform).flatten(1).square()
+    total = nn.functional.pad(energy.cumsum(1), (1, 0))
+    half = max(FRAME_SECONDS, _step(times)) / 2
+    ends = ((times + side).mul(sample_rate).round().long() for side in (-half, half))
+    first, last = (each.clamp(0, energy.shape[1]).to(total.device) for each in ends)
+    power = (total[:, last] - total[:, first]) / (last - first).clamp(min=1)
+    strongest = power.amax(1, keepdim=True)
+    return (power >= 10 ** (-ACTIVE_DB / 10) * strongest) & (strongest > 0)
+
+
+def event_frames(events: Iterable[tuple[float, float]], times: Tensor) -> Tensor:
+    """Return the frames that some events overlap.
+
+    A frame lasts half the time to the next one on either side of its centre.
+
+    Parameters
+    ----------
+    events : iterable of (float, float)
+        Onset and offset of each, seconds.
+    times : Tensor, shape (frames,)
+        Centre of each frame, seconds.
+
+    Returns
+    -------
+    Tensor of bool, shape (frames,)
+    """
+    half = _step(times) / 2
+    active = torch.zeros_like(times, dtype=torch.bool)
+    for onset, offset in events:
+        active |= (times - half < offset) & (times + half > onset)
+    return active
+
+
+def _step(times: Tensor) -> float:
+    """Return the seconds from one frame to the next."""
+    return float(times[1] - times[0]) if len(times) > 1 else 0.0
+
+
+def truth_facts(truth: Truth, target: Tensor) -> dict[str, Tensor]:
+    """Return what there is to find in each clip, and whether its class is the one explained.
+
+    Parameters
+    ----------
+    truth : Truth
+    target : Tensor of int64, shape (batch,)
+        The explained classes.
+
+    Returns
+    -------
+    dict of str to Tensor of float64, shape (batch,), on the CPU
+        ``true_class``: 1 where the clip has the explained class, else 0. ``foreground_share``:
+        the foreground's share of the counted cells, which is what AUPRC, relevance mass, relevance
+        rank and the pointing game are by chance. ``event_share``: the share of the frames in which
+        the event sounds. What is not known is left out.
+    """
+    facts = {"true_class": truth.is_of(target).cpu().double()}
+    if truth.has_parts:
+        counted = truth.counted.flatten(1).sum(1)
+        found = (truth.binary & truth.counted).flatten(1).sum(1)
+        facts["foreground_share"] = found.cpu().double() / counted.cpu()
+    if truth.active is not None:
+        facts["event_share"] = truth.active.sum(1).cpu().double() / truth.active.shape[1]
+    return facts
+
+
+TRUTH_FACTS = ("true_class", "foreground_share", "event_share")
+"""Names of the facts of the truth, as `truth_facts` returns them."""
+
+
+def why_no_truth(facts: Mapping[str, float]) -> dict[str, str]:
+    """Say why one clip's metrics with ground truth have no value.
+
+    Parameters
+    ----------
+    facts : mapping of str to float
+        As `truth_facts` returns them, of one clip.
+
+    Returns
+    -------
+    dict of str to str
+        By what the metrics need, "truth" or "events", a phrase. Empty if all is well.
+    """
+    if facts.get("true_class") == 0:
+        return dict.fromkeys(("truth", "events"), "explains a class that the clip does not have")
+    reasons = {
+        ("foreground_share", 0.0): ("truth", "the foreground is louder in no cell"),
+        ("foreground_share", 1.0): ("truth", "the foreground is louder in every cell"),
+        ("event_share", 0.0): ("events", "the event sounds in no frame"),
+        ("event_share", 1.0): ("events", "the event sounds in every frame"),
+    }
+    return {need: why for (name, value), (need, why) in reasons.items() if facts.get(name) == value}

@@ -398,7 +398,7 @@ def _content(run: Run, values: Values, scored: list[str], notes: Sequence[Note])
         "model": run.model,
         "method": run.method,
         "experiment": run.experiment,
-        "about": describe_run(run) + _describe_degenerate(notes),
+        "about": describe_run(run) + _describe_notes(notes),
         "warning": _warning(run, notes),
         "ranges": [score_range(name, cells) if name in scored else None for name in metrics],
         "classes": [name for name in known if name in present],
@@ -420,13 +420,14 @@ def _content(run: Run, values: Values, scored: list[str], notes: Sequence[Note])
     }
 
 
-def _describe_degenerate(notes: Iterable[Note]) -> list[tuple[str, str]]:
-    said = [
-        f"{', '.join(note.masks)}{': ' if note.masks else ''}{note.text}"
-        for note in notes
-        if note.kind == "degenerate"
-    ]
-    return [("Degenerate", "; ".join(said))] if said else []
+def _describe_notes(notes: Iterable[Note]) -> list[tuple[str, str]]:
+    """Return what is degenerate, and what there is to find, in words."""
+    said: dict[str, list[str]] = {"degenerate": [], "truth": []}
+    for note in notes:
+        if note.kind in said:
+            text = f"{', '.join(note.masks)}{': ' if note.masks else ''}{note.text}"
+            said[note.kind].append(text)
+    return [(kind.capitalize(), "; ".join(texts)) for kind, texts in said.items() if texts]
 
 
 def _warning(run: Run, notes: Iterable[Note]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +16,11 @@ from audiointerp.evaluation import (
     METRICS,
     Evidence,
     Metric,
+    Truth,
     available_metrics,
     evaluate_evidence,
+    truth_facts,
 )
-from audiointerp.evaluation.truth import Truth
 from audiointerp.interpretation import Explanation
 from audiointerp.masking import map_facts
 from audiointerp.model.classifier import Classifier
@@ -36,7 +36,7 @@ from audiointerp.speed.scoring import DistinctMasks, Scorer, distinct_masks, sco
 
 MEASURED = frozenset(
     (
-        *("inside", "outside", "mask", "attribution", "view", "classifier"),
+        *("inside", "outside", "mask", "sound", "attribution", "view", "classifier"),
         *("level", "score"),
     )
 )
@@ -59,7 +59,8 @@ class Scores:
     diagnostics : dict of str to Tensor of shape (rows,)
         What the method says of its own maps, such as SHAP's additivity residual.
     facts : dict of str to Tensor of shape (rows,)
-        What makes maps and masks degenerate; see `audiointerp.masking.map_facts`.
+        What makes maps and masks degenerate, see `audiointerp.masking.map_facts`, and what there is
+        to find in the clips, see `audiointerp.evaluation.truth_facts`.
     masks : dict of str to Tensor, shape (rows, 1, bins, frames)
     metrics : dict
         ``metrics[place, mask][name]`` of shape (rows,), place "features" or "audio".
@@ -98,17 +99,20 @@ class Scores:
         return pd.DataFrame(np.stack(list(rows.values())), index, list(classes))
 
 
-def job_metrics(*, truth: bool = False, extra: Collection[str] = ()) -> dict[str, Metric]:
+def job_metrics(
+    *, parts: bool = False, events: bool = False, extra: Collection[str] = ()
+) -> dict[str, Metric]:
     """Return the metrics that interpreted clips have.
 
     Parameters
     ----------
-    truth : bool
-        Whether the clips' parts are known.
+    parts, events : bool
+        Whether the clips' parts are known, and the frames in which their events sound.
     extra : collection of str
         Families of metrics on request that are wanted.
     """
-    return available_metrics(MEASURED | {"truth"} if truth else MEASURED, extra)
+    truth = {name for name, known in (("truth", parts), ("events", events)) if known}
+    return available_metrics(MEASURED | truth, extra)
 
 
 def classify(job: Job, scorer: Scorer, view: View) -> Tensor:
@@ -143,7 +147,7 @@ def interpret_batch(
     attribution : Tensor, shape (batch, 1, bins, frames), optional
         Maps made earlier, to be scored instead of computed.
     truth : Truth, optional
-        The known parts of the clips, for metrics that need them.
+        What is known of the clips' parts, events and labels, for metrics that need it.
 
     Returns
     -------
@@ -165,13 +169,14 @@ def interpret_batch(
         masks = job.make_masks(explanation.attribution)
         work = _Measuring(job, scorer, view, probabilities, target, explanation.attribution, truth)
         metrics, masked = work.measure(masks)
+    facts = map_facts(explanation.attribution, masks)
     return Scores(
         view,
         probabilities,
         target,
         explanation.attribution,
         explanation.diagnostics,
-        map_facts(explanation.attribution, masks),
+        facts if truth is None else facts | truth_facts(truth, target),
         masks,
         metrics,
         masked,
@@ -352,7 +357,7 @@ def gather_evidence(
         Where changed cells are scored.
     """
     work = _Measuring(job, scorer, view, probabilities, target, attribution, truth)
-    return work.evidence(frozenset({"attribution", "view", "level", "score"}), slice(None), on)
+    return work.evidence(slice(None), frozenset({"attribution", "view", "level", "score"}), on)
 
 
 @dataclass(frozen=True)
@@ -373,20 +378,42 @@ class _Measuring:
         """Return metrics and masked probabilities, by what is measured on and mask."""
         distinct = distinct_masks(masks)
         level = self.job.level(self.view.cells)
-        chosen = job_metrics(truth=self.truth is not None, extra=self.job.extra)
-        of_map = {name: metric for name, metric in chosen.items() if metric.level == "map"}
-        of_mask = {name: metric for name, metric in chosen.items() if metric.level != "map"}
-        scored = {name: metric for name, metric in of_map.items() if "score" in metric.needs}
-        unscored = {name: metric for name, metric in of_map.items() if name not in scored}
+        truth = self.truth or Truth()
+        chosen = job_metrics(
+            parts=truth.has_parts, events=truth.active is not None, extra=self.job.extra
+        )
+        of_map, of_mask, of_sound = (
+            {name: metric for name, metric in chosen.items() if metric.level == judged}
+            for judged in ("map", "mask", "sound")
+        )
+        by_score = {name: metric for name, metric in of_map.items() if "score" in metric.needs}
+        of_map = {name: metric for name, metric in of_map.items() if name not in by_score}
         everywhere = slice(None)
-        of_any_place = evaluate_evidence(self._evidence(unscored, everywhere), unscored)
+        of_any_place = evaluate_evidence(self._evidence(everywhere, of_map), of_map)
+        heard: list[dict[str, Tensor]] = []
+
+        def listen(clip: Tensor, mask: Tensor, sound: Tensor) -> None:
+            # The sounds of all masks take much memory: each is let go once it is measured.
+            evidence = self._evidence(clip, of_sound, mask=mask, sound=sound)
+            heard.append(evaluate_evidence(evidence, of_sound))
+
+        # Where the masked clips become sound anyway, none is made for the metrics of the sound.
+        listens_on = ("audio" if "audio" in self.job.on else self.job.on[0]) if of_sound else None
+        scored = {
+            on: self._masked_probabilities(
+                distinct, level, on, listen if on == listens_on else None
+            )
+            for on in self.job.on
+        }
+        about_sounds = {name: torch.cat([part[name] for part in heard]) for name in of_sound}
         metrics, masked = {}, {}
-        for on in self.job.on:
-            inside, outside = self._masked_probabilities(distinct, level, on)
-            evidence = self._evidence(of_mask, distinct.clip, on, inside, outside, distinct.masks)
-            found = evaluate_evidence(evidence, of_mask)
-            evidence = self._evidence(scored, everywhere, on)
-            about_maps = of_any_place | evaluate_evidence(evidence, scored)
+        for on, (inside, outside) in scored.items():
+            evidence = self._evidence(
+                distinct.clip, of_mask, on, inside=inside, outside=outside, mask=distinct.masks
+            )
+            found = evaluate_evidence(evidence, of_mask) | about_sounds
+            evidence = self._evidence(everywhere, by_score, on)
+            about_maps = of_any_place | evaluate_evidence(evidence, by_score)
             for name, rows in distinct.place.items():
                 values = {metric: each[rows] for metric, each in found.items()} | about_maps
                 metrics[on, name] = {
@@ -396,38 +423,47 @@ class _Measuring:
         return metrics, masked
 
     def _evidence(
-        self, metrics: dict[str, Metric], clip: slice | Tensor, on: str | None = None, *masked: Any
+        self,
+        clip: slice | Tensor,
+        metrics: dict[str, Metric],
+        on: str | None = None,
+        **known: Tensor,
     ) -> Evidence:
         """Return the evidence that some metrics need; see `evidence`."""
         needs = frozenset().union(*(metric.needs for metric in metrics.values()))
-        return self.evidence(needs, clip, on, *masked)
+        return self.evidence(clip, needs, on, **known)
 
     def evidence(
         self,
-        needs: frozenset[str],
         clip: slice | Tensor,
+        needs: frozenset[str],
         on: str | None = None,
-        inside: Tensor | None = None,
-        outside: Tensor | None = None,
-        mask: Tensor | None = None,
+        **known: Tensor,
     ) -> Evidence:
         """Return what is needed of what is known, a row for each of some clips.
 
-        Without a place to measure on, nothing else can be scored.
+        Parameters
+        ----------
+        clip : slice or Tensor
+            Positions in the batch of the clips of each row.
+        needs : frozenset of str
+            Names in `EVIDENCE`.
+        on : {"features", "audio"}, optional
+            Where changed cells are scored, if they are.
+        **known
+            Further attributes of the evidence, with these rows.
         """
         return Evidence(
             self.probabilities[clip],
             self.target[clip],
-            inside=inside,
-            outside=outside,
-            mask=mask,
             attribution=self.attribution[clip] if "attribution" in needs else None,
             view=self.view[clip] if "view" in needs else None,
-            truth=self.truth[clip] if "truth" in needs else None,
+            truth=self.truth[clip] if needs & {"truth", "events"} else None,
             classifier=self.job.classifier,
             keeps=self.job.classifier.head.keeps,
             level=self.job.level(self.view.cells)[clip] if "level" in needs else None,
             score=self._score(on, clip) if on and "score" in needs else None,
+            **known,
         )
 
     def _score(self, on: str, clip: slice | Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -451,10 +487,26 @@ class _Measuring:
         return heard.cells, heard
 
     def _masked_probabilities(
-        self, masks: DistinctMasks, level: Tensor, on: str
+        self,
+        masks: DistinctMasks,
+        level: Tensor,
+        on: str,
+        listen: Callable[[Tensor, Tensor, Tensor], None] | None,
     ) -> tuple[Tensor, Tensor]:
+        """Score all masks; `listen` gets what some of them keep as sound, in their order."""
+        classifier, front_end = self.job.classifier, self.job.front_end
+
         def masked(clip: Tensor, mask: Tensor) -> tuple[Tensor, View | None]:
             both = torch.cat(self.job.mask(self.view.cells[clip], mask, level[clip]))
-            return self._presented(both, clip.repeat(2), on)
+            if on == "features":
+                if listen is not None:
+                    kept = both[: len(clip)]
+                    listen(clip, mask, front_end.synthesise(self.view[clip], kept))
+                return both, self.view[clip.repeat(2)] if classifier.needs_view else None
+            sound = front_end.synthesise(self.view[clip.repeat(2)], both)
+            if listen is not None:
+                listen(clip, mask, sound[: len(clip)])
+            heard = front_end.analyse(sound)
+            return heard.cells, heard
 
         return score_masks(self.scorer, masks, masked)

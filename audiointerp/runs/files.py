@@ -24,9 +24,8 @@ from audiointerp.dataset.audio import samples_in
 from audiointerp.dataset.channels import CHANNELS, MID
 from audiointerp.dataset.failures import Failures, each_alone
 from audiointerp.device import resolve_device
-from audiointerp.metrics import METRICS
 from audiointerp.model.classifier import Classifier
-from audiointerp.runs.clip import Batch, check_length
+from audiointerp.runs.clip import Batch, check_length, job_metrics
 from audiointerp.runs.comparison import Comparison
 from audiointerp.runs.job import Job
 from audiointerp.runs.names import has_several_labels, result_name, with_channel
@@ -198,7 +197,7 @@ def _write_table(work: _FilesWork) -> pd.DataFrame:
     if any("start" in row for row in work.rows):
         columns += ["start", "end"]
     columns += ["label", "probability"] + ([] if work.target is None else [EXPLAINED])
-    table = pd.DataFrame(work.rows, columns=[*columns, "mask", *METRICS])
+    table = pd.DataFrame(work.rows, columns=[*columns, "mask", *job_metrics()])
     if work.rows:
         write_atomically(work.out / SUMMARY_TABLE, to_csv(table, index=False))
     return table

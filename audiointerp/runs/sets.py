@@ -21,9 +21,14 @@ from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import read_ahead
 from audiointerp.dataset.failures import Failures, each_alone
 from audiointerp.device import device_of
-from audiointerp.evaluation import families_on_request, metric_columns
+from audiointerp.evaluation import (
+    Truth,
+    event_frames,
+    families_on_request,
+    metric_columns,
+    sounding_frames,
+)
 from audiointerp.evaluation.statistics import population_counts
-from audiointerp.evaluation.truth import Truth
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.provenance import remark_overlap
 from audiointerp.processing import View
@@ -232,15 +237,12 @@ class _SetWork:
         self.dataset = dataset
         self.code = code_version()
         self.class_of = match_classes(self.classifier, dataset)
+        # From the parts it is also known when the foreground sounds.
+        events = dataset.has_parts or dataset.has_events
         metrics = {
-            folder: job_metrics(truth=dataset.has_parts, extra=job.extra)
+            folder: job_metrics(parts=dataset.has_parts, events=events, extra=job.extra)
             for folder, job in self.jobs.items()
         }
-        self.needs_truth = any(
-            "truth" in needing
-            for folder, job in self.jobs.items()
-            for needing in (job.interpreter.requires, *(m.needs for m in metrics[folder].values()))
-        )
         _check_parts(self.jobs.values(), dataset)
         described = dataset.settings()
         self.runs = {
@@ -375,13 +377,53 @@ class _Batch:
 
     @cached_property
     def truth(self) -> Truth | None:
-        """The clips' known parts, where a metric needs them."""
-        if not self.work.needs_truth:
-            return None
+        """What is known of all clips of the batch, whatever is explained."""
         dataset = self.work.dataset
+        if not dataset.has_parts:
+            return Truth(labels=self.labels) if dataset.has_events else None
+        front_end = self.work.classifier.front_end
         parts = [dataset.true_parts(dataset.index(clip.clip_id)) for clip in self.clips]
-        foreground, background = map(self._analyse, zip(*parts, strict=True))
-        return Truth(foreground, background, self.work.classifier.front_end.log, labels=self.labels)
+        foreground, background = (
+            self._analyse(part).without_context() for part in zip(*parts, strict=True)
+        )
+        active = sounding_frames(foreground.waveform, self._times, front_end.sample_rate)
+        return Truth(foreground, background, front_end.log, active, self.labels)
+
+    @cached_property
+    def _times(self) -> Tensor:
+        """The centre of each frame, seconds, on the CPU."""
+        return self.work.classifier.front_end.times(self.view.cells.shape[3]).cpu()
+
+    def truth_of(self, clip: Tensor, target: Tensor) -> Truth | None:
+        """Return what is known for each explanation: the set's events are of the explained class.
+
+        Parameters
+        ----------
+        clip, target : Tensor, shape (explanations,)
+            Position in the batch and explained class.
+        """
+        if self.truth is None:
+            return None
+        truth = self.truth if self._is_all(clip) else self.truth[clip]
+        if not self.work.dataset.has_events:
+            return truth
+        rows = zip(clip.tolist(), target.tolist(), strict=True)
+        return truth.with_active(torch.stack([self._active(*row) for row in rows]))
+
+    def _active(self, place: int, target: int) -> Tensor:
+        """Return the frames of a clip in which the set says that a class of the model sounds."""
+        dataset, class_of = self.work.dataset, self.work.class_of
+        events = dataset.true_events(dataset.index(self.clips[place].clip_id))
+        own = [
+            (event.onset, event.offset)
+            for event in events
+            if class_of.get(dataset.classes.index(event.label)) == target
+        ]
+        return event_frames(own, self._times)
+
+    def _is_all(self, clip: Tensor) -> bool:
+        """Return whether every clip of the batch is explained once, in order."""
+        return torch.equal(clip, torch.arange(len(self.clips), device=clip.device))
 
     @cached_property
     def labels(self) -> Tensor:
@@ -419,11 +461,9 @@ class _Batch:
         self._note_unlabelled(folder, job, places, clip)
         if not len(clip):
             return None
-        everything = torch.equal(clip, torch.arange(len(self.clips), device=clip.device))
-        view, truth = self.view, self.truth
-        if not everything:
+        view, truth = self.view, self.truth_of(clip, target)
+        if not self._is_all(clip):
             view, probabilities = view[clip], probabilities[clip]
-            truth = None if truth is None else truth[clip]
         rows = [self.clips[place] for place in clip.tolist()]
         labels = [None] * len(rows) if job.target is None else target.tolist()
         maps = [attribution_name(c.clip_id, label) for c, label in zip(rows, labels, strict=True)]

@@ -7,12 +7,14 @@ in what ``run.json`` and ``diagnostics.csv`` say; tables and the report print th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from audiointerp.evaluation import METRICS, TRUTH_FACTS, metric_columns, why_no_truth
 from audiointerp.masking import BY_POSITION, TIED
 from audiointerp.runs.store import EXPLAINED, differing_settings
 
@@ -31,9 +33,10 @@ class Note(NamedTuple):
 
     Attributes
     ----------
-    kind : {"clips", "settings", "leakage", "degenerate"}
+    kind : {"clips", "settings", "leakage", "degenerate", "truth"}
         Clips are missing; runs were made with different settings; the clips are not independent
-        of the training; maps or masks do not depend on the clip.
+        of the training; maps or masks do not depend on the clip; what metrics with ground truth
+        are by chance, and why some have no value.
     model, experiment, method : str
         Of the run; an empty experiment or method stands for all of them.
     masks : tuple of str
@@ -44,6 +47,8 @@ class Note(NamedTuple):
         How many clips (of "degenerate", rows) the note counts, out of how many.
     names : tuple of str
         The missing clips, as far as their names are known.
+    metrics : tuple of str
+        The metrics concerned; none stands for all of them.
     """
 
     kind: str
@@ -55,6 +60,7 @@ class Note(NamedTuple):
     count: int = 0
     of: int = 0
     names: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
     @property
     def run(self) -> str:
@@ -170,7 +176,14 @@ def find_notes(sources: Sequence[Source]) -> list[Note]:
         notes += [source.note("leakage", text) for text in source.report.get("remarks", ())]
     for source in sources:
         notes += _degenerate_notes(source)
-    return notes
+    truth = [note for source in sources for note in _truth_notes(source)]
+    # What there is to find does not depend on the method: it is said once where all runs say it.
+    said = Counter(note._replace(method="") for note in truth)
+    runs = Counter((source.model, source.experiment) for source in sources)
+    for note in truth:
+        of_all = note._replace(method="")
+        notes.append(of_all if said[of_all] == runs[note.model, note.experiment] else note)
+    return list(dict.fromkeys(notes))
 
 
 def notes_for(notes: Iterable[Note], rows: Iterable[Mapping[str, str]]) -> tuple[Note, ...]:
@@ -190,7 +203,10 @@ def note_lines(notes: Iterable[Note]) -> list[str]:
 
 def notes_frame(notes: Sequence[Note]) -> pd.DataFrame:
     """Return notes as a table: one row each, names with a ``|`` between them."""
-    rows = [note._replace(masks="|".join(note.masks), names="|".join(note.names)) for note in notes]
+    lists = ("masks", "names", "metrics")
+    rows = [
+        note._replace(**{name: "|".join(getattr(note, name)) for name in lists}) for note in notes
+    ]
     return pd.DataFrame(rows, columns=list(Note._fields))
 
 
@@ -318,4 +334,30 @@ def _degenerate_notes(source: Source) -> list[Note]:
             if count:
                 text = f"most cells chosen by position among equal ones in {count} of {of} masks"
                 notes.append(source.note("degenerate", text, (mask,), count=count, of=of))
+    return notes
+
+
+def _truth_notes(source: Source) -> list[Note]:
+    """Say what metrics with ground truth are by chance, and which rows have no truth, and why."""
+    rows = source.diagnostics
+    facts = rows[[name for name in TRUTH_FACTS if name in rows]].dropna()
+    if facts.empty:
+        return []
+    reasons = [why_no_truth(row) for row in facts.to_dict("records")]
+    there = metric_columns(set().union(*(table.columns for table in source.tables.values())))
+    notes = []
+    for need in ("truth", "events"):
+        metrics = tuple(name for name in there if need in METRICS[name].needs)
+        if not metrics:
+            continue
+        has_truth = [need not in why for why in reasons]
+        for fact in dict.fromkeys(METRICS[name].chance for name in metrics):
+            if fact in facts and any(has_truth):
+                named = tuple(name for name in metrics if METRICS[name].chance == fact)
+                chance = facts.loc[has_truth, fact].mean()
+                text = f"{', '.join(named)} by chance: {chance:.3f}"
+                notes.append(source.note("truth", text, metrics=named))
+        for why, count in Counter(why[need] for why in reasons if need in why).items():
+            text = f"{count} of {len(reasons)} rows have no truth: {why}"
+            notes.append(source.note("truth", text, count=count, of=len(reasons), metrics=metrics))
     return notes

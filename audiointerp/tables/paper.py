@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def _with_references(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_notes(table: Table, notes: Sequence[Note], accuracies: pd.DataFrame) -> Table:
-    """Return a table with the notes that concern its rows.
+    """Return a table with the notes that concern its rows and metrics.
 
     The accuracy depends on no mask, and is of every clip that some method has.
     """
@@ -128,6 +128,8 @@ def _with_notes(table: Table, notes: Sequence[Note], accuracies: pd.DataFrame) -
             if note.kind in ("settings", "leakage")
             or (note.kind == "clips" and clips.get((note.model, note.experiment), 0) < note.of)
         ]
+    shown = {table.about.get("metric", ""), *(column.name for column in table.columns)}
+    notes = [note for note in notes if not note.metrics or shown & set(note.metrics)]
     return table.choose_rows(table.rows, notes)
 
 
@@ -328,7 +330,7 @@ def _tables(
     before: list[_Field] = [(CLIPS, _population(rows))] if _differ(rows) else []
     for family, metrics in families.items():
         parts: list[list[_Field]] = [[*before]]
-        for fields in (_with_counts(metric, rows) for metric in metrics):
+        for fields in _share_counts([_with_counts(metric, rows) for metric in metrics], rows):
             if len(parts[-1]) + len(fields) > _COLUMNS_AT_MOST:
                 parts.append([*before])
             parts[-1] += fields
@@ -372,9 +374,26 @@ def _with_counts(metric: str, rows: Sequence[dict[str, Any]]) -> list[_Field]:
     return fields
 
 
+def _share_counts(
+    columns: Sequence[list[_Field]], rows: Sequence[dict[str, Any]]
+) -> list[list[_Field]]:
+    """Return the columns of metrics, with one count for neighbours that have the same ones."""
+
+    def counts(fields: list[_Field]) -> list[int] | None:
+        return [row.get(fields[1][1]) for row in rows] if len(fields) > 1 else None
+
+    return [
+        fields[:1] if after is not None and counts(fields) == counts(after) else fields
+        for fields, after in zip_longest(columns, columns[1:])
+    ]
+
+
 def _explain_counts(fields: Sequence[_Field]) -> str:
-    counted = any(column is COUNT for column, _ in fields)
-    return "; n: how many have a value" if counted else ""
+    count = [column for column, _ in fields].count(COUNT)
+    if not count:
+        return ""
+    shared = count < sum(column not in COUNTS for column, _ in fields)
+    return "; n: how many have a value" + (" in the columns before it" if shared else "")
 
 
 def _column(metric: str) -> Column:
