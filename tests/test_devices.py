@@ -26,6 +26,7 @@ from audiointerp.runs.check import check_classifier
 from audiointerp.runs.experiment import run_experiment
 from audiointerp.runs.recipe import Recipe, build_interpreter
 from audiointerp.speed.memory import batch_size_for
+from audiointerp.speed.scoring import Scorer
 
 
 @pytest.fixture
@@ -231,6 +232,8 @@ def test_metrics(name, mps):
             view=view,
             truth=truth_on(front_end, device),
             classifier=classifier,
+            level=base_level(view.cells, "quiet", floor=front_end.floor),
+            score=lambda cells, rows: Scorer(classifier)(cells),
         )
         return evaluate_evidence(evidence, [name])[name]
 

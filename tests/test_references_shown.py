@@ -94,7 +94,7 @@ def test_the_figure_names_references():
     maps = {"saliency": cells + 50, "random": torch.rand_like(cells)}
     masked = {name: {"topK_5": cells} for name in maps}
     for picture, marks in (
-        (plot_comparison(cells, maps, masked, processor), {"random", "reference"}),
+        (plot_comparison(cells, maps, masked, processor), {"random (ref.)"}),
         (plot_attributions(cells, maps, processor), {"random (ref.)"}),
     ):
         texts = [text.get_text() for axes in picture.axes for text in axes.texts]

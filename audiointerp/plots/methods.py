@@ -98,7 +98,7 @@ def plot_comparison(
         for mask, cells in masked[method].items():
             caption = (captions or {}).get(method, {}).get(mask, "")
             tiles.append(_Tile(in_db(cells, processor), level, caption))
-        rows.append((method, tiles))
+        rows.append((_short(method), tiles))
     return _draw_sheet(rows, ["original", "attribution", *columns], processor, heading)
 
 
@@ -238,9 +238,6 @@ def _draw_sheet(
         bottom = _BOTTOM + (len(rows) - 1 - place) * step
         beside = axes.text(0.03, bottom + height / 2, name, rotation=90, va="center", fontsize=8)
         as_written(beside, inches=height)
-        if is_reference(name):
-            aside = {"rotation": 90, "va": "center", "fontsize": 5, "color": "0.35"}
-            axes.text(0.135, bottom + height / 2, "reference", **aside)
         _write_hertz(axes, processor, bottom, height)
         below = rows[place + 1][1] if place + 1 < len(rows) else []
         for column, tile in enumerate(tiles):
@@ -264,7 +261,7 @@ def _draw_sheet(
 
 
 def _short(method: str) -> str:
-    """Return a method's name for the width of a panel, marked where it is a reference."""
+    """Return a method's name for the side of a panel, marked where it is a reference."""
     return f"{method} (ref.)" if is_reference(method) else method
 
 

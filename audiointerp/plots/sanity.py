@@ -56,10 +56,10 @@ def plot_sanity(found: pd.DataFrame, *, measure: str = "absolute", heading: str 
             f"{', '.join(there) or 'no randomised layers'}"
         )
     checks = [name for name in _RANDOMISATIONS if (rows["check"] == name).any()]
-    figure = Picture(figsize=(PRINT_WIDTH, 3.9))
+    figure = Picture(figsize=(PRINT_WIDTH, 4.4))
     figure.screen_dpi = 120
     panels = figure.subplots(1, len(checks), sharey=True, squeeze=False)[0]
-    figure.subplots_adjust(left=0.08, right=0.985, top=0.86, bottom=0.34, wspace=0.06)
+    figure.subplots_adjust(left=0.1, right=0.985, top=0.88, bottom=0.36, wspace=0.06)
     shown: dict[str, Artist] = {}
     for axes, check in zip(panels, checks, strict=True):
         part = rows[rows["check"] == check]
@@ -69,10 +69,10 @@ def plot_sanity(found: pd.DataFrame, *, measure: str = "absolute", heading: str 
             shown[method_label(method)] = axes.plot(
                 range(len(layers)), values.reindex(layers), markersize=3, **style
             )[0]
-        axes.set(ylim=(-0.35, 1.05), xlim=(-0.3, len(layers) - 0.7))
+        axes.set(ylim=(-1.05, 1.05), xlim=(-0.3, len(layers) - 0.7))
         axes.axhline(0, color="0.7", linewidth=0.6, zorder=0)
         axes.set_title(_RANDOMISATIONS[check], fontsize=8)
-        label_ticks(axes.xaxis, range(len(layers)), layers, inches=1.1, rotation=90, fontsize=6)
+        label_ticks(axes.xaxis, range(len(layers)), layers, inches=1.5, rotation=90, fontsize=6)
         axes.tick_params(axis="y", labelsize=7)
         axes.grid(axis="y", alpha=0.3)
     panels[0].set_ylabel(_MEASURES.get(measure, measure), fontsize=8)
