@@ -24,6 +24,7 @@ bench: .venv/ready-test
 	$(BIN)/python benchmarks/gains.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/busy.py
+	$(BIN)/python benchmarks/truth.py
 	$(BIN)/python benchmarks/table.py
 
 notebooks: .venv/ready-test

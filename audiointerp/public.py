@@ -12,6 +12,7 @@ from audiointerp.dataset import (
     open_dataset,
 )
 from audiointerp.interpretation import (
+    DEFAULT_METHODS,
     METHODS,
     GradCAMInterpreter,
     Interpreter,
@@ -33,13 +34,16 @@ from audiointerp.processing import (
     View,
     WaveformFrontEnd,
 )
+from audiointerp.runs.curves import measure_curves
 from audiointerp.runs.recording import RecordingInterpretation
 from audiointerp.runs.result import Interpretation
+from audiointerp.runs.sanity import check_sanity
 from audiointerp.runs.targets import Above, Top, TrueLabels
 from audiointerp.runs.windows import Windowing
 from audiointerp.version import __version__
 
 __all__ = [
+    "DEFAULT_METHODS",
     "FRONT_ENDS",
     "HEADS",
     "MASKS",
@@ -73,11 +77,13 @@ __all__ = [
     "Windowing",
     "__version__",
     "apply_mask",
+    "check_sanity",
     "classifier",
     "load",
     "load_audio",
     "load_panns",
     "make_masks",
+    "measure_curves",
     "open_dataset",
     "save_weights",
 ]

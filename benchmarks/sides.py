@@ -47,6 +47,7 @@ from audiointerp.metrics import METRICS, Evidence, MaskCells, complexity, sparse
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
 from audiointerp.processing import FRONT_ENDS
+from audiointerp.runs.clip import job_metrics
 from audiointerp.runs.recipe import background_features, build_interpreter
 from audiointerp.speed import keep_freed_memory
 from audiointerp.speed.inference import _PlaneConvolution, fast_copy, inference_copy
@@ -303,7 +304,7 @@ def _table(scores: Any) -> np.ndarray:
     """Return (clips, masks, metrics)."""
     return np.stack(
         [
-            np.stack([scores.metrics["features", mask][name].cpu() for name in METRICS], -1)
+            np.stack([scores.metrics["features", mask][name].cpu() for name in job_metrics()], -1)
             for mask in MASKS
         ],
         axis=1,

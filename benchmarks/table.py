@@ -29,6 +29,10 @@ GAINS = """How many times as long a stage takes where one change is left out, in
 on the same clips."""
 BUSY = """What SHAP takes for a clip, alone and while an endless loop runs in another process, by
 how the threads of OpenMP wait for each other; the settings in turn on the same clips."""
+TRUTH = """What scoring takes with and without the truth, in turn: the analysis of the clips' parts,
+localisation in cells and in time, and SI-SDR of what every mask keeps, which is made audible for
+it. With a small network that is most of the work. Other programs ran on the machine too: only the
+ratios count."""
 PRECISION = """How many clips get another class than in float32; the largest change of a mean of FF,
 AD, AG or SPS over the clips, of all masks, in units of the metric's range; how many of all values
 of AI and FidIn, which are all or nothing for a clip, flip. First with the maps of float32 scored in
@@ -155,6 +159,23 @@ def busy_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def truth_table(result: dict[str, Any]) -> str:
+    """Return a run of `truth.py` as a Markdown table."""
+    lines = [
+        f"{result['machine']}:",
+        "",
+        "| width of Cnn14 | fourteen masks, seven metrics, a clip | with all metrics of the truth "
+        "| cost |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['width']:g}, {row['model']} | {_ms(row['without_s'])} | {_ms(row['with_s'])} "
+        f"| **{100 * row['cost']:.0f} %** |"
+        for row in result["rows"]
+    ]
+    return "\n".join(lines)
+
+
 def precision_table(result: dict[str, Any]) -> str:
     """Return a run of `precision.py` as a Markdown table."""
     lines = [
@@ -234,6 +255,7 @@ def main() -> None:
         "### From 10 to 1000 clips": [growth_table(each) for each in read("growth_*.json")],
         "### What each change gains": [GAINS, *map(gains_table, by_width(read("gains_*.json")))],
         "### Next to a busy process": [BUSY, *map(busy_table, by_width(read("busy_*.json")))],
+        "### What the truth costs": [TRUTH, *map(truth_table, read("truth_*.json"))],
         "### What a precision changes": [
             PRECISION,
             *map(precision_table, read("precision_*.json")),

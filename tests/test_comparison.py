@@ -19,6 +19,7 @@ from PIL import Image
 import audiointerp as ai
 from audiointerp.cli import main
 from audiointerp.model import build_model
+from audiointerp.runs.clip import job_metrics
 from audiointerp.runs.comparison import Comparison
 from audiointerp.runs.files import compare_methods
 
@@ -167,7 +168,7 @@ def test_tables_are_those_of_the_methods(comparison):
         metrics = comparison.metrics(["minmax"], on=place)
         chances = comparison.class_probabilities(["minmax"], on=place)
         assert metrics.index.names == ["method", "mask"]
-        assert list(metrics.columns) == list(ai.METRICS)
+        assert list(metrics.columns) == list(job_metrics())
         assert list(chances.columns) == list(CLASSES)
         assert len(chances) == 1 + 2 * 2
         for name, result in comparison.results.items():

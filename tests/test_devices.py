@@ -11,7 +11,13 @@ from tones import Tones
 
 import audiointerp as ai
 from audiointerp.device import double_device, has_double, resolve_device, to_double
-from audiointerp.evaluation import Evidence, evaluate_evidence
+from audiointerp.evaluation import (
+    Evidence,
+    Truth,
+    evaluate_evidence,
+    sounding_frames,
+    truth_facts,
+)
 from audiointerp.fit import fit
 from audiointerp.masking import BASES, DOMAINS, apply_mask, base_level
 from audiointerp.metrics import METRICS, complexity, sparseness
@@ -151,7 +157,10 @@ def test_heads_give_probabilities_in_double_precision(head, outputs, mps):
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("method", ai.METHODS)
+WITHOUT_TRUTH = [name for name in ai.METHODS if "truth" not in ai.METHODS[name].requires]
+
+
+@pytest.mark.parametrize("method", WITHOUT_TRUTH)
 def test_methods(method, mps):
     classifier = wrap(small_network())
 
@@ -218,14 +227,30 @@ def test_metrics(name, mps):
             outside=outside.to(where),
             mask=mask.to(device),
             attribution=view.cells + 50,
+            sound=front_end.synthesise(view, view.cells - 10 * mask.to(device)),
             view=view,
+            truth=truth_on(front_end, device),
             classifier=classifier,
         )
-        return evaluate_evidence(evidence, [name] if METRICS[name].needs <= evidence.known else [])
+        return evaluate_evidence(evidence, [name])[name]
 
     expected, found = on_both(make)
-    for value in expected:
-        assert_same(found[value], expected[value])
+    assert expected.isfinite().all()
+    assert_same(found, expected)
+
+
+def truth_on(front_end, device):
+    """Return a truth with parts and events of three clips."""
+    parts = (sounds().to(device), sounds().roll(1, 0).to(device))
+    front, back = (front_end.analyse(part).without_context() for part in parts)
+    times = front_end.times(front.cells.shape[3]).cpu()
+    active = torch.arange(len(times)) < 40
+    truth = Truth(front, back, front_end.log, active.expand(3, -1), torch.eye(3) > 0)
+    facts = truth_facts(truth[torch.tensor([0, 1])], torch.tensor([0, 1]))
+    assert all(values.dtype == torch.float64 for values in facts.values())
+    sounding = sounding_frames(front.waveform, times, front_end.sample_rate)
+    assert sounding.shape == truth.active.shape
+    return truth
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.bool, torch.int32])
@@ -239,7 +264,7 @@ def test_simplicity_of_masks_of_other_types(measure, dtype, mps):
 # From end to end.
 
 
-@pytest.mark.parametrize("method", ai.METHODS)
+@pytest.mark.parametrize("method", WITHOUT_TRUTH)
 def test_predict_measures_features_and_sound(method, mps):
     classifier = wrap(small_network())
 

@@ -15,12 +15,13 @@ import torch
 from audiointerp.cli import main
 from audiointerp.dataset import Contamination, ESC50Dataset
 from audiointerp.device import resolve_device
+from audiointerp.evaluation.truth import Truth
 from audiointerp.interpretation import METHODS
 from audiointerp.masking import MASKS
-from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.model.weights import load, save_weights
-from audiointerp.processing import LogMelSTFTSpectrogram, LogSTFTSpectrogram
+from audiointerp.processing import LogMelSTFTSpectrogram, LogSTFTSpectrogram, View
+from audiointerp.runs.clip import job_metrics
 from audiointerp.runs.experiment import (
     list_runs,
     mean_metrics,
@@ -80,7 +81,8 @@ def test_every_method_is_made_from_what_its_constructor_names(method, weights):
     )
     features = torch.full((1, 1, 65, 126), -80.0)
     features[..., 20:40] = -10
-    assert interpreter.attribute(features).shape == features.shape
+    truth = Truth(View(features), View(torch.full_like(features, -90)))
+    assert interpreter.explain(features, truth=truth).attribution.shape == features.shape
     assert interpreter.settings().get("seed", 3) == 3
 
 
@@ -223,7 +225,7 @@ def test_runs_are_listed_and_averaged_from_their_tables(weights, tiny_esc50, his
                 assert row["accuracy"] == pytest.approx(100 * correct.mean())
                 assert (row["clips"], row["interpreted now"], row["failed"]) == (2, 2, 1)
                 found = means.loc["bin", model, experiment, method]
-                for metric in METRICS:
+                for metric in job_metrics():
                     assert found[metric] == pytest.approx(sum(table[metric]) / 2)
 
 
@@ -296,7 +298,7 @@ def test_files_are_interpreted_with_every_model_and_method(weights, tiny_esc50, 
         files, weights, tmp_path / "out", methods=QUICK, masks=["topK_5"], progress=False
     )
     assert len(result.table) == 2 * 2 * 2 * len(MASKS)
-    assert set(METRICS) <= set(result.table.columns)
+    assert set(job_metrics()) <= set(result.table.columns)
     for model in ("tiny_mel", "tiny_stft"):
         for method in QUICK:
             for file in files:
@@ -325,8 +327,8 @@ def test_files_of_any_length_and_number_are_interpreted_each_as_alone(
     for file in (files[2], files[4]):
         alone = interpret_files([file], [whole], tmp_path / file.stem, **request)
         row = together.table[together.table["clip"] == file.stem]
-        expected = alone.table.set_index("mask").loc["minmax", list(METRICS)].astype(float)
-        found = row.set_index("mask").loc["minmax", list(METRICS)].astype(float)
+        expected = alone.table.set_index("mask").loc["minmax", list(job_metrics())].astype(float)
+        found = row.set_index("mask").loc["minmax", list(job_metrics())].astype(float)
         pd.testing.assert_series_equal(found, expected, rtol=1e-3, atol=1e-3)
         heard = soundfile.info(tmp_path / "all" / "whole" / "saliency" / file.stem / "original.wav")
         assert heard.frames == soundfile.info(file).frames

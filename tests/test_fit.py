@@ -17,6 +17,7 @@ from tones import Chords, Tones, front_end, small_model
 from audiointerp.fit import TrainingError, best_epoch, fit
 from audiointerp.runs.classification import accuracy, classify_set
 from audiointerp.training.augment import SpecAugment, mixup, time_shift
+from audiointerp.training.holes import RandomHoles
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +162,8 @@ def test_best_is_highest_accuracy_then_lowest_loss_then_earliest(accuracies, los
 
 @pytest.mark.parametrize("clips_taken", [25, 33])
 def test_a_training_that_broke_down_resumes_to_the_same_weights(tmp_path, processor, clips_taken):
-    augmented = {"spec_augment": SpecAugment(2, 6, 2, 4), "mixup_alpha": 0.5}
+    holes = RandomHoles(0.5, level=processor.floor)
+    augmented = {"spec_augment": SpecAugment(2, 6, 2, 4), "mixup_alpha": 0.5, "holes": holes}
     whole = run(tmp_path / "whole", processor, **augmented)
     broken = Tones(10)
     # In the middle of the third, then of the fourth epoch; all were read once before the first.
@@ -178,6 +180,39 @@ def test_a_training_that_broke_down_resumes_to_the_same_weights(tmp_path, proces
     ]
     for name, value in last[0]["state_dict"].items():
         assert torch.equal(value, last[1]["state_dict"][name]), name
+
+
+def test_holes_change_the_training_and_its_settings(tmp_path, processor):
+    plain = run(tmp_path / "plain", processor)
+    holes = RandomHoles(1.0, level=processor.floor)
+    holed = run(tmp_path / "holed", processor, holes=holes)
+    assert not same_weights(plain.model, holed.model)
+    with pytest.raises(ValueError, match="holes"):
+        run(tmp_path / "plain", processor, holes=holes, resume=True)
+
+
+def test_holes_are_cut_last_so_that_removed_cells_are_at_the_floor(tmp_path, processor):
+    seen = []
+
+    class Watching(RandomHoles):
+        def forward(self, features, generator=None):
+            holed = super().forward(features, generator)
+            seen.append((holed == self.level).float().mean())
+            return holed
+
+    holes = Watching(1.0, keep=(0.5, 0.5), level=processor.floor)
+    model = small_model()
+    fed = []
+    handle = model.base.register_forward_pre_hook(
+        lambda module, inputs: (
+            fed.append((inputs[0] == processor.floor).float().mean()) if module.training else None
+        )
+    )
+    run(tmp_path / "run", processor, model=model, holes=holes, mixup_alpha=0.5, epochs=1)
+    handle.remove()
+    assert len(fed) == len(seen) > 0
+    for arrived, cut in zip(fed, seen, strict=True):
+        assert arrived == cut >= 0.3
 
 
 def test_resuming_a_finished_training_only_reads_it(tmp_path, processor):

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from audiointerp.cli.commands import app
 from audiointerp.interpretation import METHODS
-from audiointerp.metrics import METRICS
 from audiointerp.plots import plot_plane
+from audiointerp.runs.clip import job_metrics
 from audiointerp.tables import (
     best_masks,
     compare,
@@ -191,7 +191,7 @@ def write_run(root, name: str, ff: list[float], masks=("bin", "topK_5"), comp=5.
     folder = root / "mel_a" / name
     (folder / "csvs").mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"settings": SETTINGS, "report": {"clips": 9}}))
-    head = "clip,target,predicted,is_correct," + ",".join(METRICS)
+    head = "clip,target,predicted,is_correct," + ",".join(job_metrics())
     for mask in masks:
         lines = [
             f"c{i},dog,{'dog' if i else 'cat'},{bool(i)},{value},0,{i},5,1,0.5,{comp}"

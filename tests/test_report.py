@@ -21,11 +21,11 @@ from PIL import Image
 import audiointerp as ai
 from audiointerp.cli import main
 from audiointerp.masking import MASKS
-from audiointerp.metrics import METRICS
 from audiointerp.model import build_model
 from audiointerp.plots import Picture
 from audiointerp.report import write_report
 from audiointerp.report.page import fill_page
+from audiointerp.runs.clip import job_metrics
 
 RATE = 8000
 CLASSES = ('</script><script>hacked="class"</script>', "a 'cat' & \"dog\"", "<b>rain</b>")
@@ -117,14 +117,14 @@ def test_every_model_method_and_clip_is_there_once(data):
 
 @pytest.mark.parametrize(("place", "ending"), [("features", ""), ("audio", "_audio")])
 def test_numbers_are_those_of_the_tables(data, results, place, ending):
-    assert [metric["name"] for metric in data["metrics"]] == list(METRICS)
+    assert [metric["name"] for metric in data["metrics"]] == list(job_metrics())
     for method, _, folder in each_method(data, results):
         table = method["tables"][place]
         with (folder / f"metrics{ending}.csv").open(newline="") as file:
             rows = {row.pop("mask"): row for row in csv.DictReader(file)}
         assert list(table) == list(rows) == list(MASKS)
         for mask, row in rows.items():
-            assert table[mask]["metrics"] == [float(row[name]) for name in METRICS]
+            assert table[mask]["metrics"] == [float(row[name]) for name in job_metrics()]
         with (folder / f"probabilities{ending}.csv").open(newline="") as file:
             lines = list(csv.reader(file))[1:]
         assert len(lines) == 2 * len(MASKS)
@@ -282,7 +282,7 @@ def test_results_without_a_metric_or_with_an_unknown_one_make_a_page(results, tm
     assert len(texts) == 2
     assert f"mine ({without.parent})" in texts[0]
     assert f"COMP ({without.parent})" in texts[1]
-    assert [metric["name"] for metric in page["metrics"]] == list(METRICS)
+    assert [metric["name"] for metric in page["metrics"]] == list(job_metrics())
     (scene,) = page["scenes"]
     for path, value in ((with_all, pd.read_csv(with_all).loc[0, "COMP"]), (without, None)):
         shown = scene["methods"][path.parents[1].name]["tables"]["features"]["bin"]["metrics"]

@@ -296,24 +296,31 @@ def test_starts_from_earlier_weights_of_another_front_end(trained, folder, tmp_p
     weight = second.training.model.base.conv_block3.conv1.weight
     torch.testing.assert_close(weight, first.base.conv_block3.conv1.weight, atol=1e-6, rtol=0)
     assert second.training.model.num_bins == FRONT_ENDS["LogSTFTSpectrogram"]().num_bins
-    assert not torch.allclose(second.training.model.classifier.weight, first.classifier.weight)
-    assert load(second.weights).network.card["start"] == "tones.safetensors"
-    assert "- Started from: tones.safetensors" in second.card.read_text(encoding="utf-8")
+    weight = second.training.model.classifier.weight  # of the same classes
+    torch.testing.assert_close(weight, first.classifier.weight, atol=1e-6, rtol=0)
+    start = "tones.safetensors, with its classifier"
+    assert load(second.weights).network.card["start"] == start
+    assert f"- Started from: {start}" in second.card.read_text(encoding="utf-8")
 
 
 def test_starts_from_a_checkpoint_whatever_it_is_wrapped_in_and_named(trained, tmp_path):
     model = recipe._build("Cnn14", "softmax", 1 / 16, 2, FRONT_ENDS["LogMelSTFTSpectrogram"](), 5)
     checkpoint = trained.training.checkpoint
-    taken = recipe._initialise(model, checkpoint, None)
+    taken = recipe._initialise(model, checkpoint, None, ("low", "high"))
     assert taken.startswith("best.ckpt: 'state_dict.model.base', not used: state_dict.model.clas")
     assert torch.equal(model.base.fc1.weight, trained.training.model.base.fc1.weight)
     renamed = tmp_path / "weights.pth"
     renamed.write_bytes(trained.weights.read_bytes())
-    assert recipe._initialise(model, renamed, None) == "weights.pth"
+    assert recipe._initialise(model, renamed, None, ("other", "names")) == "weights.pth"
+    first, _ = load(trained.weights)
+    assert not torch.equal(model.classifier.weight, first.classifier.weight)
+    assert recipe._initialise(model, renamed, None, first.classes).endswith("with its classifier")
+    assert torch.equal(model.classifier.weight, first.classifier.weight)
+    assert torch.equal(model.classifier.bias, first.classifier.bias)
     assert choose_start(renamed).width == 1 / 16
     for path in (renamed, None):
         with pytest.raises(ValueError, match="pretrained_key is 'ema'"):
-            recipe._initialise(model, path, "ema")
+            recipe._initialise(model, path, "ema", ())
 
 
 @pytest.mark.parametrize(

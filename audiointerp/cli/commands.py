@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from audiointerp.cli import check, data, experiment, figure, interpret, report, tables, train
+from audiointerp.cli import (
+    benchmark,
+    check,
+    data,
+    experiment,
+    figure,
+    interpret,
+    report,
+    sanity,
+    tables,
+    train,
+)
 from audiointerp.cli.wording import Command
 
 app = typer.Typer(
@@ -18,9 +29,11 @@ for _command in (
     figure.figure,
     report.report,
     experiment.experiment,
+    benchmark.benchmark,
     train.train,
     tables.tables,
     check.check,
+    sanity.sanity,
 ):
     app.command(cls=Command)(_command)
 _data = typer.Typer(no_args_is_help=True, help="Get or make data: ESC-50, the synthetic set.")

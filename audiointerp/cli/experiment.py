@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,9 @@ from audiointerp.cli.options import (
 )
 from audiointerp.cli.skipped import report_skipped
 from audiointerp.cli.wording import say, say_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def experiment(
@@ -115,7 +118,22 @@ def experiment(
         say(f"{folder}: accuracy {100 * result.accuracy:.2f} %{of}")
         for remark in result.remarks:
             say(f"note: {remark}")
-        say_table(result.mean_metrics(on[0]).round(3))
+        for table in _by_level(result.mean_metrics(on[0]).round(3)):
+            say_table(table)
         run = f"{folder.parent.name}/{folder.name}"
         failures |= {f"{run}/{clip}": why for clip, why in result.failures.items()}
     report_skipped(failures)
+
+
+def _by_level(means: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the means of every mask, and those of the maps, which are the same for all masks."""
+    from audiointerp.evaluation import METRICS
+
+    of_map = [
+        column
+        for column in means
+        if (metric := METRICS.get(column.removesuffix("_n"))) and metric.level == "map"
+    ]
+    if not of_map:
+        return [means]
+    return [means.drop(columns=of_map), means[of_map].iloc[:1].set_axis(["every mask"])]

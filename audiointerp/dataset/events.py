@@ -122,9 +122,9 @@ class EventTable:
         dataset.add_events(found, self.settings())
 
     def _read(self, row: Row) -> tuple[str, Event | None]:
-        """Return a row's recording, without the file's ending, and its event."""
+        """Return a row's recording and its event."""
         where, onset_column, offset_column, label_column = self._columns
-        name = _without_ending(row.needed(where))
+        name = row.needed(where)
         onset, offset = row.seconds(onset_column), row.seconds(offset_column)
         label = row.text(label_column)
         if onset is None and offset is None and not label:
@@ -141,7 +141,7 @@ class EventTable:
         self, row: Row, name: str, sounds: dict[str, set[str]], clips: dict[str, list[int]]
     ) -> list[int]:
         """Return the positions of the clips of a row's recording."""
-        meant = sorted(sounds.get(name, ()))
+        meant = sorted(sounds.get(_without_ending(name), set()) | sounds.get(name, set()))
         if len(meant) > 1:
             raise row.error(
                 self._columns[0],
@@ -181,6 +181,7 @@ class EventTable:
 
 
 def _without_ending(name: str) -> str:
+    """Return the name of a recording without the ending of a sound file."""
     path = PurePosixPath(name)
     return str(path.with_suffix("") if path.suffix.lower() in EXTENSIONS else path)
 

@@ -45,7 +45,9 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
             f"{tuple(reference.shape)}: expected two sounds of one length for each clip"
         )
     x, s = to_double(estimate).flatten(1), to_double(reference).flatten(1)
-    both, of_s, of_x = ((a * b).sum(1) for a, b in ((x, s), (s, s), (x, x)))
+    both, of_s, of_x = (
+        torch.bmm(a[:, None], b[:, :, None])[:, 0, 0] for a, b in ((x, s), (s, s), (x, x))
+    )
     wanted = both.square() / of_s
     rest = of_x - wanted
     # Below this, rounding is all that is left of it.

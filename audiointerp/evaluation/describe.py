@@ -36,7 +36,7 @@ def metrics_table(names: Iterable[str] | None = None) -> str:
             metric.meaning,
             _range(metric),
             "higher" if metric.better > 0 else "lower",
-            metric.family,
+            f"{metric.family} (on request)" if metric.on_request else metric.family,
             ", ".join(sorted(metric.needs)),
         )
         lines.append(f"| {' | '.join(fields)} |")

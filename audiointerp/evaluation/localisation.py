@@ -160,9 +160,9 @@ def relevance_mass(ranking: Ranking) -> Tensor:
     L. Arras et al., "CLEVR-XAI: A benchmark dataset for the ground truth evaluation of neural
     network explanations", Information Fusion 81, 2022.
     """
-    positive = ranking.values.clamp(min=0) * ranking.counted
+    positive = ranking.values.double().clamp(min=0) * ranking.counted
     peak = positive.amax(1, keepdim=True)
-    share = (positive / peak.clamp(min=smallest(peak))).double()
+    share = positive / peak.clamp(min=smallest(peak))
     return ranking.decided((share * ranking.true).sum(1) / share.sum(1))
 
 
@@ -258,9 +258,9 @@ def time_ranking(attribution: Tensor, active: Tensor) -> Ranking:
         raise ValueError(
             "the attribution has NaN or infinite cells: was the model's output finite?"
         )
-    positive = values.clamp(min=0)
+    positive = values.double().clamp(min=0)
     peak = positive.amax(dim=(1, 2, 3), keepdim=True)
-    curve = (positive / peak.clamp(min=smallest(peak))).double().sum(dim=(1, 2))
+    curve = (positive / peak.clamp(min=smallest(peak))).sum(dim=(1, 2))
     highest = curve.amax(1, keepdim=True)
     levels = (curve / highest.clamp(min=smallest(highest)) * _LEVELS).round()
     return Ranking(levels, active.to(levels.device), (highest > 0).expand_as(levels))

@@ -39,7 +39,7 @@ _TAKEN = frozenset(
     (
         *("clip", "target", "predicted", "explained", "is_correct", "model", "method"),
         *("experiment", "mask", "metric", "label", "cells", "on", "clips", "rows", "n"),
-        *("score", "accuracy"),
+        *("score", "accuracy", "reference"),
     )
 )
 """Columns of tables that are no metrics."""

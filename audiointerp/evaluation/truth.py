@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, wraps
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,18 @@ ACTIVE_DB = 30.0
 FRAME_SECONDS = 0.02
 """What the level of a frame is taken over, or the time between two frames where that is longer."""
 
-_DERIVED = ("advantage_db", "binary", "ratio", "counted", "mixture_sdr")
-"""What is computed of the parts, one entry per clip."""
+
+def _once(compute: Callable[[Truth], Tensor]) -> cached_property[Tensor]:
+    """Make a property that is computed once: for some clips of a batch, with the whole batch."""
+
+    @wraps(compute)
+    def get(truth: Truth) -> Tensor:
+        if truth.origin is None:
+            return compute(truth)
+        whole, clips = truth.origin
+        return _of_clips(getattr(whole, compute.__name__), clips)
+
+    return cached_property(get)
 
 
 _UNKNOWN_PARTS = "the parts of the clips are not known: is the set without them?"
@@ -44,6 +54,9 @@ class Truth:
         Frames in which the event sounds.
     labels : Tensor of bool, shape (batch, classes), optional
         The classes of the classifier that each clip truly has.
+    origin : (Truth, slice or Tensor), optional
+        The batch that these clips are of, and their positions: what is computed of the parts is
+        taken from there.
 
     Raises
     ------
@@ -56,6 +69,7 @@ class Truth:
     log: bool = True
     active: Tensor | None = None
     labels: Tensor | None = None
+    origin: tuple[Truth, slice | Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.foreground is None) != (self.background is None):
@@ -72,15 +86,20 @@ class Truth:
         """Whether foreground and background are known."""
         return self.foreground is not None
 
-    @cached_property
+    @_once
     def advantage_db(self) -> Tensor:
-        """How far each cell's foreground is above its background, dB: (batch, 1, bins, frames)."""
+        """Return how far each cell's foreground is above its background, dB.
+
+        Shape (batch, 1, bins, frames).
+        """
         foreground, background = self._levels()
         return foreground - background
 
-    @cached_property
+    @_once
     def binary(self) -> Tensor:
-        """The ideal binary mask, bool (batch, 1, bins, frames): where the foreground is louder.
+        """Return the ideal binary mask: where the foreground is louder, bool.
+
+        Shape (batch, 1, bins, frames).
 
         References
         ----------
@@ -88,9 +107,9 @@ class Truth:
         """
         return self.advantage_db > 0
 
-    @cached_property
+    @_once
     def ratio(self) -> Tensor:
-        """The ideal ratio mask: the foreground's share of both parts' power in each cell, [0, 1].
+        """Return the ideal ratio mask: the foreground's share of each cell's power, in [0, 1].
 
         Shape (batch, 1, bins, frames).
 
@@ -101,9 +120,9 @@ class Truth:
         """
         return (self.advantage_db * (math.log(10) / 10)).sigmoid()
 
-    @cached_property
+    @_once
     def counted(self) -> Tensor:
-        """The cells that localisation is measured on, bool (batch, 1, bins, frames).
+        """Return the cells that localisation is measured on, bool (batch, 1, bins, frames).
 
         Those in which foreground or background is within 60 dB of the clip's loudest cell of
         either: quieter ones are inaudible, and which part is the louder there is chance.
@@ -111,9 +130,9 @@ class Truth:
         louder = torch.maximum(*self._levels())
         return louder >= louder.amax(dim=(1, 2, 3), keepdim=True) - COUNTED_DB
 
-    @cached_property
+    @_once
     def mixture_sdr(self) -> Tensor:
-        """The clip's own SI-SDR against the foreground, dB, float64 (batch,); see `si_sdr`."""
+        """Return the SI-SDR of the clips as they are, dB, float64 (batch,); see `si_sdr`."""
         if self.foreground is None or self.background is None:
             raise ValueError(_UNKNOWN_PARTS)
         foreground, background = self.foreground.waveform, self.background.waveform
@@ -159,18 +178,11 @@ class Truth:
         front, back, active, labels = (
             None if part is None else _of_clips(part, clips) for part in parts
         )
-        some = Truth(front, back, self.log, active, labels)
-        # What is computed already is not computed again.
-        there = {name: self.__dict__[name] for name in _DERIVED if name in self.__dict__}
-        some.__dict__.update({name: _of_clips(value, clips) for name, value in there.items()})
-        return some
+        return Truth(front, back, self.log, active, labels, (self, clips))
 
     def with_active(self, active: Tensor) -> Truth:
         """Return the truth with other frames in which the events sound, (batch, frames)."""
-        other = replace(self, active=active)
-        there = {name: self.__dict__[name] for name in _DERIVED if name in self.__dict__}
-        other.__dict__.update(there)
-        return other
+        return replace(self, active=active, origin=(self, slice(None)))
 
 
 def _of_clips(values: Tensor | View, clips: slice | Tensor) -> Tensor | View:

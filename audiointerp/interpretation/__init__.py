@@ -6,7 +6,14 @@ A new method is one file with an `Interpreter` filed in `METHODS`, and its impor
 
 from __future__ import annotations
 
-from audiointerp.interpretation.base import DEFAULT_METHODS, METHODS, Explanation, Interpreter
+from audiointerp.interpretation.base import (
+    DEFAULT_METHODS,
+    METHODS,
+    Explanation,
+    Interpreter,
+    is_reference,
+    method_label,
+)
 
 from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
 from audiointerp.interpretation.deeplift import UnsupportedLayerError
@@ -47,5 +54,7 @@ __all__ = [
     "SHAPInterpreter",
     "SaliencyInterpreter",
     "UnsupportedLayerError",
+    "is_reference",
+    "method_label",
     "select_background",
 ]

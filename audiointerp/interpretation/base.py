@@ -23,6 +23,17 @@ METHODS: Registry[type[Interpreter]] = Registry("method")
 DEFAULT_METHODS = ("saliency", "gradcam", "lime", "shap")
 """What an experiment runs where no method is named: the published four."""
 
+
+def is_reference(method: str) -> bool:
+    """Return whether a name is that of a reference; one that is not in `METHODS` is a method's."""
+    return method in METHODS and METHODS[method].reference
+
+
+def method_label(method: str) -> str:
+    """Return a method's name as tables and pictures show it, marked where it is a reference."""
+    return f"{method} (reference)" if is_reference(method) else method
+
+
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 

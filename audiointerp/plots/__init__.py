@@ -16,6 +16,7 @@ from audiointerp.plots.picture import PRINT_DPI, PRINT_WIDTH, Picture, share_in_
 from audiointerp.plots.plane import draw_plane, plot_plane
 from audiointerp.plots.profile import frequency_shares, plot_frequency_profiles
 from audiointerp.plots.recording import plot_recording
+from audiointerp.plots.sanity import plot_curves, plot_sanity
 from audiointerp.plots.training import plot_confusion, plot_learning_curves
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "plot_attributions",
     "plot_comparison",
     "plot_confusion",
+    "plot_curves",
     "plot_frequency_profiles",
     "plot_interpretation",
     "plot_learning_curves",
@@ -38,6 +40,7 @@ __all__ = [
     "plot_plane",
     "plot_probabilities",
     "plot_recording",
+    "plot_sanity",
     "plot_spectrogram",
     "plot_spectrograms",
     "share_in_words",

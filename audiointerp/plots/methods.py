@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from audiointerp.interpretation import is_reference
 from audiointerp.plots.cells import (
     LEVEL_MAP,
     SHARE_MAP,
@@ -143,7 +144,9 @@ def plot_attributions(
         raise ValueError("there are no attribution maps to draw")
     level = level_look(peak_db(features, processor))
     tiles = [_Tile(in_db(features, processor), level, "original")]
-    tiles += [_Tile(cells, signed_look(cells), name) for name, cells in attributions.items()]
+    tiles += [
+        _Tile(cells, signed_look(cells), _short(name)) for name, cells in attributions.items()
+    ]
     columns = -(-len(tiles) // -(-len(tiles) // _MOST_COLUMNS))
     rows = [("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
     return _draw_sheet(rows, [], processor, heading)
@@ -235,6 +238,9 @@ def _draw_sheet(
         bottom = _BOTTOM + (len(rows) - 1 - place) * step
         beside = axes.text(0.03, bottom + height / 2, name, rotation=90, va="center", fontsize=8)
         as_written(beside, inches=height)
+        if is_reference(name):
+            aside = {"rotation": 90, "va": "center", "fontsize": 5, "color": "0.35"}
+            axes.text(0.135, bottom + height / 2, "reference", **aside)
         _write_hertz(axes, processor, bottom, height)
         below = rows[place + 1][1] if place + 1 < len(rows) else []
         for column, tile in enumerate(tiles):
@@ -255,6 +261,11 @@ def _draw_sheet(
     axes.set(xlim=(0, PRINT_WIDTH), ylim=(0, total), aspect="auto")
     axes.set_axis_off()
     return figure
+
+
+def _short(method: str) -> str:
+    """Return a method's name for the width of a panel, marked where it is a reference."""
+    return f"{method} (ref.)" if is_reference(method) else method
 
 
 def _draw_panel(

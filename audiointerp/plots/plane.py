@@ -12,6 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from audiointerp.evaluation import METRICS, metric_columns
+from audiointerp.interpretation import is_reference, method_label
 from audiointerp.plots.labels import place_labels
 from audiointerp.plots.picture import PRINT_WIDTH, Picture
 from audiointerp.plots.words import as_written, write_legend
@@ -88,6 +89,11 @@ def draw_plane(
             linewidth=0,
             zorder=2,
         )
+        if is_reference(method):
+            # Grey and hollow: they are on no front.
+            drawn.set(facecolor="none", edgecolor="0.35", linewidth=0.7, alpha=0.8)
+            shown[method_label(method)] = drawn
+            continue
         best = points[points["front"]]
         shown[method] = axes.scatter(
             best["simplicity"],

@@ -53,6 +53,10 @@ class View:
         context = None if self.context is None else self.context[clips]
         return View(self.cells[clips], waveform, context)
 
+    def without_context(self) -> View:
+        """Return the view without its context, which takes most of its memory."""
+        return View(self.cells, self.waveform)
+
     def to(self, like: Tensor) -> View:
         """Return the view on a tensor's device, its cells and sound of the tensor's dtype."""
         waveform = None if self.waveform is None else self.waveform.to(like)

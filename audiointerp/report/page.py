@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audiointerp.evaluation import METRICS
+from audiointerp.interpretation import METHODS, is_reference
 from audiointerp.tables import SAME
 from audiointerp.text import printable
 
@@ -51,11 +52,34 @@ def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
     included = {name: _template(f"{name}.html") for name in ("clip", *parts)}
     body = Template(_template(f"{kind}.html")).substitute(included, title=heading)
     # Inside a script element only these could end it or open another.
+    data = data | {"references": [name for name in METHODS if is_reference(name)]}
     plain = json.dumps(_printable(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         plain = plain.replace(sign, f"\\u{ord(sign):04x}")
     return Template(_template("page.html")).substitute(
         title=heading, policy=policy, style=style, body=body, script=script, data=plain
+    )
+
+
+def fill_plain_page(title: str, body: str, style: str) -> str:
+    """Return a page without a script.
+
+    Parameters
+    ----------
+    title : str
+        What it is of.
+    body : str
+        HTML.
+    style : str
+        That the body needs beside the style of all pages.
+    """
+    style = _template("page.css") + style
+    policy = (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_hash(style)}'"
+    )
+    return Template(_template("plain.html")).substitute(
+        title=html.escape(printable(title)), policy=policy, style=style, body=body
     )
 
 

@@ -26,7 +26,7 @@ from audiointerp.masking import map_facts
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.provenance import warn_untrained
 from audiointerp.processing import View
-from audiointerp.runs.job import Job
+from audiointerp.runs.job import Job, Place
 from audiointerp.runs.result import Interpretation
 from audiointerp.runs.targets import Target, check_target, choose_targets
 from audiointerp.runs.windows import Section
@@ -334,6 +334,33 @@ def _interpretation(
     )
 
 
+def gather_evidence(
+    job: Job,
+    scorer: Scorer,
+    view: View,
+    probabilities: Tensor,
+    target: Tensor,
+    attribution: Tensor,
+    on: Place,
+    *,
+    truth: Truth | None = None,
+) -> Evidence:
+    """Return what is known of the maps of a batch of clips, for metrics that need no mask.
+
+    Parameters
+    ----------
+    job, scorer, view, probabilities, target, truth
+        See `interpret_batch`.
+    attribution : Tensor, shape (batch, 1, bins, frames)
+        The maps.
+    on : {"features", "audio"}
+        Where changed cells are scored.
+    """
+    work = _Measuring(job, scorer, view, probabilities, target, attribution, truth)
+    needs = frozenset({"attribution", "view", "level", "score"})
+    return work.evidence(slice(None), needs, on)
+
+
 @dataclass(frozen=True)
 class _Measuring:
     """The measurement of one batch."""
@@ -363,12 +390,12 @@ class _Measuring:
         scored = {name: metric for name, metric in of_map.items() if "score" in metric.needs}
         unscored = {name: metric for name, metric in of_map.items() if name not in scored}
         everywhere = slice(None)
-        of_any_place = evaluate_evidence(self._evidence(everywhere, unscored), unscored)
+        of_any_place = evaluate_evidence(self.evidence(everywhere, _needs(unscored)), unscored)
         heard: list[dict[str, Tensor]] = []
 
         def listen(clip: Tensor, mask: Tensor, sound: Tensor) -> None:
             # The sounds of all masks take much memory: each is let go once it is measured.
-            evidence = self._evidence(clip, of_sound, mask=mask, sound=sound)
+            evidence = self.evidence(clip, _needs(of_sound), mask=mask, sound=sound)
             heard.append(evaluate_evidence(evidence, of_sound))
 
         # Where the masked clips become sound anyway, none is made for the metrics of the sound.
@@ -382,11 +409,16 @@ class _Measuring:
         about_sounds = {name: torch.cat([part[name] for part in heard]) for name in of_sound}
         metrics, masked = {}, {}
         for on, (inside, outside) in probabilities.items():
-            evidence = self._evidence(
-                distinct.clip, of_mask, on, inside=inside, outside=outside, mask=distinct.masks
+            evidence = self.evidence(
+                distinct.clip,
+                _needs(of_mask),
+                on,
+                inside=inside,
+                outside=outside,
+                mask=distinct.masks,
             )
             found = evaluate_evidence(evidence, of_mask) | about_sounds
-            evidence = self._evidence(everywhere, scored, on)
+            evidence = self.evidence(everywhere, _needs(scored), on)
             about_maps = of_any_place | evaluate_evidence(evidence, scored)
             for name, rows in distinct.place.items():
                 values = {metric: each[rows] for metric, each in found.items()} | about_maps
@@ -396,27 +428,26 @@ class _Measuring:
                 masked[on, name] = (inside[rows], outside[rows])
         return metrics, masked
 
-    def _evidence(
+    def evidence(
         self,
         clip: slice | Tensor,
-        metrics: dict[str, Metric],
+        needs: frozenset[str],
         on: str | None = None,
         **known: Tensor,
     ) -> Evidence:
-        """Return the evidence that some metrics need.
+        """Return what is needed of what is known.
 
         Parameters
         ----------
         clip : slice or Tensor
             Positions in the batch of the clips of each row.
-        metrics : dict of str to Metric
-            What is to be computed.
+        needs : frozenset of str
+            Names in ``EVIDENCE``.
         on : str, optional
             What is measured on; without it nothing else can be scored.
         **known
             Further attributes of the evidence, with these rows.
         """
-        needs = frozenset().union(*(metric.needs for metric in metrics.values()))
         return Evidence(
             self.probabilities[clip],
             self.target[clip],
@@ -475,3 +506,8 @@ class _Measuring:
             return heard.cells, heard
 
         return score_masks(self.scorer, masks, masked)
+
+
+def _needs(metrics: dict[str, Metric]) -> frozenset[str]:
+    """Return what some metrics need to be known."""
+    return frozenset().union(*(metric.needs for metric in metrics.values()))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +17,7 @@ from tqdm.auto import tqdm
 
 from audiointerp.arguments import several
 from audiointerp.dataset import ClipDataset
+from audiointerp.device import resolve_device
 from audiointerp.evaluation.sanity import (
     SIMILARITIES,
     completeness,
@@ -27,12 +30,16 @@ from audiointerp.interpretation import METHODS, AdditivityWarning, Interpreter
 from audiointerp.masking import base_level
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.randomise import list_layers, randomised
+from audiointerp.model.weights import load
+from audiointerp.plots import plot_sanity
 from audiointerp.processing import View
 from audiointerp.registry import Registry, check_different
 from audiointerp.runs.clip import analyse
-from audiointerp.runs.recipe import Recipe, build_interpreter
+from audiointerp.runs.recipe import TRAIN_FOLDS, Recipe, build_interpreter, open_set
 from audiointerp.speed.inference import evaluation_mode, fast_copy
 from audiointerp.speed.memory import batch_size_for
+from audiointerp.spreadsheet import to_csv
+from audiointerp.storage import check_writable, claim, write_atomically
 
 COLUMNS = ("method", "clip", "target", "check", "layer", "measure", "value")
 
@@ -122,8 +129,8 @@ def check_sanity(
             registry[name]
         check_different(registry.kind, given)
     if draws < 1 or not radius > 0:
-        raise ValueError(f"radius={radius}, draws={draws}: expected positive ones")
-    waveforms, clip_names = _waveforms(clips)
+        raise ValueError(f"a radius of {radius:g} and draws={draws}: expected positive ones")
+    waveforms, clip_names = stack_waveforms(clips)
     if classifier.front_end is None:
         raise ValueError("the classifier has no front end: pass what audiointerp.load returns")
     view = analyse(classifier, waveforms)
@@ -174,6 +181,75 @@ def check_sanity(
                     frames.append(pd.DataFrame(rows))
                 bar.update()
     return pd.concat(frames, ignore_index=True)[list(COLUMNS)]
+
+
+def run_sanity(
+    weights: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    subset: str | None = None,
+    fold: int | str = 5,
+    clips: int | None = 10,
+    train_folds: Sequence[int | str] = TRAIN_FOLDS,
+    methods: str | Sequence[str] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    **options: Any,
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Check methods on a weight file and some clips of a set; write the table and its picture.
+
+    Parameters
+    ----------
+    weights : path
+    data : "synthetic" or path
+        The set; see `audiointerp.dataset.open_dataset`.
+    out : path
+        Folder for ``sanity.csv`` and, where layers are randomised, ``sanity.pdf`` and
+        ``sanity.png``.
+    subset, fold, clips, train_folds
+        See `audiointerp.runs.experiment.run_experiment`.
+    methods, seed, **options
+        See `check_sanity`.
+    device : str
+        "auto", "cpu", "cuda", …
+
+    Returns
+    -------
+    found : DataFrame
+        As `check_sanity` returns it.
+    files : list of Path
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written; before anything is computed.
+    ClaimedError
+        If another run is writing to it.
+    """
+    folder = Path(out)
+    check_writable(folder, folder=True)
+    with claim(folder / "sanity.csv"):
+        classifier = load(weights, device=resolve_device(device))
+        recipe = Recipe(methods, seed=seed)
+        background = recipe.background(data, classifier, folds=train_folds, subset=subset)
+        chosen = open_set(data, classifier, folds=fold, clips=clips, subset=subset)
+        found = check_sanity(
+            classifier,
+            methods,
+            chosen,
+            background=background,
+            seed=seed,
+            progress=True,
+            **options,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        table = write_atomically(folder / "sanity.csv", to_csv(found, index=False))
+        files = [table]
+        if found["layer"].any():
+            heading = f"{Path(weights).stem}, {found['clip'].nunique()} clips"
+            files += plot_sanity(found, heading=heading).save_print(folder / "sanity")
+    return found, files
 
 
 def summarise_sanity(found: pd.DataFrame) -> pd.DataFrame:
@@ -325,7 +401,7 @@ def _completeness(bench: _Bench) -> _Rows:
     yield "", "completeness", completeness(bench.maps, before - compared)
 
 
-def _waveforms(clips: ClipDataset | Tensor) -> tuple[Tensor, list[str]]:
+def stack_waveforms(clips: ClipDataset | Tensor) -> tuple[Tensor, list[str]]:
     """Return the waveforms of clips, (clips, 1, samples), and their names."""
     if isinstance(clips, Tensor):
         if clips.ndim != 3 or not len(clips):

@@ -382,7 +382,9 @@ class _Batch:
             return Truth(labels=self.labels) if dataset.has_events else None
         front_end = self.work.classifier.front_end
         parts = [dataset.true_parts(dataset.index(clip.clip_id)) for clip in self.clips]
-        foreground, background = map(self._analyse, zip(*parts, strict=True))
+        foreground, background = (
+            self._analyse(part).without_context() for part in zip(*parts, strict=True)
+        )
         told = [dataset.foreground_labels(dataset.index(clip.clip_id)) for clip in self.clips]
         active = sounding_frames(foreground.waveform, self._times, front_end.sample_rate)
         return Truth(foreground, background, front_end.log, active, self._outputs(told))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
 
 from audiointerp.evaluation import METRICS, SCORED_FAMILIES, metric_columns
-from audiointerp.tables.cells import CLIPS, COUNT, Cell, Column, Row
+from audiointerp.tables.cells import CLIPS, COUNT, COUNTS, Cell, Column, Row
 from audiointerp.tables.score import SCORE, SCORE_DECIMALS
 from audiointerp.tables.table import NAMES, Table
 
@@ -51,7 +52,7 @@ def family_tables(
     before: list[Field] = [(CLIPS, population_column(rows))] if populations_differ(rows) else []
     for family, metrics in families.items():
         parts: list[list[Field]] = [[*before]]
-        for fields in (with_counts(metric, rows) for metric in metrics):
+        for fields in _share_counts([with_counts(metric, rows) for metric in metrics], rows):
             if len(parts[-1]) + len(fields) > _COLUMNS_AT_MOST:
                 parts.append([*before])
             parts[-1] += fields
@@ -95,10 +96,27 @@ def with_counts(metric: str, rows: Sequence[dict[str, Any]]) -> list[Field]:
     return fields
 
 
+def _share_counts(
+    columns: Sequence[list[Field]], rows: Sequence[dict[str, Any]]
+) -> list[list[Field]]:
+    """Return the columns of metrics, with one count for neighbours that have the same ones."""
+
+    def counts(fields: list[Field]) -> list[int] | None:
+        return [row.get(fields[1][1]) for row in rows] if len(fields) > 1 else None
+
+    return [
+        fields[:1] if after is not None and counts(fields) == counts(after) else fields
+        for fields, after in zip_longest(columns, columns[1:])
+    ]
+
+
 def explain_counts(fields: Sequence[Field]) -> str:
     """Return what a caption says of the columns that count values, nothing if there is none."""
-    counted = any(column is COUNT for column, _ in fields)
-    return "; n: how many have a value" if counted else ""
+    count = [column for column, _ in fields].count(COUNT)
+    if not count:
+        return ""
+    shared = count < sum(column not in COUNTS for column, _ in fields)
+    return "; n: how many have a value" + (" in the columns before it" if shared else "")
 
 
 def column_of(metric: str) -> Column:

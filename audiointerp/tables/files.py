@@ -25,7 +25,7 @@ _LEGEND = (
     "rows: \\textbf{{bold}}; worst: \\underline{{underlined}}. An asterisk: better, or worse, than "
     "every other of the group (paired Wilcoxon test, Holm, $p < 0.05$)."
 )
-_ENDINGS = (".csv", ".tex", ".pdf")
+_ENDINGS = (".csv", ".tex", ".pdf", ".html")
 _ROWS_AT_MOST = 60
 """Of a table that fits a page of the document; longer ones are cut between groups."""
 
@@ -67,9 +67,7 @@ def write_tables(
     OSError
         If `out` cannot be written; before anything is read.
     """
-    out = Path(out)
-    if out.suffix.lower() in _ENDINGS:
-        raise ValueError(f"{out}: the tables are several files in a folder; name the folder")
+    out = check_folder(out)
     check_writable(out, folder=True)
     loaded = load_results(results, on=on, models=models, experiments=experiments)
     with tqdm(total=2, desc="tables", unit="step") as bar:
@@ -78,6 +76,20 @@ def write_tables(
         written = export_tables(tables, out)
         bar.update()
     return written
+
+
+def check_folder(out: str | os.PathLike[str]) -> Path:
+    """Return the folder that tables are written to.
+
+    Raises
+    ------
+    ValueError
+        If the name is that of a file of tables.
+    """
+    out = Path(out)
+    if out.suffix.lower() in _ENDINGS:
+        raise ValueError(f"{out}: the tables are several files in a folder; name the folder")
+    return out
 
 
 def export_tables(tables: Tables, out: str | os.PathLike[str]) -> list[Path]:

@@ -9,7 +9,7 @@ from audiointerp.tables.cells import Cell, Column, Row
 
 # Colours are those of the page around; marks are tinted, which shows on white and on black. Where
 # styles are taken away, as on GitHub, bold, underlined and small remain.
-_STYLE = """
+STYLE = """
 .audiointerp-tables {overflow-x: auto; font-family: Arial, Helvetica, sans-serif}
 .audiointerp-tables table {border-collapse: collapse; margin: 0 0 1.2em; font-size: 12px;
  font-variant-numeric: tabular-nums; border: 0}
@@ -81,8 +81,13 @@ def with_legend(tables: Iterable[str]) -> str:
     str
         A ``div`` with its own styles, which concern nothing else on the page.
     """
+    return tables_html(tables, style=f"<style>{STYLE}</style>")
+
+
+def tables_html(tables: Iterable[str], *, style: str = "") -> str:
+    """Return tables with one legend below them, for a page that has the `STYLE` of its own."""
     body = "".join(tables) or "<p>No tables.</p>"
-    return f'<div class="audiointerp-tables"><style>{_STYLE}</style>{body}<p>{_LEGEND}</p></div>'
+    return f'<div class="audiointerp-tables">{style}{body}<p>{_LEGEND}</p></div>'
 
 
 def _heading(column: Column) -> str:

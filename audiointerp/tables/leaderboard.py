@@ -20,20 +20,20 @@ from matplotlib.axes import Axes
 
 from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.evaluation.agreement import agreement
-from audiointerp.interpretation import METHODS
+from audiointerp.interpretation import METHODS, is_reference, method_label
 from audiointerp.plots.levels import draw_agreement, draw_levels
 from audiointerp.runs.names import split_condition
 from audiointerp.tables.build import column_of, family_tables
 from audiointerp.tables.cells import Cell, Column, Row
 from audiointerp.tables.load import EXPLAINED, load_results
 from audiointerp.tables.order import in_order, sorting_key
-from audiointerp.tables.paper import accuracy_intervals, accuracy_tables
+from audiointerp.tables.paper import accuracy_intervals, accuracy_tables, with_references
 from audiointerp.tables.summary import compare, estimate, mark
 from audiointerp.tables.table import Drawing, Table, Tables
 
 FIDELITY = ("fidelity", "robust fidelity", "curves")
 """Families of metrics that ask the network alone."""
-TRUTH = ("localisation", "sound")
+TRUTH = ("localisation", "localisation in time", "sound")
 """Families of metrics that ask what is known of the clip."""
 SHOWN = ("AUPRC", "FF")
 """The metrics that are drawn over the level and against each other, if there are both."""
@@ -154,6 +154,7 @@ def make_leaderboard(
         "agreement": rank_agreement(main, **options),
         "comparisons": tests,
     }
+    frames = {kind: with_references(frame) for kind, frame in frames.items()}
     tables = [
         *accuracy_tables(frames["accuracy"]),
         *_leaderboard_tables(pooled, main, mask, clips),
@@ -163,7 +164,9 @@ def make_leaderboard(
     ]
     drawings = [*_draw_levels(levels), *_draw_agreements(pooled)]
     on = results["on"].iloc[0]
-    return Tables(frames, tables, drawings, on, (), tuple(results.attrs.get("notes", ())))
+    notes = tuple(results.attrs.get("notes", ()))
+    explains = "the class is the one that the clip truly has"
+    return Tables(frames, tables, drawings, on, (), notes, explains)
 
 
 def rank_agreement(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0) -> pd.DataFrame:
@@ -209,11 +212,6 @@ def rank_agreement(results: pd.DataFrame, *, resamples: int = 5_000, seed: int =
     return pd.DataFrame(parts, columns=columns)
 
 
-def references_of(methods: Sequence[str]) -> list[str]:
-    """Return those of some methods that are references: floor, baselines and ceiling."""
-    return [name for name in methods if getattr(METHODS.get(name), "reference", False)]
-
-
 def _label(results: pd.DataFrame) -> list[str]:
     """Return the column of the explained label, if there is one."""
     return [EXPLAINED] if EXPLAINED in results else []
@@ -254,7 +252,7 @@ def _leaderboard_tables(
     for model, group in frame.groupby("model", sort=False):
         rows = group.to_dict("records")
         caption = f"{model}: {_which(clips)} under {noises[model]}; mask {mask}"
-        lines = [(row, "", row["method"]) for row in rows]
+        lines = [(row, "", method_label(row["method"])) for row in rows]
         families = _families(frame)
         about = {"model": str(model)}
         tables += family_tables("leaderboard", caption, ("method",), lines, families, **about)
@@ -265,7 +263,8 @@ def _condition_tables(frame: pd.DataFrame, mask: str, clips: str) -> list[Table]
     tables = []
     for model, group in frame.groupby("model", sort=False):
         caption = f"{model}: {_which(clips)}; mask {mask}"
-        lines = [(row, row["experiment"], row["method"]) for row in group.to_dict("records")]
+        records = group.to_dict("records")
+        lines = [(row, row["experiment"], method_label(row["method"])) for row in records]
         stub, families = ("experiment", "method"), _families(frame)
         tables += family_tables("conditions", caption, stub, lines, families, model=str(model))
     return tables
@@ -284,7 +283,8 @@ def _level_tables(frame: pd.DataFrame, mask: str) -> list[Table]:
                 _level_cell(found.get((noise, method, level)), metric, heading.decimals)
                 for level in levels
             )
-            rows.append(Row(noise, method, cells, {"model": model, "method": method}))
+            about = {"model": model, "method": method}
+            rows.append(Row(noise, method_label(method), cells, about))
         columns = tuple(Column(f"{level:g} dB", decimals=heading.decimals) for level in levels)
         way = "higher is better" if heading.better > 0 else "lower is better"
         caption = f"{model}, {metric} ({way}) at each level; mask {mask}"
@@ -350,7 +350,7 @@ def _draw_levels(frame: pd.DataFrame) -> list[Drawing]:
 
 
 def _draw_level(axes: Axes, title: str, *, rows: pd.DataFrame, metric: str) -> None:
-    references = references_of(list(rows["method"]))
+    references = list(filter(is_reference, rows["method"]))
     draw_levels(axes, rows, metric, title=title, references=references)
 
 
@@ -366,5 +366,5 @@ def _draw_agreements(frame: pd.DataFrame) -> list[Drawing]:
 
 
 def _draw_pair(axes: Axes, title: str, *, rows: pd.DataFrame) -> None:
-    references = references_of(list(rows["method"]))
+    references = list(filter(is_reference, rows["method"]))
     draw_agreement(axes, rows, *reversed(SHOWN), title=title, references=references)

@@ -7,7 +7,7 @@ reading. They show themselves in a notebook; `audiointerp.tables.files` writes t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 
 from audiointerp.evaluation import metric_columns
 from audiointerp.evaluation.statistics import share_interval
+from audiointerp.interpretation import is_reference, method_label
 from audiointerp.plots import draw_plane
 from audiointerp.tables.build import (
     ACCURACY,
@@ -32,7 +33,7 @@ from audiointerp.tables.build import (
     with_counts,
 )
 from audiointerp.tables.cells import CLIPS, COUNTS, Column, Row
-from audiointerp.tables.load import RUN_COLUMNS
+from audiointerp.tables.load import EXPLAINED, RUN_COLUMNS
 from audiointerp.tables.notes import Note, find_notes, sources_of
 from audiointerp.tables.order import in_order, rank_names
 from audiointerp.tables.score import SCORE, scored_metrics
@@ -112,8 +113,11 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
     if notes is None:
         notes = find_notes(sources_of(results))
     tables = [_with_notes(table, notes, frames["accuracy"]) for table in tables]
+    frames = {kind: with_references(frame) for kind, frame in frames.items()}
     scored = tuple(scored_metrics(results))
-    return Tables(frames, tables, _planes(frames["plane"], scored), on, scored, tuple(notes))
+    drawings = _planes(frames["plane"], scored)
+    explains = {"explains": "every explained class counts"} if EXPLAINED in results else {}
+    return Tables(frames, tables, drawings, on, scored, tuple(notes), **explains)
 
 
 _PLANE_LEGEND = (
@@ -138,6 +142,18 @@ def _planes(frame: pd.DataFrame, scored: Sequence[str]) -> list[Drawing]:
 
 def _draw_plane(axes: Axes, title: str, *, plane: pd.DataFrame, metrics: Sequence[str]) -> None:
     draw_plane(axes, plane, title=title, metrics=metrics)
+
+
+def with_references(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame that says which rows are of references, where some are."""
+    if "method" not in frame:
+        return frame
+    references = [is_reference(method) for method in frame["method"]]
+    if not any(references):
+        return frame
+    marked = frame.copy()
+    marked.insert(frame.columns.get_loc("method") + 1, "reference", references)
+    return marked
 
 
 def _with_notes(table: Table, notes: Sequence[Note], accuracies: pd.DataFrame) -> Table:
@@ -201,16 +217,22 @@ def _summary_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model,), rows in _by(frame, "model"):
         caption = f"{model}: each method with its best mask by the score ({clips_in_words(rows)})"
-        lines = [(row, row["experiment"], f"{row['method']} ({row['mask']})") for row in rows]
+        lines = [(row, row["experiment"], _with_mask(row)) for row in rows]
         stub = ("experiment", "method (mask)")
         tables += family_tables("summary", caption, stub, lines, families_of(frame), model=model)
     return tables
 
 
+def _with_mask(row: Mapping[str, Any]) -> str:
+    reference = "; reference" if is_reference(row["method"]) else ""
+    return f"{row['method']} ({row['mask']}{reference})"
+
+
 def _mask_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model, experiment, method), rows in _by(frame, "model", "experiment", "method"):
-        caption = f"{model}, {experiment}, {method}: all masks ({clips_in_words(rows)})"
+        name = method_label(method)
+        caption = f"{model}, {experiment}, {name}: all masks ({clips_in_words(rows)})"
         lines = [(row, "", row["mask"]) for row in rows]
         about = {"model": model, "experiment": experiment, "method": method}
         families = families_of(frame)
@@ -222,7 +244,7 @@ def _method_tables(frame: pd.DataFrame) -> list[Table]:
     tables = []
     for (model, experiment), rows in _by(frame, "model", "experiment"):
         caption = f"{model}, {experiment}: all methods under each mask ({clips_in_words(rows)})"
-        lines = [(row, row["mask"], row["method"]) for row in rows]
+        lines = [(row, row["mask"], method_label(row["method"])) for row in rows]
         about = {"model": model, "experiment": experiment}
         stub = ("mask", "method")
         tables += family_tables(
@@ -239,7 +261,7 @@ def _part_tables(frame: pd.DataFrame) -> list[Table]:
             part = [row for row in rows if row["label"] == label]
             lines += [(row, label, row["mask"]) for row in part]
             counts += [f"{clips_in_words(part)} classified {label}ly"] if part else []
-        caption = f"{model}, {experiment}, {method}: {', '.join(counts)}"
+        caption = f"{model}, {experiment}, {method_label(method)}: {', '.join(counts)}"
         about = {"model": model, "experiment": experiment, "method": method}
         stub, families = ("clips", "mask"), families_of(frame)
         tables += family_tables("correct_and_wrong", caption, stub, lines, families, **about)
@@ -261,7 +283,7 @@ def _experiment_tables(frame: pd.DataFrame) -> list[Table]:
                 fields.append((CLIPS, population_column(rows)))
             lines = [
                 Row(
-                    method,
+                    method_label(method),
                     mask,
                     tuple(
                         cell_of(found.get((method, mask, name)), field, heading.decimals)

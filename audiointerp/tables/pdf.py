@@ -357,21 +357,16 @@ def _list_contents(pages: Sequence[_Page], before: int) -> list[_Entry]:
 
 def _make_key(tables: Tables) -> list[_Paragraph]:
     """Return what the columns and the marks mean."""
-    several = "rows" in tables.frames["accuracy"]
-    which = (
-        "every explained class counts"
-        if several
-        else "the class is the one that the model predicts"
-    )
     texts = (
-        f"The metrics were {MEASURED_ON[tables.on]}; {which}.",
+        f"The metrics were {MEASURED_ON[tables.on]}; {tables.explains}.",
         _LEGEND,
         "Arrows in the headings point to what is better.",
     )
     key = [_Paragraph("How to read them", [])]
     key += [_Paragraph("", [*textwrap.wrap(text, 68), ""]) for text in texts]
     meanings = {name: METRICS[name].about for name in tables.metrics}
-    meanings[SCORE] = describe_score(tables.scored)
+    if tables.scored:
+        meanings[SCORE] = describe_score(tables.scored)
     key += [_Paragraph(name, textwrap.wrap(text, 58)) for name, text in meanings.items()]
     if tables.notes:
         key.append(_Paragraph("What the means do not show", []))

@@ -19,6 +19,7 @@ from audiointerp.evaluation.statistics import (
     population_counts,
     signed_rank_test,
 )
+from audiointerp.interpretation import is_reference
 from audiointerp.tables.load import EXPLAINED, RUN_COLUMNS, row_key
 from audiointerp.tables.order import in_order, sorting_key
 from audiointerp.tables.score import (
@@ -301,8 +302,9 @@ def mark(
     "best" and "worst" are the extreme means, all that are equal; "better" is a single best that is
     significantly better (corrected p < 0.05, and the ranks agree with the means) than every other,
     "worse" a single worst that is significantly worse than every other. Where all are equal nothing
-    is marked, nor is what has no mean. The score is no mean over clips: it is marked best or worst
-    and never more.
+    is marked, nor is what has no mean. Of methods, references are not marked, and the others are
+    marked as if there were none; the comparisons say whether a method beats them. The score is no
+    mean over clips: it is marked best or worst and never more.
 
     Parameters
     ----------
@@ -328,13 +330,15 @@ def mark(
     for *where, better, lost in zip(*columns, significant["better"], loser, strict=True):
         wins.setdefault(tuple(where), set()).add((better, lost))
     names = estimates[of].to_numpy()
+    competing = np.array([of != "method" or not is_reference(name) for name in names], bool)
     groups = dict(_groups(estimates, within))
     marks = {}
     for metric in (*metric_columns(estimates), SCORE):
         better, unit = (1, 1.0) if metric == SCORE else _direction(metric)
         values = estimates[metric].to_numpy() * better
         column = marks[f"{metric}_mark"] = np.full(len(estimates), "", dtype=object)
-        for key, places in groups.items():
+        for key, everyone in groups.items():
+            places = everyone[competing[everyone]]
             group = dict(zip(names[places], values[places], strict=True))
             found = wins.get((*key, metric), set())
             column[places] = list(_mark_column(group, SAME * unit, found).values())
@@ -398,8 +402,8 @@ def fidelity_simplicity(results: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One row per model, experiment, method and mask with ``fidelity``, ``simplicity`` and
         ``front``: whether no other method and mask of the same model and experiment is at least as
-        good in both and better in one; and ``clips`` where not all have equally many. No rows if
-        all runs lack the metrics of a family.
+        good in both and better in one, references aside; and ``clips`` where not all have equally
+        many. No rows if all runs lack the metrics of a family.
     """
     names = scored_metrics(results)
     families = {family: metric_columns(names, [family]) for family in SCORED_FAMILIES}
@@ -424,7 +428,8 @@ def fidelity_simplicity(results: pd.DataFrame) -> pd.DataFrame:
         ).reset_index()
     )
     front = pd.Series(False, index=plane.index)
-    for _, places in plane.groupby(["model", "experiment"], sort=False):
+    competing = plane[[not is_reference(method) for method in plane["method"]]]
+    for _, places in competing.groupby(["model", "experiment"], sort=False):
         # Places that differ by rounding are equal, whichever machine rounded.
         front[places.index] = pareto_front(places[list(families)].round(9))
     return plane.assign(front=front)[[*columns, *counts]]

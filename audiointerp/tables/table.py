@@ -149,9 +149,11 @@ class Tables:
     on : str
         What the metrics were measured on, "features" or "audio".
     scored : tuple of str
-        The metrics that the score is made of.
+        The metrics that the score is made of; none where no score is shown.
     notes : tuple of Note
         What the means do not show, of all the results.
+    explains : str
+        Which class of a clip is explained, as a clause.
     """
 
     frames: dict[str, pd.DataFrame]
@@ -160,6 +162,7 @@ class Tables:
     on: str = "features"
     scored: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
+    explains: str = "the class is the one that the model predicts"
 
     @property
     def metrics(self) -> list[str]:

@@ -83,8 +83,9 @@ def _coarse(
 class RandomHoles(nn.Module):
     """Remove random cells of some clips of a batch, in training mode only.
 
-    Each clip that is drawn gets one kind of hole and one share of cells to keep, both drawn for
-    it alone. What is removed depends on no network and no explanation.
+    Each clip that is drawn gets two kinds of holes, which may be the same, and one share of cells
+    to keep, drawn for it alone: kept is what both keep. What is removed depends on no network and
+    no explanation.
 
     Parameters
     ----------
@@ -93,7 +94,8 @@ class RandomHoles(nn.Module):
     kinds : str or sequence of str, optional
         Names in ``HOLES``, drawn with equal probability; all by default.
     keep : (float, float)
-        Range of the share of cells that are kept, drawn uniformly.
+        Range of the share of cells that is drawn uniformly: the product of what each kind of hole
+        keeps.
     level : float
         What a removed cell becomes: the masking base "floor" is the front end's ``floor``.
 
@@ -149,19 +151,21 @@ class RandomHoles(nn.Module):
         """
         if not self.training:
             return features
-        holed, clips = features.clone(), len(features)
+        clips = len(features)
         chosen = torch.rand(clips, generator=generator) < self.share
-        kind = torch.randint(len(self.kinds), (clips,), generator=generator)
+        kinds = torch.randint(len(self.kinds), (2, clips), generator=generator)
         low, high = self.keep
         kept = low + (high - low) * torch.rand(clips, generator=generator)
-        for number, name in enumerate(self.kinds):
-            places = (chosen & (kind == number)).nonzero()[:, 0]
-            if len(places):
-                scores = HOLES[name](features[places.to(features.device)], generator)
-                removed = _lowest(scores, 1 - kept[places]).to(features.device)
-                places = places.to(features.device)
-                holed[places] = torch.where(removed, self.level, features[places])
-        return holed
+        first = torch.rand(clips, generator=generator)
+        removed = torch.zeros(features.shape, dtype=torch.bool)
+        for kind, power in zip(kinds, (first, 1 - first), strict=True):
+            shares = 1 - kept**power
+            for number, name in enumerate(self.kinds):
+                places = (chosen & (kind == number)).nonzero()[:, 0]
+                if len(places):
+                    scores = HOLES[name](features[places.to(features.device)], generator)
+                    removed[places] |= _lowest(scores, shares[places])
+        return torch.where(removed.to(features.device), self.level, features)
 
 
 def _lowest(scores: Tensor, share: Tensor) -> Tensor:

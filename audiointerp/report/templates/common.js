@@ -15,6 +15,9 @@ const unique = (values) => [...new Set(values)];
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const seconds = (time) => time.toFixed(1);
 const same = (names) => Object.fromEntries(names.map((name) => [name, name]));
+/** Return a method's name as it is shown, marked where it is a reference. */
+const named = (name) => (page.references.includes(name) ? `${name} (reference)` : name);
+const namedMethods = (names) => Object.fromEntries(names.map((name) => [name, named(name)]));
 
 /* ---------- choices ---------- */
 
@@ -63,7 +66,7 @@ function offerRadios(group, names, chosen, choose) {
  * `same`.
  * A row is {values, choose, chosen, group}: its first value is the text of its heading, which is a
  * button where there is something to choose. A value may be null. With `marks`, the best of each
- * column is marked among the rows of a group.
+ * column is marked among the rows of a group that are no reference.
  */
 class SortedTable {
   constructor(id, { marks = false } = {}) {
@@ -121,9 +124,9 @@ class SortedTable {
   /** Return whether a row has the best value of its group; where all are equal, none has. */
   findBest() {
     const limits = new Map();
-    for (const { group } of this.rows) {
-      if (limits.has(group)) continue;
-      const rows = this.rows.filter((row) => row.group === group);
+    for (const { group, reference } of this.rows) {
+      if (reference || limits.has(group)) continue;
+      const rows = this.rows.filter((row) => row.group === group && !row.reference);
       limits.set(group, this.columns.map(({ better, same: equal = 0 }, at) => {
         const values = rows.map((row) => row.values[at]).filter((value) => value !== null);
         const [low, high] = [Math.min(...values), Math.max(...values)];
@@ -131,7 +134,7 @@ class SortedTable {
         return better === "higher" ? (value) => high - value <= equal : (value) => value - low <= equal;
       }));
     }
-    return ({ group, values }, at) => values[at] !== null && limits.get(group)[at](values[at]);
+    return ({ group, reference, values }, at) => !reference && values[at] !== null && limits.get(group)[at](values[at]);
   }
 
   line(row, best) {

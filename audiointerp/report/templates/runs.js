@@ -19,7 +19,7 @@ let run = page.runs[0];
 const wanted = { answer: "all", class: "", clip: null };
 
 const label = (one) => unique(page.runs.map(({ model }) => model)).length > 1
-  ? `${one.model} · ${one.method} · ${one.experiment}` : `${one.method} · ${one.experiment}`;
+  ? `${one.model} · ${named(one.method)} · ${one.experiment}` : `${named(one.method)} · ${one.experiment}`;
 
 /** Take the run of a name, which keeps the other names where there is one that does. */
 function choose(name, value) {
@@ -103,7 +103,8 @@ function offerChoices() {
   fitting.method = fitting.experiment.filter((other) => other.experiment === run.experiment);
   for (const name of NAMES) {
     const group = byId(`${name}s`);
-    offerRadios(group, same(unique(fitting[name].map((other) => other[name]))), run[name],
+    const names = unique(fitting[name].map((other) => other[name]));
+    offerRadios(group, name === "method" ? namedMethods(names) : same(names), run[name],
       (value) => choose(name, value));
     group.hidden = unique(page.runs.map((other) => other[name])).length < 2;
   }
@@ -160,7 +161,7 @@ function showRuns() {
   byId("runs-card").hidden = page.runs.length < 2;
   byId("about-runs").textContent =
     `Under the mask ${shown.mask}, measured on ${page.places[shown.place]}, means over the clips asked for ` +
-    "(the accuracy is that of all). In bold: the best method of an experiment. A row shows its run.";
+    "(the accuracy is that of all). In bold: the best method of an experiment, references aside. A row shows its run.";
   const columns = [{ name: "run", text: true },
     { name: "accuracy, %", about: "Share of all clips that are classified correctly", digits: 2 },
     { name: page.runs.some((one) => one.explained) ? "explained" : "clips",
@@ -168,6 +169,7 @@ function showRuns() {
   runsTable.show(columns, page.runs.map((other) => ({
     values: [label(other), accuracy(other), clipsOf(other).length, ...means(other, shown.mask)],
     group: other.group,
+    reference: page.references.includes(other.method),
     chosen: other === run,
     choose: () => { run = other; show(); },
   })));

@@ -33,7 +33,7 @@ function show() {
   offerClips(ofModel);
   offerRadios(byId("models"), same(unique(page.scenes.map((other) => other.model))), scene.model,
     (model) => showScene(model, shown.scene.clip));
-  offerRadios(byId("methods"), same(Object.keys(scene.methods)), shown.method,
+  offerRadios(byId("methods"), namedMethods(Object.keys(scene.methods)), shown.method,
     (name) => { shown.method = name; show(); });
   const places = Object.keys(method().tables);
   offerRadios(byId("places"), Object.fromEntries(places.map((place) => [place, page.places[place]])),
@@ -65,7 +65,7 @@ function showMetrics() {
       .filter((mask) => mask in table)
       .filter((mask) => byId("all-masks").checked || mask in sounds || mask === shown.mask)
       .map((mask) => ({
-        values: [`${name} · ${mask}`, kept[mask], ...table[mask].metrics,
+        values: [`${named(name)} · ${mask}`, kept[mask], ...table[mask].metrics,
           table[mask].in[target], table[mask].out[target]],
         chosen: name === shown.method && mask === shown.mask,
         choose: () => { Object.assign(shown, { method: name, mask }); show(); },

@@ -71,7 +71,7 @@ function showVerdict() {
   byId("verdict").textContent = `${scene.clip}: ${verdictOf(scene)}${truth}`;
   const other = method().explained === scene.label ? "" : ` for the class ${method().explained}`;
   byId("about-verdict").textContent =
-    `${shown.method}${other}; the mask ${shown.mask} keeps ${percent(method().kept[shown.mask])}` +
+    `${named(shown.method)}${other}; the mask ${shown.mask} keeps ${percent(method().kept[shown.mask])}` +
     " of the spectrogram.";
 }
 
@@ -121,7 +121,7 @@ async function showPicture() {
   }
   above.putImageData(cells, 0, 0);
   byId("spectrogram").setAttribute("aria-label",
-    `Spectrogram of ${scene.clip}, ${seconds(scene.duration)} s, with the mask ${shown.mask} of ${shown.method}`);
+    `Spectrogram of ${scene.clip}, ${seconds(scene.duration)} s, with the mask ${shown.mask} of ${named(shown.method)}`);
   drawAxis(byId("x-axis"), scene.times, "left");
   drawAxis(byId("y-axis"), scene.frequencies, "bottom");
   fitPicture();
