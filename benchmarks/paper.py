@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--precision", default="tf32")
     parser.add_argument("--clips", type=int, default=400, help="of each condition")
     parser.add_argument("--width", type=float, default=1.0, help="for a trial run")
-    parser.add_argument("--method", action="append", help="the published four by default")
+    parser.add_argument("--method", action="append", help="four by default")
     parser.add_argument("--peak-tflops", type=float, help="of the device in this precision")
     options = parser.parse_args()
     device = resolve_device(options.device)

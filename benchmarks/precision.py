@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--subset")
     parser.add_argument("-w", "--weights", required=True)
     parser.add_argument("--clips", type=int, default=20)
-    parser.add_argument("--method", action="append", choices=METHODS, help="the published four by default")
+    parser.add_argument("--method", action="append", choices=METHODS, help="four by default")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device = resolve_device(options.device)

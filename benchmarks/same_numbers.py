@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--subset")
     parser.add_argument("-w", "--weights", required=True)
-    parser.add_argument("--method", action="append", choices=METHODS, help="the published four by default")
+    parser.add_argument("--method", action="append", choices=METHODS, help="four by default")
     parser.add_argument("--clips", type=int, help="of the fold; all by default")
     parser.add_argument("--results", type=Path, help="compare with the runs in this folder too")
     options = parser.parse_args()
