@@ -3,7 +3,7 @@
 The first ten lines::
 
     import audiointerp as ai
-    model, processor = ai.load("weights/esc10_logmel.safetensors")
+    model, processor = ai.load("weights/esc10_logmel_robust.safetensors")
     predict = ai.Predict(model, processor, ai.GradCAMInterpreter(model))
     result = predict.predict("samples/dog.wav")
     result.label, result.probability
