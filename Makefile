@@ -10,8 +10,8 @@ BIN := .venv/bin
 
 demo: .venv/ready
 	$(BIN)/audiointerp interpret samples/*.wav --out results/demo --mask topK_30 \
-		--weights weights/synthetic_logmel.safetensors \
-		--weights weights/synthetic_logstft.safetensors
+		--weights weights/synthetic_logmel_robust.safetensors \
+		--weights weights/synthetic_logstft_robust.safetensors
 
 test: .venv/ready-test
 	$(BIN)/ruff check .

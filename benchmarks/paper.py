@@ -21,7 +21,7 @@ from growth import Noises
 from machine import describe, peak_memory
 
 from audiointerp.device import resolve_device
-from audiointerp.interpretation import METHODS
+from audiointerp.interpretation import DEFAULT_METHODS
 from audiointerp.model import build_model
 from audiointerp.predict import Predict
 from audiointerp.processing import FRONT_ENDS
@@ -70,14 +70,14 @@ def main() -> None:
     parser.add_argument("--precision", default="tf32")
     parser.add_argument("--clips", type=int, default=400, help="of each condition")
     parser.add_argument("--width", type=float, default=1.0, help="for a trial run")
-    parser.add_argument("--method", action="append", help="all by default")
+    parser.add_argument("--method", action="append", help="four by default")
     parser.add_argument("--peak-tflops", type=float, help="of the device in this precision")
     options = parser.parse_args()
     device = resolve_device(options.device)
     keep_freed_memory()  # as the command line does
     rows = []
     for front_end in CONDITIONS:
-        for method in options.method or METHODS:
+        for method in options.method or DEFAULT_METHODS:
             rows.append(
                 run(front_end, method, options.clips, device, options.precision, options.width)
             )

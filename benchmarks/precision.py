@@ -25,7 +25,7 @@ from sides import left_out
 from torch import Tensor, nn
 
 from audiointerp.device import resolve_device
-from audiointerp.interpretation import METHODS
+from audiointerp.interpretation import DEFAULT_METHODS, METHODS
 from audiointerp.model.weights import load
 from audiointerp.predict import Predict
 from audiointerp.runs.recipe import background_features, build_interpreter, open_set
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--subset")
     parser.add_argument("-w", "--weights", required=True)
     parser.add_argument("--clips", type=int, default=20)
-    parser.add_argument("--method", action="append", choices=METHODS, help="all by default")
+    parser.add_argument("--method", action="append", choices=METHODS, help="four by default")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device = resolve_device(options.device)
@@ -131,7 +131,7 @@ def main() -> None:
     background = background_features(train, processor)
     waveforms = torch.stack([test[index].waveform for index in range(len(test))]).to(device)
     rows = []
-    for method in options.method or METHODS:
+    for method in options.method or DEFAULT_METHODS:
         interpreter = build_interpreter(method, model, processor, background=background)
         exact = Predict(model, processor, interpreter).interpret(waveforms)
         for name in ("tf32", "bfloat16"):

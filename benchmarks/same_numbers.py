@@ -22,7 +22,7 @@ import torch
 from machine import describe
 from sides import left_out
 
-from audiointerp.interpretation import METHODS
+from audiointerp.interpretation import DEFAULT_METHODS, METHODS
 from audiointerp.masking import MASKS
 from audiointerp.metrics import METRICS
 from audiointerp.runs.experiment import run_experiment
@@ -68,14 +68,14 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--subset")
     parser.add_argument("-w", "--weights", required=True)
-    parser.add_argument("--method", action="append", choices=METHODS, help="all by default")
+    parser.add_argument("--method", action="append", choices=METHODS, help="four by default")
     parser.add_argument("--clips", type=int, help="of the fold; all by default")
     parser.add_argument("--results", type=Path, help="compare with the runs in this folder too")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         asked = {"subset": options.subset, "clips": options.clips, "device": "cpu"}
-        for method in options.method or METHODS:
+        for method in options.method or DEFAULT_METHODS:
             asked["methods"] = [method]
             ways = {}
             for way, without in (("fast", ()), ("slow", SLOW)):

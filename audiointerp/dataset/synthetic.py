@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from audiointerp.dataset.audio import (
     fix_length,
+    load_audio,
     normalize_named,
     resample,
 )
@@ -375,11 +376,49 @@ def write_samples(destination: str | os.PathLike[str]) -> list[Path]:
         ``car_horn.wav``, ``cat.wav``, ``clapping.wav``, ``crow.wav``, ``dog.wav`` and
         ``sea_waves.wav``: 5 s, 44.1 kHz, mono, 16 bit.
     """
-    sounds = {}
-    for category, draw in SAMPLES_SHIPPED.items():
-        scene = _render(_SAMPLE, category, draw, 0)
-        sounds[category] = scene.foreground + scene.background
-    return _write_wavs(destination, sounds)
+    scenes = {category: _sample(category) for category in SAMPLES_SHIPPED}
+    return _write_wavs(
+        destination,
+        {category: scene.foreground + scene.background for category, scene in scenes.items()},
+    )
+
+
+def sample_parts(
+    file: str | os.PathLike[str], sample_rate: int = RATE
+) -> tuple[Tensor, Tensor] | None:
+    """Return the two sounds that a file of `write_samples` is the sum of.
+
+    Parameters
+    ----------
+    file : path-like
+        One of the sounds in ``samples/``, recognised by its name and its content.
+    sample_rate : int
+        Rate of the parts in Hz.
+
+    Returns
+    -------
+    foreground, background : Tensor, or None
+        Shape ``(1, samples)`` each. Their sum has a peak of 1, as `load_audio` returns the file.
+        None of any other sound, such as a recording that took the place of a shipped one.
+
+    Raises
+    ------
+    AudioError
+        If the file cannot be read.
+    """
+    path = Path(file)
+    if path.stem not in SAMPLES_SHIPPED:
+        return None
+    scene = _sample(path.stem)
+    rows = np.stack([scene.foreground, scene.background])
+    clip, rate = load_audio(path)
+    shipped = torch.from_numpy(rows.sum(0) / np.abs(rows.sum(0)).max())
+    # Files have 16 bits, and another processor may round the last one the other way.
+    if rate != RATE or clip.shape[-1] != SAMPLES or (clip[0] - shipped).abs().max() > 1e-4:
+        return None
+    parts = resample(torch.from_numpy(rows), RATE, sample_rate).float()
+    parts = parts / parts.sum(0).abs().amax()
+    return parts[:1], parts[1:]
 
 
 def write_noises(destination: str | os.PathLike[str]) -> list[Path]:
@@ -442,6 +481,11 @@ def _render(use: int, category: str, number: int, seed: int) -> Scene:
     parts = np.stack([foreground, background])
     parts *= _PEAK / np.abs([*parts, parts.sum(0)]).max()
     return Scene(parts[0], parts[1], snr_db, kind)
+
+
+def _sample(category: str) -> Scene:
+    """Make the sound of a class that is shipped."""
+    return _render(_SAMPLE, category, SAMPLES_SHIPPED[category], 0)
 
 
 def _pass_band(samples: int) -> NDArray[np.float64]:
