@@ -423,6 +423,24 @@ def test_the_page_says_how_many_a_mean_is_over(register, tmp_path, browser):
 # Runs of other times.
 
 
+@pytest.mark.filterwarnings("error")
+def test_clean_clips_are_not_said_to_lack_what_needs_noise(tmp_path):
+    write(tmp_path, "saliency_clean", KNOWN)
+    write(tmp_path, "saliency_horse", KNOWN | {"AUPRC": PRECISION, "AUROC": PRECISION})
+    write(tmp_path, "gradcam_horse", KNOWN | {"AUPRC": PRECISION, "AUROC": PRECISION})
+    results = load_results(tmp_path / "results")
+    of_noise = results["experiment"] == "horse"
+    assert results.loc[of_noise, "AUPRC"].notna().all()
+    assert results.loc[~of_noise, "AUPRC"].isna().all()
+
+
+def test_a_run_that_has_some_metrics_of_truth_is_said_to_lack_the_others(tmp_path):
+    write(tmp_path, "saliency_horse", KNOWN | {"AUPRC": PRECISION, "AUROC": PRECISION})
+    write(tmp_path, "gradcam_horse", KNOWN | {"AUROC": PRECISION})
+    with pytest.warns(UserWarning, match=r"others have: AUPRC \(mel/gradcam_horse\)"):
+        load_results(tmp_path / "results")
+
+
 def test_a_run_made_before_a_metric_existed_is_completed(register, tmp_path):
     register(HITS)
     write(tmp_path, "saliency_clean", KNOWN | {"Hits": PRECISION})

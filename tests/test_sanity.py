@@ -430,7 +430,7 @@ def test_the_picture_has_a_line_for_each_method(found):
         "random (reference)",
     ]
     assert [axes.get_title() for axes in picture.axes] == [
-        "all layers so far",
+        "cascading: all layers so far",
         "one layer at a time",
     ]
     with pytest.raises(ValueError, match="no 'ssim' of randomised layers: it has spearman"):

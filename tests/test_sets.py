@@ -281,10 +281,10 @@ def test_a_clip_that_one_method_fails_on_is_complete_in_the_others(
     interpreter = jobs[tmp_path / "saliency"].interpreter
     explain, refused = interpreter.explain, clips[1].waveform
 
-    def fail(view, target):
+    def fail(view, target, **known):
         if any(torch.equal(refused, each) for each in view.waveform):
             raise RuntimeError("no gradient")
-        return explain(view, target)
+        return explain(view, target, **known)
 
     monkeypatch.setattr(interpreter, "explain", fail)
     done = interpret_set(jobs, clips, progress=False)
@@ -304,7 +304,7 @@ def test_a_full_disk_ends_the_run(fussy, clips, tmp_path, monkeypatch):
     job = saliency(fussy)
     seen = []
 
-    def fail(view, target):
+    def fail(view, target, **known):
         seen.append(len(target))
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from audiointerp.arguments import several
-from audiointerp.evaluation import METRICS, metric_columns
+from audiointerp.evaluation import METRICS, Metric, metric_columns
 from audiointerp.processing import build_processor
 from audiointerp.reading import TEXTS, FileError, describe_stray, shown, without_stray
 from audiointerp.registry import check_different
@@ -224,7 +224,8 @@ def complete_metrics(*groups: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
     -----
     UserWarning
         Once if tables lack metrics that others of their group have, and once if columns are of no
-        metric.
+        metric. Clips without noise have no truth, and not every run has metrics on request: a
+        table is said to lack these where another run of the same model and experiment has them.
     """
     every: set[str] = set()
     lacking: dict[str, list[str]] = {}
@@ -233,9 +234,12 @@ def complete_metrics(*groups: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
         tables = [(name, set(columns)) for name, columns in group]
         names = metric_columns(set().union(*(columns for _, columns in tables)))
         every.update(names)
+        optional = {name for name in names if _is_optional(METRICS[name])}
+        had = {(_clips_of(table), name) for table, columns in tables for name in columns}
         for table, columns in tables:
             for name in set(names) - columns:
-                lacking.setdefault(name, []).append(table)
+                if name not in optional or (_clips_of(table), name) in had:
+                    lacking.setdefault(name, []).append(table)
             for name in columns - {*CLIP_COLUMNS, EXPLAINED, *names}:
                 unknown.setdefault(name, []).append(table)
     if lacking:
@@ -251,6 +255,17 @@ def complete_metrics(*groups: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
             stacklevel=3,
         )
     return metric_columns(every)
+
+
+def _is_optional(metric: Metric) -> bool:
+    """Return whether a run may be without a metric for good reason."""
+    return metric.on_request or bool(metric.needs & {"truth", "events"})
+
+
+def _clips_of(table: str) -> str:
+    """Return the model and the experiment of a run's name, which its clips are of."""
+    model, _, run = table.rpartition("/")
+    return f"{model}/{run.partition('_')[2]}"
 
 
 def _listed(found: Mapping[str, Iterable[str]]) -> str:

@@ -15,6 +15,7 @@ import audiointerp as ai
 from audiointerp.cli import main
 from audiointerp.model import build_model
 from audiointerp.runs import experiment
+from audiointerp.runs.clip import job_metrics
 from audiointerp.runs.files import compare_methods, interpret_files
 from audiointerp.runs.names import file_name, labelled
 from audiointerp.runs.recipe import Recipe
@@ -83,7 +84,7 @@ def command(monkeypatch, *words):
 
 def rows_of(table, clip):
     found = table[table["clip"] == clip].set_index("mask")
-    return found[list(ai.METRICS)].astype(float)
+    return found[list(job_metrics())].astype(float)
 
 
 @pytest.mark.usefixtures("quick_pictures")
@@ -139,8 +140,10 @@ def test_a_full_disk_ends_the_work(weights, clips, tmp_path, monkeypatch):
 def test_what_fails_for_every_clip_is_raised_as_it_is(weights, clips, tmp_path, monkeypatch):
     explain = ai.SaliencyInterpreter.explain
 
-    def fail(self, view, target):
-        return explain(self, view, target) if "hiss" in self.classifier.classes else {}["gain"]
+    def fail(self, view, target, **known):
+        if "hiss" not in self.classifier.classes:
+            raise KeyError("gain")
+        return explain(self, view, target, **known)
 
     monkeypatch.setattr(ai.SaliencyInterpreter, "explain", fail)
     with pytest.raises(KeyError, match="gain"):
@@ -156,10 +159,10 @@ def test_a_recording_that_one_method_fails_on_is_complete_in_the_others(
 ):
     explain = ai.SaliencyInterpreter.explain
 
-    def fail(self, view, target):
+    def fail(self, view, target, **known):
         if len(view) == 5:  # the windows of the recording
             raise RuntimeError("no gradient")
-        return explain(self, view, target)
+        return explain(self, view, target, **known)
 
     monkeypatch.setattr(ai.SaliencyInterpreter, "explain", fail)
     request = QUICK | {"methods": ["saliency", "gradcam"]}

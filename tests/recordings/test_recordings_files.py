@@ -16,6 +16,7 @@ from repository import REPOSITORY
 import audiointerp as ai
 from audiointerp.cli import main
 from audiointerp.model import build_model
+from audiointerp.runs.clip import job_metrics
 from audiointerp.runs.files import compare_methods, interpret_files
 from audiointerp.runs.result import Interpretation
 from audiointerp.runs.windows import Windowing
@@ -60,8 +61,8 @@ def test_files_are_read_and_classified_once_for_all_methods(weights, file, tmp_p
     alone = ai.Predict(classifier, ai.SaliencyInterpreter(classifier)).predict(file)
     for window in alone.windows:
         rows = table[(table["method"] == "saliency") & (table["start"] == window.section.start)]
-        found = rows.set_index("mask")[list(ai.METRICS)].astype(float)
-        pd.testing.assert_frame_equal(found, window.metrics[list(ai.METRICS)], atol=1e-4)
+        found = rows.set_index("mask")[list(job_metrics())].astype(float)
+        pd.testing.assert_frame_equal(found, window.metrics[list(job_metrics())], atol=1e-4)
 
 
 @pytest.mark.usefixtures("quick_pictures")
@@ -90,7 +91,7 @@ def test_interpreting_again_keeps_what_the_user_put_beside_the_results(weights, 
 def test_the_table_of_clips_alone_has_the_columns_it_had(weights, file, tmp_path):
     soundfile.write(tmp_path / "clip.wav", scene()[:RATE], RATE)
     result = interpret_files([tmp_path / "clip.wav"], [weights], tmp_path / "out", **QUICK)
-    columns = ["model", "method", "clip", "label", "probability", "mask", *ai.METRICS]
+    columns = ["model", "method", "clip", "label", "probability", "mask", *job_metrics()]
     assert list(result.table) == columns
     assert result.recordings == {}
 
