@@ -115,6 +115,21 @@ QUICK = {
         players=2,
         writes=("made/dog_in.pdf", "made/dog_in.png", "made/dog_out.pdf"),
     ),
+    "docs/findings.ipynb": Quick(
+        {"METHODS": ["saliency", "gradcam", "shap"], "REFERENCES": ["random", "energy", "ideal"]}
+        | {"CLIPS": 2, "LEVELS": [0], "FEWER_CLIPS": 2, "SHORTCUT_CLIPS": 2, "RESAMPLES": 100},
+        (
+            *("DATA", "FOLD", "PLAIN", "ROBUST", "CHEATING", "NOISES", "METHODS", "REFERENCES"),
+            *("CLIPS", "LEVELS", "FEWER_CLIPS", "SHORTCUT_CLIPS", "RESULTS", "BENCHMARK", "CACHE"),
+            *("DEVICE", "SEED", "RESAMPLES", "PROGRESS"),
+        ),
+        pictures=4,
+        writes=(
+            "results/findings/noise/synthetic_logmel_robust/ideal_white/run.json",
+            "results/findings/defects/synthetic_logmel/shap-gradient_room/csvs/topK_50_pos-ties.csv",
+            "results/findings/shortcut_quiet/shortcut_logmel/saliency_clean/run.json",
+        ),
+    ),
 }
 
 
