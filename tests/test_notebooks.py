@@ -229,7 +229,8 @@ def test_it_is_set_by_one_cell_and_reads_as_a_text(name):
     assert notebook.cells[0].source.startswith("# ")
     assert len(notebook.cells) - len(code) >= len(code) - 2
     lengths = [len(cell.source.splitlines()) for cell in code if not cell.metadata.get("tags")]
-    assert max(lengths) <= 15
+    # The findings make their tables and the published errors themselves.
+    assert max(lengths) <= (90 if name.startswith("docs/") else 15)
 
 
 # --- the machinery -------------------------------------------------------------------------------
