@@ -1,7 +1,7 @@
 """Execute the notebooks: in a test with quick parameters, or in place for a commit.
 
-``python tests/notebooks.py [NAME.ipynb ...]`` executes notebooks of the top level as a reader would
-and writes them back without what changes from run to run and machine to machine.
+``python tests/notebooks.py [NAME.ipynb ...]`` executes notebooks as a reader would, from the top of
+the repository, and writes them back without what changes from run to run and machine to machine.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ NOTEBOOKS = (
     "experiments_mel_noise3.ipynb",
     "tables.ipynb",
     "illustration.ipynb",
+    "docs/findings.ipynb",
 )
 LARGEST = 3_000_000
 """Bytes of a committed notebook."""
