@@ -295,7 +295,7 @@ def test_a_clip_that_one_method_fails_on_is_complete_in_the_others(
 
 def test_a_mistake_that_fails_every_clip_is_raised_as_it_is(fussy, clips, tmp_path, monkeypatch):
     job = saliency(fussy)
-    monkeypatch.setattr(job.interpreter, "explain", lambda view, target: {}["gain"])
+    monkeypatch.setattr(job.interpreter, "explain", lambda view, target, **known: {}["gain"])
     with pytest.raises(KeyError, match="gain"):
         interpret_set({tmp_path / "run": job}, clips, progress=False)
 
