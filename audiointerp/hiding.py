@@ -6,6 +6,7 @@ remain. A new way is one function under ``HIDINGS.register``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -82,7 +83,6 @@ def impute(
         deviation of the clip's cells.
     seed : int
         Of the noise, which is drawn on the CPU and is the same for all clips up to its scale.
-
     tolerance : float
         Residual of the system, relative to its right side, at which it counts as solved.
 
@@ -90,6 +90,11 @@ def impute(
     -------
     Tensor, shape (batch, 1, bins, frames)
         Of the features' dtype and device.
+
+    Warns
+    -----
+    UserWarning
+        If the system is not solved to the tolerance.
     """
     values = to_double(features)
     kept = keep.to(values.device)
@@ -139,6 +144,12 @@ def _solve(values: Tensor, hidden: Tensor, tolerance: float) -> Tensor:
         scaled = residual / counts
         before, product = product, torch.where(running, _dot(residual, scaled), product)
         direction = torch.where(running, torch.addcmul(scaled, product / before, direction), 0)
+    else:
+        warnings.warn(
+            "imputed cells miss the mean of their neighbours by more than the tolerance "
+            f"{tolerance:g}: the iterations were not enough",
+            stacklevel=3,
+        )
     return torch.where(hidden, x, values)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import warnings
@@ -14,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_runs import KNOWN, shifted, write
 from pages import read_data
 from repository import REPOSITORY
 
@@ -46,41 +46,6 @@ from audiointerp.tables import (
 from audiointerp.tables.files import write_tables
 from audiointerp.tables.paper import make_tables
 
-SETTINGS = {
-    "model": {"name": "Cnn14", "num_classes": 2, "num_bins": 64},
-    "model_hash": "0123",
-    "processor": {
-        "name": "LogMelSTFTSpectrogram",
-        "sample_rate": 8000,
-        "n_fft": 256,
-        "hop_length": 80,
-        "n_mels": 64,
-        "f_min": 50.0,
-        "f_max": 4000.0,
-    },
-    "base": "floor",
-    "domain": "feature",
-    "dataset": {
-        "name": "Made",
-        "classes": ["dog", "cat", "rain"],
-        "folds": [5],
-        "clips": 8,
-        "sample_rate": 8000,
-        "duration": 1.0,
-        "normalize": True,
-        "contamination": None,
-    },
-}
-CLIPS = [f"clip{number}" for number in range(8)]
-KNOWN = {
-    "FF": [0.1 + 0.05 * n for n in range(8)],
-    "AI": [0, 100] * 4,
-    "AD": [10.0 * n for n in range(8)],
-    "AG": [5] * 8,
-    "FidIn": [1, 1, 0, 1] * 2,
-    "SPS": [0.7] * 8,
-    "COMP": [5 + 0.1 * n for n in range(8)],
-}
 PRECISION = [0.5 + 0.04 * n for n in range(8)]
 
 
@@ -131,25 +96,6 @@ def register(monkeypatch):
     yield add
     monkeypatch.undo()
     assert list(METRICS) == known
-
-
-def write(root, run, columns=KNOWN, *, masks=("bin", "topK_30"), clips=CLIPS, **more):
-    """Write the tables of a run; `more` are further columns, or replace those there are."""
-    folder = root / "results" / "mel" / run
-    (folder / "csvs").mkdir(parents=True)
-    settings = SETTINGS | {"method": run.split("_")[0], "interpreter": {}}
-    report = {"clips": len(set(clips)), "failures": {}}
-    (folder / "run.json").write_text(json.dumps({"settings": settings, "report": report}))
-    names = {"clip": clips, "target": "dog", "predicted": ["dog", "cat"] * (len(clips) // 2)}
-    frame = pd.DataFrame(names | {"is_correct": [True, False] * (len(clips) // 2)})
-    frame = frame.assign(**more, **columns)
-    for mask in masks:
-        frame.to_csv(folder / "csvs" / f"{mask}.csv", index=False)
-    return folder
-
-
-def shifted(columns, name, by):
-    return columns | {name: [value + by for value in columns[name]]}
 
 
 # The records.
@@ -545,97 +491,6 @@ def test_names_come_as_they_are_registered_and_others_after_them(monkeypatch, tm
     page = read_data(write_report(tmp_path / "results"))
     assert [run["method"] for run in page["runs"]] == [*list(METHODS)[:2], "zebra", "aardvark"]
     assert list(page["runs"][0]["tables"]["features"]) == ["bin", "topK_5", "a_mask", "zz"]
-
-
-# Several explained classes of a clip.
-
-
-def of_classes(columns, classes, count=4):
-    """Return the columns for several explained classes of the first clips."""
-    clips = [clip for clip in CLIPS[:count] for _ in classes]
-    repeated = {name: [*values][: len(clips)] for name, values in columns.items()}
-    correct = [number % 2 == 0 for number in range(count) for _ in classes]
-    return repeated, {
-        "clips": clips,
-        "explained": [*classes] * count,
-        "target": "dog|rain",
-        "predicted": ["dog" if right else "cat" for right in correct],
-        "is_correct": correct,
-    }
-
-
-@pytest.fixture
-def several(tmp_path):
-    """Return results in which two classes of each clip are explained."""
-    for method, by in (("gradcam", 0.1), ("saliency", 0.0)):
-        columns, more = of_classes(shifted(KNOWN, "FF", by), ("dog", "rain"))
-        write(tmp_path, f"{method}_clean", columns, **more)
-    return tmp_path / "results"
-
-
-def test_a_row_is_an_explained_class_of_a_clip(several):
-    results = load_results(several)
-    assert len(results) == 2 * 2 * 8
-    found = estimate(results, resamples=50).iloc[0]
-    assert (found["clips"], found["rows"]) == (4, 8)
-    assert found["FF"] == pytest.approx(np.mean(results["FF"][:8]))
-    tables = make_tables(results, resamples=20)
-    caption = tables.select("methods_by_mask").tables[0].caption
-    assert caption.endswith("(8 explained classes of 4 clips)")
-    assert tables.frames["accuracy"]["accuracy"].tolist() == [50.0]
-
-
-def test_the_pair_of_clip_and_class_may_not_repeat(several):
-    path = several / "mel" / "gradcam_clean" / "csvs" / "bin.csv"
-    text = path.read_text().splitlines()
-    path.write_text("\n".join([*text, text[-1]]) + "\n")
-    with pytest.raises(ValueError, match=r"bin\.csv: has clip clip3 of rain twice"):
-        load_results(several)
-    with pytest.raises(ValueError, match="twice"):
-        write_report(several)
-
-
-def test_intervals_are_over_clips_not_rows(several):
-    """Equal rows of a clip are no further evidence: the interval is that of one row of each."""
-    for path in several.glob("*/*/csvs/*.csv"):
-        frame = pd.read_csv(path)
-        frame[list(KNOWN)] = frame.groupby("clip")[list(KNOWN)].transform("first")
-        frame.to_csv(path, index=False)
-    whole = estimate(load_results(several), resamples=300)
-    results = load_results(several)
-    one = estimate(results[results["explained"] == "dog"], resamples=300)
-    for column in ("FF", "FF_low", "FF_high", "score", "score_low", "score_high"):
-        np.testing.assert_allclose(whole[column], one[column])
-
-
-def test_a_clip_counts_once_in_a_test(several):
-    results = load_results(several)
-    found = compare(results, "method", within=["model", "experiment", "mask"])
-    test = found[(found["metric"] == "FF")].iloc[0]
-    assert test["clips"] == 4
-    assert abs(test["difference"]) == pytest.approx(0.1)
-    assert test["p"] == pytest.approx(2 / 2**4)  # the least of four clips, not of eight rows
-
-
-def test_the_page_shows_explained_classes(several, browser):
-    page = write_report(several)
-    (run, _) = read_data(page)["runs"]
-    assert run["explained"] == ["dog", "rain"] * 4
-    assert run["clips"] == [clip for clip in CLIPS[:4] for _ in range(2)]
-    assert run["classes"] == ["dog", "rain"]
-    assert dict(run["about"])["Explained class"].startswith("8 classes of 4 clips")
-    assert "chosen classes" in run["silent"]
-    browser.open(page, 1400, 900)
-    browser.until("byId('clips').tBodies[0].rows.length === 8")
-    cells = "[...byId('clips').tBodies[0].rows[1].cells].map((cell) => cell.textContent)"
-    assert browser.run(cells)[:3] == ["clip0", "rain", "dog|rain"]
-    # A clip counts once in the accuracy, whatever is explained of it.
-    assert "2 of 4 clips" in browser.run("byId('accuracy').textContent")
-    assert "rain: 2 of 4 right" in browser.run("byId('class').textContent")
-    assert "8 explained classes" in browser.run("byId('about-masks').textContent")
-    browser.run("byId('class').value = 'rain'; byId('class').dispatchEvent(new Event('change'))")
-    assert browser.run("byId('clips').tBodies[0].rows.length") == 8
-    assert browser.complaints() == []
 
 
 def test_marks_leave_out_what_has_no_mean():

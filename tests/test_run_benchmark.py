@@ -11,10 +11,11 @@ import pytest
 import soundfile
 
 from audiointerp.cli import main
+from audiointerp.cli.benchmark import LEVELS as CLI_LEVELS
 from audiointerp.model import build_model
 from audiointerp.model.weights import save_weights
 from audiointerp.processing import LogMelSTFTSpectrogram
-from audiointerp.runs.benchmark import run_benchmark
+from audiointerp.runs.benchmark import LEVELS, run_benchmark
 from audiointerp.runs.recipe import Recipe
 from audiointerp.runs.targets import TrueLabels
 from audiointerp.tables.leaderboard import load_benchmark
@@ -134,3 +135,7 @@ def test_the_command_writes_tables_pictures_and_a_page(
     board = pd.read_csv(tmp_path / "out" / "csv" / "leaderboard.csv")
     assert board["method"].tolist() == ["random", "edge", "ideal"]
     assert board["reference"].all()
+
+
+def test_the_command_has_the_levels_of_the_library():
+    assert tuple(CLI_LEVELS) == LEVELS

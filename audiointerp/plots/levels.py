@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from audiointerp.evaluation import METRICS
 from audiointerp.plots.labels import place_labels
-from audiointerp.plots.words import as_written, write_legend
+from audiointerp.plots.words import as_written, inches_across, write_legend
 
 _MARKERS = "osD^vP*X<>"
 
@@ -69,7 +69,7 @@ def draw_levels(
         )
         shown[str(method)] = line
     axes.set_xticks(sorted(levels["snr_db"].unique()))
-    as_written(axes.set_title(title, fontsize=9), inches=_width(axes))
+    as_written(axes.set_title(title, fontsize=9), inches=inches_across(axes))
     axes.set_xlabel("level of the sound over the noise, dB", fontsize=8)
     as_written(axes.set_ylabel(_heading(metric), fontsize=8))
     axes.tick_params(labelsize=8)
@@ -116,7 +116,7 @@ def draw_agreement(
             linewidth=0.8,
             color=color,
         )
-    as_written(axes.set_title(title, fontsize=9), inches=_width(axes))
+    as_written(axes.set_title(title, fontsize=9), inches=inches_across(axes))
     as_written(axes.set_xlabel(_heading(x), fontsize=8))
     as_written(axes.set_ylabel(_heading(y), fontsize=8))
     axes.tick_params(labelsize=8)
@@ -129,8 +129,3 @@ def _heading(name: str) -> str:
     metric = METRICS[name]
     unit = f", {metric.unit}" if metric.unit else ""
     return f"{metric.title}, {name}{unit} {'↑' if metric.better > 0 else '↓'}"
-
-
-def _width(axes: Axes) -> float:
-    """Return how wide axes are, inches."""
-    return axes.get_position().width * axes.get_figure().get_figwidth()

@@ -15,7 +15,7 @@ from audiointerp.evaluation import METRICS, metric_columns
 from audiointerp.interpretation import is_reference, method_label
 from audiointerp.plots.labels import place_labels
 from audiointerp.plots.picture import PRINT_WIDTH, Picture
-from audiointerp.plots.words import as_written, write_legend
+from audiointerp.plots.words import as_written, inches_across, write_legend
 
 
 def plot_plane(
@@ -106,7 +106,7 @@ def draw_plane(
             zorder=3,
         )
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    as_written(axes.set_title(title, fontsize=9), inches=_width(axes))
+    as_written(axes.set_title(title, fontsize=9), inches=inches_across(axes))
     as_written(axes.set_xlabel(_label("simplicity", metrics), fontsize=8), lines=True)
     as_written(axes.set_ylabel(_label("fidelity", metrics), fontsize=8), lines=True)
     axes.tick_params(labelsize=8)
@@ -128,11 +128,6 @@ def _label(family: str, metrics: Sequence[str] | None) -> str:
     names = metric_columns(METRICS if metrics is None else metrics, family)
     terms = [name if METRICS[name].better > 0 else f"1 − {name}" for name in names]
     return textwrap.fill(f"{family}: geometric mean of {', '.join(terms)}", 60)
-
-
-def _width(axes: Axes) -> float:
-    """Return how wide axes are, inches."""
-    return axes.get_position().width * axes.get_figure().get_figwidth()
 
 
 def _corners(front: np.ndarray) -> np.ndarray:

@@ -140,6 +140,11 @@ def as_written(text: Text, *, inches: float | None = None, lines: bool = False) 
     return text
 
 
+def inches_across(axes: Axes) -> float:
+    """Return how wide axes are, inches: the room of a title."""
+    return axes.get_position().width * axes.get_figure().get_figwidth()
+
+
 def label_ticks(
     axis: Axis,
     places: Sequence[float],

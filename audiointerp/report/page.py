@@ -56,9 +56,8 @@ def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
     plain = json.dumps(_printable(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         plain = plain.replace(sign, f"\\u{ord(sign):04x}")
-    return Template(_template("page.html")).substitute(
-        title=heading, policy=policy, style=style, body=body, script=script, data=plain
-    )
+    content = Template(_template("scripted.html")).substitute(body=body, script=script, data=plain)
+    return _in_frame(heading, policy, style, content)
 
 
 def fill_plain_page(title: str, body: str, style: str) -> str:
@@ -78,9 +77,9 @@ def fill_plain_page(title: str, body: str, style: str) -> str:
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'"
     )
-    return Template(_template("plain.html")).substitute(
-        title=html.escape(printable(title)), policy=policy, style=style, body=body
-    )
+    heading = html.escape(printable(title))
+    content = Template(_template("plain.html")).substitute(title=heading, body=body)
+    return _in_frame(heading, policy, style, content)
 
 
 def describe_metric(name: str) -> dict[str, Any]:
@@ -109,6 +108,13 @@ def _printable(data: Any) -> Any:
     if isinstance(data, dict):
         return {printable(name): _printable(value) for name, value in data.items()}
     return [_printable(each) for each in data] if isinstance(data, (list, tuple)) else data
+
+
+def _in_frame(title: str, policy: str, style: str, body: str) -> str:
+    """Return the page around its body; the title is HTML already."""
+    return Template(_template("frame.html")).substitute(
+        title=title, policy=policy, style=style, body=body
+    )
 
 
 def _template(name: str) -> str:

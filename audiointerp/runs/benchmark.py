@@ -49,7 +49,7 @@ def run_benchmark(
     The label that a clip truly has is explained, and the clip is compared with its parts, which
     contamination keeps. What `results` already holds is not done again. Read the results with
     `audiointerp.tables.leaderboard.load_benchmark`, or write everything with
-    `audiointerp.tables.files.write_benchmark`.
+    `audiointerp.report.benchmark.write_benchmark`.
 
     Parameters
     ----------

@@ -6,50 +6,26 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import read_ahead
 from audiointerp.dataset.failures import Failures, each_alone
 from audiointerp.device import device_of
-from audiointerp.evaluation import (
-    Truth,
-    event_frames,
-    families_on_request,
-    metric_columns,
-    sounding_frames,
-)
+from audiointerp.evaluation import families_on_request, metric_columns
 from audiointerp.evaluation.statistics import population_counts
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.provenance import remark_overlap
-from audiointerp.processing import View
 from audiointerp.registry import check_different
-from audiointerp.runs.clip import (
-    Scores,
-    analyse,
-    check_length,
-    classify,
-    interpret_batch,
-    job_metrics,
-)
+from audiointerp.runs.clip import check_length, job_metrics
 from audiointerp.runs.job import Job, Place
-from audiointerp.runs.store import (
-    EXPLAINED,
-    RunFolder,
-    attribution_name,
-    list_metrics,
-    run_file,
-)
-from audiointerp.runs.targets import TrueLabels, choose_targets
+from audiointerp.runs.labelled import Explained, LabelledBatch, match_classes
+from audiointerp.runs.store import RunFolder, list_metrics, run_file
 from audiointerp.speed.scoring import Scorer
 from audiointerp.storage import check_writable, claim
 from audiointerp.version import code_version
@@ -294,12 +270,12 @@ class _SetWork:
             # One batch is read, one interpreted and one written at the same time.
             writing = writer.submit(lambda: None)
             for clips in read_ahead(self.dataset, places, size, self.unread):
-                batch = _Batch(self, clips)
+                batch = LabelledBatch(self.classifier, self.dataset, self.class_of, clips)
                 for folder, job in self.jobs.items():
                     started = time.perf_counter()
                     for done in self._interpret(batch, folder, job, scorers[job.batch_size]):
                         writing.result()
-                        writing = writer.submit(_write, self.runs[folder], *done)
+                        writing = writer.submit(_write, self.runs[folder], done)
                     seconds[folder] += time.perf_counter() - started
                 bar.update(len(clips))
             writing.result()
@@ -309,24 +285,27 @@ class _SetWork:
             self.runs[folder].finish(self._report(folder, seconds[folder]))
 
     def _interpret(
-        self, batch: _Batch, folder: Path, job: Job, scorer: Scorer
-    ) -> list[tuple[dict[str, np.ndarray], list[dict[str, Any]], _Rows]]:
+        self, batch: LabelledBatch, folder: Path, job: Job, scorer: Scorer
+    ) -> list[Explained]:
         """Return what a run misses of a batch, in parts where some clip fails."""
-        missing = [clip for clip in batch.clips if clip.clip_id in self.todo[folder]]
+        todo = self.todo[folder]
+        missing = [clip for clip in batch.clips if clip.clip_id in todo]
         if not missing:
             return []
         failures = self.failures[folder]
 
-        def interpret(clips: Sequence[Clip]) -> Any:
-            part = batch if clips is missing else _Batch(self, list(clips))
-            done = part.interpret(folder, job, scorer)
+        def interpret(clips: Sequence[Clip]) -> Explained:
+            part = batch if clips is missing else batch.part(clips)
+            done = part.interpret(job, scorer, self.runs[folder], todo)
             failures.succeed()
             return done
 
         found = each_alone(
             missing, interpret, lambda clip, error: failures.add(clip.clip_id, error)
         )
-        return [done for done in found if done is not None]
+        for done in found:
+            self.unlabelled[folder] |= done.unlabelled
+        return [done for done in found if done.rows]
 
     def results(self) -> dict[Path, SetResult]:
         """Return what was done, by folder."""
@@ -357,171 +336,6 @@ class _SetWork:
         }
 
 
-_Rows = dict[tuple[str, str], list[dict[str, Any]]]
-"""Rows of every table, by what was measured on and mask."""
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """A batch of clips, analysed once, and classified once for every precision."""
-
-    work: _SetWork
-    clips: list[Clip]
-    probabilities: dict[str, Tensor] = field(default_factory=dict)
-
-    @cached_property
-    def view(self) -> View:
-        """The clips' cells."""
-        return self._analyse([clip.waveform for clip in self.clips])
-
-    @cached_property
-    def truth(self) -> Truth | None:
-        """What is known of all clips of the batch, whatever is explained."""
-        dataset = self.work.dataset
-        if not dataset.has_parts:
-            return Truth(labels=self.labels) if dataset.has_events else None
-        front_end = self.work.classifier.front_end
-        parts = [dataset.true_parts(dataset.index(clip.clip_id)) for clip in self.clips]
-        foreground, background = (
-            self._analyse(part).without_context() for part in zip(*parts, strict=True)
-        )
-        told = [dataset.foreground_labels(dataset.index(clip.clip_id)) for clip in self.clips]
-        active = sounding_frames(foreground.waveform, self._times, front_end.sample_rate)
-        return Truth(foreground, background, front_end.log, active, self._outputs(told))
-
-    @cached_property
-    def _times(self) -> Tensor:
-        """The centre of each frame, seconds, on the CPU."""
-        return self.work.classifier.front_end.times(self.view.cells.shape[3]).cpu()
-
-    def truth_of(self, clip: Tensor, target: Tensor) -> Truth | None:
-        """Return what is known for each explanation: the set's events are of the explained class.
-
-        Parameters
-        ----------
-        clip, target : Tensor, shape (explanations,)
-            Position in the batch and explained class.
-        """
-        if self.truth is None:
-            return None
-        truth = self.truth if self._is_all(clip) else self.truth[clip]
-        if not self.work.dataset.has_events:
-            return truth
-        rows = zip(clip.tolist(), target.tolist(), strict=True)
-        return truth.with_active(torch.stack([self._active(*row) for row in rows]))
-
-    def _active(self, place: int, target: int) -> Tensor:
-        """Return the frames of a clip in which the set says that a class of the model sounds."""
-        dataset, class_of = self.work.dataset, self.work.class_of
-        events = dataset.true_events(dataset.index(self.clips[place].clip_id))
-        own = [
-            (event.onset, event.offset)
-            for event in events
-            if class_of.get(dataset.classes.index(event.label)) == target
-        ]
-        return event_frames(own, self._times)
-
-    def _is_all(self, clip: Tensor) -> bool:
-        """Return whether every clip of the batch is explained once, in order."""
-        return torch.equal(clip, torch.arange(len(self.clips), device=clip.device))
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """The model's classes that each clip has, bool (clips, classes), on the CPU."""
-        return self._outputs(map(true_labels, self.clips))
-
-    def _outputs(self, label_sets: Iterable[Iterable[int]]) -> Tensor:
-        """Return the model's outputs that are some labels, bool (clips, classes), on the CPU."""
-        outputs = next(iter(self.probabilities.values())).shape[1]
-        has = torch.zeros(len(self.clips), outputs, dtype=torch.bool)
-        for row, label_set in enumerate(label_sets):
-            labels = [self.work.class_of[label] for label in label_set]
-            if any(label >= outputs for label in labels):
-                raise ValueError(
-                    f"the set has a class number {max(labels)}, the model {outputs} outputs: is "
-                    "it a model of another set?"
-                )
-            has[row, labels] = True
-        return has
-
-    def _analyse(self, waveforms: Sequence[Tensor]) -> View:
-        return analyse(self.work.classifier, torch.stack(list(waveforms)))
-
-    def interpret(
-        self, folder: Path, job: Job, scorer: Scorer
-    ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]], _Rows] | None:
-        """Return maps, diagnostics and rows of the clips that a run misses, None if none."""
-        places = [n for n, clip in enumerate(self.clips) if clip.clip_id in self.work.todo[folder]]
-        if not places:
-            return None
-        if job.precision not in self.probabilities:
-            self.probabilities[job.precision] = classify(job, scorer, self.view)
-        probabilities = self.probabilities[job.precision]
-        names = self.work.classifier.class_names(probabilities.shape[1])
-        wanted = torch.tensor(places, device=probabilities.device)
-        true = self.labels[places] if isinstance(job.target, TrueLabels) else None
-        row, target = choose_targets(job.target, probabilities[wanted], names, true=true)
-        clip = wanted[row]
-        self._note_unlabelled(folder, job, places, clip)
-        if not len(clip):
-            return None
-        view, truth = self.view, self.truth_of(clip, target)
-        if not self._is_all(clip):
-            view, probabilities = view[clip], probabilities[clip]
-        rows = [self.clips[place] for place in clip.tolist()]
-        labels = [None] * len(rows) if job.target is None else target.tolist()
-        maps = [attribution_name(c.clip_id, label) for c, label in zip(rows, labels, strict=True)]
-        run = self.work.runs[folder]
-        saved = [run.load_attribution(name, tuple(view.cells.shape[2:])) for name in maps]
-        attribution = None
-        if all(kept is not None for kept in saved):
-            attribution = torch.from_numpy(np.stack(saved))[:, None].to(view.cells)
-        scores = interpret_batch(
-            job, scorer, view, probabilities, target, attribution=attribution, truth=truth
-        )
-        about = self._about(rows, probabilities, target if job.target is not None else None, names)
-        found: dict[str, np.ndarray] = {}
-        said = scores.facts
-        if attribution is None:
-            found = dict(zip(maps, scores.attribution[:, 0].cpu().numpy(), strict=True))
-            said = scores.diagnostics | scores.facts
-        diagnostics = _diagnostics(said, about, run.keys)
-        return found, diagnostics, _rows(scores, about)
-
-    def _note_unlabelled(self, folder: Path, job: Job, places: list[int], clip: Tensor) -> None:
-        explained = set(clip.tolist())
-        for place in places:
-            if place not in explained:
-                clip_id = self.clips[place].clip_id
-                own = isinstance(job.target, TrueLabels)
-                why = "the set gives it no label" if own else f"no label reaches {job.target}"
-                self.work.unlabelled[folder][clip_id] = why
-
-    def _about(
-        self,
-        clips: Sequence[Clip],
-        probabilities: Tensor,
-        explained: Tensor | None,
-        names: tuple[str, ...],
-    ) -> list[dict[str, Any]]:
-        """Return the columns of every row that name its clip and labels."""
-        classes, class_of = self.work.dataset.classes, self.work.class_of
-        predicted = probabilities.argmax(1).tolist()
-        rows = []
-        for place, clip in enumerate(clips):
-            true = true_labels(clip)
-            row = {
-                "clip": clip.clip_id,
-                "target": "|".join(classes[label] for label in true),
-                "predicted": names[predicted[place]],
-                "is_correct": predicted[place] in [class_of[label] for label in true],
-            }
-            if explained is not None:
-                row[EXPLAINED] = names[int(explained[place])]
-            rows.append(row)
-        return rows
-
-
 def _with_extra(job: Job, folder: Path) -> Job:
     """Return a job that goes on with the metrics on request that its folder has."""
     there = families_on_request(list_metrics(folder))
@@ -538,44 +352,6 @@ def _check_parts(jobs: Iterable[Job], dataset: ClipDataset) -> None:
         )
 
 
-def match_classes(classifier: Classifier, dataset: ClipDataset) -> dict[int, int]:
-    """Return the model's index of every label of a set.
-
-    Raises
-    ------
-    ValueError
-        If the set is at another rate, or has classes that the model does not know.
-    """
-    rate = classifier.front_end.sample_rate
-    if dataset.sample_rate != rate:
-        raise ValueError(
-            f"the set is at {dataset.sample_rate} Hz, the front end at {rate}: make the set with "
-            f"sample_rate={rate}"
-        )
-    if classifier.classes is None:
-        return {label: label for label in range(len(dataset.classes))}
-    index = {name: position for position, name in enumerate(classifier.classes)}
-    told = map(dataset.foreground_labels, range(len(dataset)))
-    labels = sorted({label for labels in (*dataset.label_sets, *told) for label in labels})
-    used = {label: dataset.classes[label] for label in labels}
-    unknown = [name for name in used.values() if name not in index]
-    if unknown:
-        known = list(classifier.classes)
-        listed = ", ".join(known[:20]) + (f", … ({len(known)})" if len(known) > 20 else "")
-        raise ValueError(
-            f"the set has classes that the model does not know: {', '.join(unknown)}; it "
-            f"knows {listed}"
-        )
-    return {label: index[name] for label, name in used.items()}
-
-
-def true_labels(clip: Clip) -> tuple[int, ...]:
-    """Return the indices of a clip's labels: one, or those of a multi-hot row."""
-    if isinstance(clip.label, Tensor):
-        return tuple(clip.label.nonzero()[:, 0].tolist())
-    return (int(clip.label),)
-
-
 def _only_classifier(jobs: Any) -> Classifier:
     jobs = list(jobs)
     if not jobs:
@@ -586,36 +362,7 @@ def _only_classifier(jobs: Any) -> Classifier:
     return first
 
 
-def _diagnostics(
-    said: Mapping[str, Tensor], about: Sequence[Mapping[str, Any]], keys: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return what is said of each map, with the columns that name its row."""
-    lists = {name: values.tolist() for name, values in said.items()}
-    return [
-        {key: row[key] for key in keys} | {name: values[place] for name, values in lists.items()}
-        for place, row in enumerate(about)
-    ]
-
-
-def _rows(scores: Scores, about: Sequence[Mapping[str, Any]]) -> _Rows:
-    """Return a batch's rows of every table."""
-    return {
-        key: [
-            row | dict(zip(values, metrics, strict=True))
-            for row, metrics in zip(
-                about, zip(*(v.tolist() for v in values.values()), strict=True), strict=True
-            )
-        ]
-        for key, values in scores.metrics.items()
-    }
-
-
-def _write(
-    run: RunFolder,
-    maps: dict[str, np.ndarray],
-    diagnostics: list[dict[str, Any]],
-    rows: _Rows,
-) -> None:
+def _write(run: RunFolder, done: Explained) -> None:
     """File a batch: the maps first, so that no row is without its map."""
-    run.save_attributions(maps, diagnostics)
-    run.append(rows)
+    run.save_attributions(done.maps, done.diagnostics)
+    run.append(done.rows)

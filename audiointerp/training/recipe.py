@@ -176,8 +176,8 @@ def train_classifier(
         sizes of PANNs, whatever the front end.
     holes : float
         Share of the training clips that random cells are removed from, so that the network
-        tolerates what masks do to a clip; see `audiointerp.training.holes.RandomHoles`. 0.6 makes
-        networks like those in ``weights/`` whose name ends in ``_robust``; 0 for none.
+        tolerates what masks do to a clip; see `audiointerp.training.holes.RandomHoles`. The
+        networks in ``weights/`` whose names end in ``_robust`` had 0.9 or 0.95; 0 for none.
     run_dir : path, optional
         For checkpoints and the history; by default below ``results/training`` as `out` lies below
         the current folder, ``results/training/weights/mine.safetensors``. A training that was begun
