@@ -56,29 +56,50 @@ def test_the_share_of_clips_with_holes_is_the_one_asked_for():
     assert 0.25 < changed < 0.33  # a hole of a few cells may round to none
 
 
-def test_a_clip_does_not_depend_on_the_loudness_of_its_neighbours():
+@pytest.mark.parametrize("kind", [kind for kind in HOLES if kind != "borrowed"])
+def test_a_clip_does_not_depend_on_its_neighbours(kind):
     features, _ = draw(0)
-    louder = features.clone()
-    louder[1:] += 30
-    for kind in HOLES:
-        holes = RandomHoles(1.0, kinds=kind, level=FLOOR)
-        alone, beside = (
-            holes(each, torch.Generator().manual_seed(2))[0] == FLOOR for each in (features, louder)
-        )
-        assert torch.equal(alone, beside)
+    others = features.clone()
+    others[1:] = others[1:].flip(-1) + 30
+    holes = RandomHoles(1.0, kinds=kind, level=FLOOR)
+    alone, beside = (
+        holes(each, torch.Generator().manual_seed(2))[0] == FLOOR for each in (features, others)
+    )
+    assert torch.equal(alone, beside)
 
 
-def test_holes_by_loudness_remove_the_quietest_or_the_loudest():
-    features, holed = draw(8, clips=40, size=(16, 100), share=1.0, kinds="loudness")
+def loudness_of_holes(cells, holed):
+    """Return the mean of removed cells less that of kept ones, of clips with enough of both."""
     removed = holed == FLOOR
-    means = [
-        (float(clip[gone].mean()), float(clip[~gone].mean()))
-        for clip, gone in zip(features, removed, strict=True)
-        if 0.1 < gone.float().mean() < 0.9
+    share = removed.float().mean((1, 2, 3))
+    return [
+        float(clip[gone].mean() - clip[~gone].mean())
+        for clip, gone, part in zip(cells, removed, share, strict=True)
+        if 0.1 < part < 0.9
     ]
-    quieter = [gone < kept for gone, kept in means]
-    assert any(quieter)
-    assert not all(quieter)
+
+
+def test_holes_by_loudness_remove_the_quietest_and_never_the_loudest():
+    features, holed = draw(8, clips=40, size=(16, 100), share=1.0, kinds="loudness")
+    found = loudness_of_holes(features, holed)
+    assert len(found) > 10
+    assert max(found) < 0
+
+
+def test_borrowed_holes_have_the_shape_of_another_clip_and_not_of_the_own():
+    first, second = torch.full((2, 1, 1, 16, 100), -60.0)
+    first[..., :50], second[..., 8:, :] = 0.0, 0.0  # loud in the first half; above the middle
+    features = torch.cat([first, second])
+    holes = RandomHoles(1.0, kinds="borrowed", level=FLOOR)
+    generator = torch.Generator().manual_seed(1)
+    signs = set()
+    for _ in range(20):
+        holed = holes(features, generator)
+        own = loudness_of_holes(features, holed)
+        others = loudness_of_holes(features.flip(0), holed)
+        signs |= {other > 0 for other in others}
+        assert all(abs(one) < abs(other) for one, other in zip(own, others, strict=True))
+    assert signs == {True, False}  # the loudest of the other clip, or the quietest
 
 
 def test_segments_are_rectangles():
@@ -110,5 +131,5 @@ def test_settings_that_cannot_be_are_refused(options, message):
 
 
 def test_an_unknown_kind_is_refused_with_the_choices():
-    with pytest.raises(UnknownNameError, match="cells, blobs, segments, loudness"):
+    with pytest.raises(UnknownNameError, match="cells, blobs, segments, loudness, borrowed"):
         RandomHoles(kinds="dots", level=FLOOR)

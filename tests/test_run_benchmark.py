@@ -118,23 +118,38 @@ def test_a_recipe_of_true_labels_is_taken_as_it_is(weights, tiny_esc50, noises, 
     assert {folder.name for folder in done} == {"energy_hiss", "energy_rumble"}
 
 
-def test_the_command_writes_tables_pictures_and_a_page(
-    weights, tiny_esc50, noises, tmp_path, monkeypatch
-):
+def command(monkeypatch, weights, data, noises, tmp_path, *arguments):
+    """Run ``audiointerp benchmark`` with the method "random" and those of the arguments."""
     noise = [word for name, file in noises.items() for word in ("--noise", f"{name}={file}")]
-    arguments = [
-        *("benchmark", "-w", weights, "-d", tiny_esc50, *noise, "--clips", 3, "-m", "random"),
-        *("-m", "edge", "-m", "ideal", "--snr-db", 0, "--no-correct"),
-        *("--results", tmp_path / "runs", "--out", tmp_path / "out"),
-    ]
-    monkeypatch.setattr(sys, "argv", ["audiointerp", *map(str, arguments)])
+    words = ["audiointerp", "benchmark", "-w", weights, "-d", data, *noise, "-m", "random"]
+    words += [*arguments, "--results", tmp_path / "runs", "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
+
+
+def test_the_command_writes_tables_pictures_and_a_page(
+    weights, tiny_esc50, noises, tmp_path, monkeypatch
+):
+    arguments = ["-m", "edge", "-m", "ideal", "--snr-db", 0, "--no-correct"]
+    command(monkeypatch, weights, tiny_esc50, noises, tmp_path, "--clips", 3, *arguments)
     assert (tmp_path / "out" / "benchmark.html").is_file()
     board = pd.read_csv(tmp_path / "out" / "csv" / "leaderboard.csv")
     assert board["method"].tolist() == ["random", "edge", "ideal"]
     assert board["reference"].all()
+
+
+def test_the_command_scores_the_masks_named_and_shows_the_first(
+    weights, tiny_esc50, noises, tmp_path, monkeypatch
+):
+    arguments = ["--clips", 1, "--snr-db", 0, "--no-correct", "--mask", "bin", "--mask", "topK_5"]
+    command(monkeypatch, weights, tiny_esc50, noises, tmp_path, *arguments)
+    loaded = load_benchmark(tmp_path / "runs")
+    at_main = loaded["snr_db"].isna()
+    assert {*loaded[at_main]["mask"]} == {"bin", "topK_5"}
+    assert {*loaded[~at_main]["mask"]} == {"bin"}
+    assert "mask bin" in (tmp_path / "out" / "benchmark.html").read_text()
 
 
 def test_the_command_has_the_levels_of_the_library():

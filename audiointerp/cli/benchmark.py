@@ -48,9 +48,13 @@ def benchmark(
     level_method: Annotated[
         list[str] | None, typer.Option(help="Method to run at these levels; leave out slow ones.")
     ] = None,
-    mask: Annotated[str, typer.Option(help="Mask to show, and to score at all levels.")] = (
-        "topK_30"
-    ),
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Mask to score, all by default. The first is shown and scored at all levels; "
+            "topK_30 if none is named."
+        ),
+    ] = None,
     correct: Annotated[
         bool, typer.Option(help="Show clips that are classified correctly, or all.")
     ] = True,
@@ -73,11 +77,12 @@ def benchmark(
     again.
     """
     from audiointerp.report.benchmark import write_benchmark
-    from audiointerp.runs.benchmark import run_benchmark
+    from audiointerp.runs.benchmark import LEVEL_MASK, run_benchmark
     from audiointerp.runs.experiment import parse_noises
     from audiointerp.runs.recipe import ALL
     from audiointerp.runs.targets import TrueLabels
 
+    shown = mask[0] if mask else LEVEL_MASK
     done = run_benchmark(
         weights,
         data,
@@ -85,7 +90,7 @@ def benchmark(
         alpha=alpha,
         snr_db=snr_db if levels else (),
         level_methods=level_method,
-        level_mask=mask,
+        level_mask=shown,
         subset=subset,
         fold=read_fold(fold),
         clips=clips,
@@ -95,6 +100,7 @@ def benchmark(
         device=device,
         overwrite=overwrite,
         methods=method or ALL,
+        masks=mask,
         target=TrueLabels(),
         base=base,
         on=on,
@@ -104,7 +110,7 @@ def benchmark(
     written = write_benchmark(
         results,
         out,
-        mask=mask,
+        mask=shown,
         clips="correct" if correct else "all",
         on=on[0],
         models=list(dict.fromkeys(folder.parent.name for folder in done)),

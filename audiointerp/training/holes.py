@@ -49,14 +49,32 @@ def _segments(features: Tensor, generator: torch.Generator | None) -> Tensor:
 
 @HOLES.register("loudness")
 def _loudness(features: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Score by loudness, up or down as often, blurred: the quietest or loudest cells go."""
+    """Score by loudness, blurred: the quietest cells go.
+
+    The loudest never do. That hole has the shape of the clip's own sound and always comes with its
+    class, so that a network would learn to recognise the sound by where it is missing.
+    """
+    return _blurred(features, generator)
+
+
+@HOLES.register("borrowed")
+def _borrowed(features: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Score by the loudness of another clip of the batch, up or down as often, blurred.
+
+    Holes in the shape of sounds, which say nothing of the clip's own class.
+    """
     batch = len(features)
+    shift = 1 + int(torch.randint(max(1, batch - 1), (), generator=generator))
+    sign = torch.randint(2, (batch, 1, 1, 1), generator=generator) * 2 - 1
+    return sign * _blurred(features.roll(shift, 0), generator)
+
+
+def _blurred(features: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return features with noise of up to their own spread, which differs from clip to clip."""
     cells = features.detach().float().cpu()
     spread = cells.std(dim=(1, 2, 3), correction=0, keepdim=True)
-    blur = torch.rand((batch, 1, 1, 1), generator=generator)
-    noise = torch.randn(cells.shape, generator=generator)
-    sign = torch.randint(2, (batch, 1, 1, 1), generator=generator) * 2 - 1
-    return sign * (cells + blur * spread * noise)
+    blur = torch.rand((len(cells), 1, 1, 1), generator=generator)
+    return cells + blur * spread * torch.randn(cells.shape, generator=generator)
 
 
 def _coarse(
@@ -163,7 +181,7 @@ class RandomHoles(nn.Module):
             for number, name in enumerate(self.kinds):
                 places = (chosen & (kind == number)).nonzero()[:, 0]
                 if len(places):
-                    scores = HOLES[name](features[places.to(features.device)], generator)
+                    scores = HOLES[name](features, generator)[places]
                     removed[places] |= _lowest(scores, shares[places])
         return torch.where(removed.to(features.device), self.level, features)
 
