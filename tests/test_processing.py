@@ -374,6 +374,21 @@ def test_synthesis_is_the_slow_overlap_add_of_the_changed_stft(front_end, sample
     np.testing.assert_allclose(ours, slow, rtol=0, atol=1e-7)
 
 
+@settings(max_examples=30, deadline=None)
+@given(half=st.integers(8, 60), part=st.floats(0.05, 1.0), samples=st.integers(130, 900))
+def test_the_inverse_is_torchs_at_any_window_and_hop(half, part, samples):
+    front_end = STFTSpectrogram(n_fft=2 * half, hop_length=max(1, int(part * half)))
+    generator = torch.Generator().manual_seed(samples)
+    waveform = torch.randn(2, 1, samples, generator=generator, dtype=torch.float64)
+    view = front_end.analyse(waveform)
+    kept = torch.rand(view.cells.shape, generator=generator, dtype=torch.float64)
+    stft = view.context * torch.cat([kept, kept[..., -1:]], -1).squeeze(1).sqrt()
+    size, hop, window = front_end.n_fft, front_end.hop_length, front_end.window.double()
+    expected = torch.istft(stft, size, hop, window=window, length=samples)
+    found = front_end.synthesise(view, view.cells * kept)[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("front_end", FRONT_ENDS.values())
 def test_no_clip_length_ends_in_a_click(front_end):
     """Where only the feet of the last window reach, a plain inverse STFT divides by almost 0."""

@@ -224,14 +224,27 @@ class STFTSpectrogram(FrontEnd):
         )
 
     def _istft(self, stft: Tensor, samples: int) -> Tensor:
-        return torch.istft(
-            stft,
-            self.n_fft,
-            self.hop_length,
-            window=self.window.to(stft.real),
-            center=True,
-            length=samples,
-        )
+        """Return the sound of least squares: windowed frames added up, over the windows' energy.
+
+        What `torch.istft` computes, in about a third of its time on a CPU.
+        """
+        window = self.window.to(stft.real)
+        sound = self._add_up(torch.fft.irfft(stft.mT, self.n_fft) * window)
+        energy = self._add_up(window.square().expand(1, stft.shape[-1], -1))
+        start = self.n_fft // 2
+        part = slice(start, start + samples)
+        return sound[:, part] / energy[:, part]
+
+    def _add_up(self, frames: Tensor) -> Tensor:
+        """Add frames (batch, frames, n_fft) up, each a hop after the one before."""
+        hops = math.ceil(self.n_fft / self.hop_length)
+        padded = nn.functional.pad(frames, (0, hops * self.hop_length - self.n_fft))
+        pieces = padded.unflatten(2, (hops, self.hop_length))
+        count = frames.shape[1]
+        total = frames.new_zeros(len(frames), count + hops - 1, self.hop_length)
+        for number in range(hops):
+            total[:, number : number + count] += pieces[:, :, number]
+        return total.flatten(1)
 
 
 @FRONT_ENDS.register("LogSTFTSpectrogram")
