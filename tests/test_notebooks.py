@@ -48,7 +48,7 @@ class Quick:
 
 TRAINING = (
     *("DATA", "SUBSET", "TRAIN_FOLDS", "VALIDATION_FOLD", "TEST_FOLD", "WIDTH", "EPOCHS", "CLIPS"),
-    *("DEVICE", "SEED", "PRETRAINED", "CACHE", "WEIGHTS", "PROGRESS"),
+    *("DEVICE", "SEED", "PRETRAINED", "CACHE", "WEIGHTS", "HOLES", "ROBUST", "PROGRESS"),
 )
 EXPERIMENTS = (
     *("DATA", "SUBSET", "FOLD", "TRAIN_FOLDS", "WEIGHTS", "TRUE_LABELS", "METHODS", "REFERENCES"),
@@ -56,16 +56,18 @@ EXPERIMENTS = (
 )
 
 
-def training(kind: str, *, holes: bool = False, **parameters: Any) -> Quick:
-    """Return the quick run of a training, with a second one on clips with holes or without."""
-    names = [f"weights/my_{kind}", *([f"weights/my_{kind}_robust"] if holes else [])]
+def training(kind: str, **parameters: Any) -> Quick:
+    weights = f"weights/my_{kind}"
     return Quick(
         # one clip of every class
-        {"EPOCHS": 1, "CLIPS": 10} | ({"HOLES_EPOCHS": 1} if holes else {}) | parameters,
-        (*TRAINING, *(["HOLES", "ROBUST"] if holes else [])),
-        pictures=6 if holes else 5,
+        {"EPOCHS": 1, "HOLES_EPOCHS": 1, "CLIPS": 10} | parameters,
+        TRAINING,
+        pictures=6,
         players=3,
-        writes=tuple(f"{name}{end}" for name in names for end in (".safetensors", ".md")),
+        writes=tuple(
+            f"{weights}{end}"
+            for end in (".safetensors", ".md", "_robust.safetensors", "_robust.md")
+        ),
         folder="PRETRAINED" in parameters,
     )
 
@@ -89,9 +91,7 @@ def experiment(model: str, name: str, *methods: str, folder: bool = False) -> Qu
 # Between them they have every method once; LIME, the slow one, where a clip is the smallest.
 QUICK = {
     "train_model_stft.ipynb": training("logstft"),
-    "train_model_mel.ipynb": training(
-        "logmel", holes=True, PRETRAINED="weights/synthetic_logmel.safetensors"
-    ),
+    "train_model_mel.ipynb": training("logmel", PRETRAINED="weights/synthetic_logmel.safetensors"),
     "experiments_stft.ipynb": experiment("logstft", "clean", "saliency"),
     "experiments_mel.ipynb": experiment("logmel", "clean", "lime"),
     "experiments_mel_noise1.ipynb": experiment("logmel", "horse", "shap"),
