@@ -31,8 +31,8 @@ BUSY = """What SHAP takes for a clip, alone and while an endless loop runs in an
 how the threads of OpenMP wait for each other; the settings in turn on the same clips."""
 TRUTH = """What scoring takes with and without the truth, in turn: the analysis of the clips' parts,
 localisation in cells and in time, and SI-SDR of what every mask keeps, which is made audible for
-it. With a small network that is most of the work. Other programs ran on the machine too: only the
-ratios count."""
+it. With a network of the paper's size that is lost in the scatter of the timing; with a small one
+the sound takes about as long as the network."""
 PRECISION = """How many clips get another class than in float32; the largest change of a mean of FF,
 AD, AG or SPS over the clips, of all masks, in units of the metric's range; how many of all values
 of AI and FidIn, which are all or nothing for a clip, flip. First with the maps of float32 scored in
