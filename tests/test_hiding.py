@@ -78,3 +78,11 @@ def test_cells_keep_their_dtype(way, dtype):
     found = HIDINGS[way](features, some(0.5, features.shape), LEVEL)
     assert found.dtype == dtype
     assert found.isfinite().all()
+
+
+def test_a_system_that_is_not_solved_to_the_tolerance_is_reported():
+    features = torch.randn(1, 1, 24, 40, generator=torch.Generator().manual_seed(3))
+    keep = torch.zeros(features.shape, dtype=torch.bool)
+    keep[..., 0, 0] = True  # far from most of the cells that are solved for
+    with pytest.warns(UserWarning, match="by more than the tolerance 0: the iterations were not"):
+        impute(features, keep, torch.zeros(1, 1, 1, 1), tolerance=0.0)

@@ -102,6 +102,13 @@ def test_borrowed_holes_have_the_shape_of_another_clip_and_not_of_the_own():
     assert signs == {True, False}  # the loudest of the other clip, or the quietest
 
 
+def test_a_clip_alone_in_a_batch_borrows_from_itself():
+    features, holed = draw(6, clips=1, share=1.0, kinds="borrowed", keep=(0.5, 0.5))
+    removed = holed == FLOOR
+    assert 0 < removed.float().mean() < 1
+    assert torch.equal(holed[~removed], features[~removed])
+
+
 def test_segments_are_rectangles():
     _, holed = draw(2, clips=1, size=(16, 48), share=1.0, kinds="segments", keep=(0.5, 0.5))
     removed = (holed == FLOOR)[0, 0]

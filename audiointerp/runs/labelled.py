@@ -165,6 +165,15 @@ class LabelledBatch:
             Whose saved maps are scored instead of computed, where a batch has all of them.
         wanted : collection of str
             Names of clips, one of them in the batch at least.
+
+        Returns
+        -------
+        Explained
+
+        Raises
+        ------
+        ValueError
+            If the set has a class number beyond the model's outputs.
         """
         places = [place for place, clip in enumerate(self.clips) if clip.clip_id in wanted]
         if job.precision not in self.probabilities:

@@ -49,10 +49,10 @@ def _segments(features: Tensor, generator: torch.Generator | None) -> Tensor:
 
 @HOLES.register("loudness")
 def _loudness(features: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Score by loudness, blurred: the quietest cells go.
+    """Score by loudness, blurred: the quieter a cell, the more likely it is removed.
 
-    The loudest never do. That hole has the shape of the clip's own sound and always comes with its
-    class, so that a network would learn to recognise the sound by where it is missing.
+    The opposite is not among the kinds: a hole at the clip's loudest cells has the shape of its own
+    sound and always comes with its class, so a network would learn to recognise the sound by it.
     """
     return _blurred(features, generator)
 
@@ -61,7 +61,8 @@ def _loudness(features: Tensor, generator: torch.Generator | None) -> Tensor:
 def _borrowed(features: Tensor, generator: torch.Generator | None) -> Tensor:
     """Score by the loudness of another clip of the batch, up or down as often, blurred.
 
-    Holes in the shape of sounds, which say nothing of the clip's own class.
+    Holes in the shape of sounds, which say nothing about the clip's own class. A batch of one clip
+    has no other, and the clip's own loudness is taken.
     """
     batch = len(features)
     shift = 1 + int(torch.randint(max(1, batch - 1), (), generator=generator))

@@ -177,7 +177,7 @@ def train_classifier(
     holes : float
         Share of the training clips that random cells are removed from, so that the network
         tolerates what masks do to a clip; see `audiointerp.training.holes.RandomHoles`. The
-        networks in ``weights/`` whose names end in ``_robust`` had 0.9 or 0.95; 0 for none.
+        networks in ``weights/`` whose names end in ``_robust`` had 0.95; 0 for none.
     run_dir : path, optional
         For checkpoints and the history; by default below ``results/training`` as `out` lies below
         the current folder, ``results/training/weights/mine.safetensors``. A training that was begun
