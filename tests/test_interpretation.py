@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from audiointerp.interpretation import METHODS, AdditivityWarning, Interpreter, Quickshift
+from audiointerp.interpretation.facts import Facts
 from audiointerp.registry import UnknownNameError
 from audiointerp.speed.precision import PRECISIONS, computing
 
@@ -22,7 +24,6 @@ SETTINGS = {
         "segmentation": Quickshift(kernel_size=1.5, max_dist=4),
     }
 }
-NEEDS_BACKGROUND = {"shap"}
 
 
 class Net(nn.Module):
@@ -66,7 +67,7 @@ def features():
 
 def build(name: str, model: nn.Module, **options: object) -> Interpreter:
     settings = SETTINGS.get(name, {}) | options
-    if name in NEEDS_BACKGROUND:
+    if "background" in METHODS[name].requires:
         weight = next(model.parameters())
         generator = torch.Generator().manual_seed(3)
         background = torch.randn(3, 1, BINS, FRAMES, generator=generator)
@@ -94,6 +95,26 @@ def test_the_four_methods_are_registered():
     assert all(METHODS[name].name == name for name in METHODS)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_facts_of_a_method_are_stated(name):
+    method = METHODS[name]
+    assert isinstance(method.facts, Facts)
+    assert (method.facts.family == "reference") == method.reference
+    assert method.facts.fails[0].isupper()
+    assert not method.facts.fails.endswith(".")
+    if method.facts.draws:
+        assert "seed" in inspect.signature(method).parameters
+
+
+@each_method
+def test_a_map_adds_up_to_what_the_method_promises(name, model, features):
+    explanation = build(name, model.double()).explain(features.double(), 1)
+    promised = bool(METHODS[name].facts.sums_to)
+    assert ("residual" in explanation.diagnostics) == promised
+    if promised:
+        assert (explanation.diagnostics["residual"] < 1e-6).all()
+
+
 def test_an_unknown_method_lists_the_choices():
     with pytest.raises(UnknownNameError, match=r"saliency.*gradcam.*lime.*shap"):
         METHODS["gradcm"]
@@ -113,7 +134,7 @@ def test_the_map_has_the_features_shape_dtype_and_device_and_both_signs(
         assert not attribution.requires_grad
         assert attribution.isfinite().all()
     assert (torch.cat(maps) > 0).any()
-    assert (torch.cat(maps) < 0).any()
+    assert (torch.cat(maps) < 0).any() == METHODS[name].facts.signed
 
 
 @each_method
@@ -195,7 +216,7 @@ def test_one_class_for_all_equals_that_class_for_each(name, model, features):
     each = interpreter.attribute(features, torch.full((4,), 2, dtype=torch.int32))
     other = interpreter.attribute(features, 0)
     assert torch.equal(one, each)
-    assert not torch.allclose(one, other)
+    assert torch.allclose(one, other) != METHODS[name].facts.class_sensitive
 
 
 @each_method
@@ -358,3 +379,47 @@ def test_a_gradient_that_overflows_is_an_error_not_a_map():
 
     with pytest.raises(ValueError, match=r"clips \[1\].*not finite"):
         METHODS["saliency"](Overflows()).attribute(torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1))
+
+
+class Loudness(nn.Module):
+    """Class 0 is how far cells lie above 0 with their neighbours, summed; class 1 its negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        nn.init.constant_(self.conv.weight, 1 / 9)
+        nn.init.zeros_(self.conv.bias)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(1, 2)
+        self.head.weight.data = torch.tensor([[1.0], [-1.0]])
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def target_layer(self) -> nn.Module:
+        return self.relu
+
+    def forward(self, x):
+        return self.head(self.relu(self.conv(x)).sum((2, 3)))
+
+
+ONLY_IN_TIME: set[str] = set()
+"""Methods that by default tell frames apart, not bins."""
+
+
+@follows_network
+@pytest.mark.parametrize(("freq", "time"), [(3, 14), (9, 5)])
+def test_an_impulse_is_found_where_it_is(name, freq, time):
+    """Neither transposed nor mirrored nor shifted by more than the kernel reaches."""
+    model = Loudness()
+    cells = torch.full((1, 1, BINS, FRAMES), -4.0)
+    cells[..., freq : freq + 2, time : time + 2] = 60
+    background = {}
+    if "background" in METHODS[name].requires:
+        background["background"] = torch.full((2, 1, BINS, FRAMES), -4.0)
+    settings = SETTINGS.get(name, {}) | background
+    found = METHODS[name](model, **settings).attribute(cells, 0)[0, 0]
+    row, column = divmod(int(found.argmax()), FRAMES)
+    if name not in ONLY_IN_TIME:
+        assert freq - 1 <= row <= freq + 2
+    assert time - 1 <= column <= time + 2
+    assert found.max() > 2 * found.median()

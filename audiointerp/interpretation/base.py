@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from audiointerp.evaluation.truth import Truth
+from audiointerp.interpretation.facts import Facts
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
@@ -76,6 +77,8 @@ class Interpreter(ABC):
     ----------
     name : str
         The method's name in `METHODS`.
+    facts : Facts
+        Its family, cost, guarantees and known failures.
     kind : {"attribution", "mask"}
         Whether it returns a signed map, of which masks are made, or a mask directly.
     requires : frozenset of str
@@ -96,6 +99,7 @@ class Interpreter(ABC):
     """
 
     name: ClassVar[str]
+    facts: ClassVar[Facts]
     kind: ClassVar[Literal["attribution", "mask"]] = "attribution"
     requires: ClassVar[frozenset[str]] = frozenset()
     reference: ClassVar[bool] = False
@@ -344,6 +348,32 @@ def choose_target(logits: Tensor, target: Tensor | None, batch: int) -> Tensor:
 def pick(logits: Tensor, target: Tensor) -> Tensor:
     """Return each clip's logit of its target class, shape (batch,)."""
     return logits.gather(1, target[:, None])[:, 0]
+
+
+def class_gradient(model: Classifier, view: View, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the gradient of each clip's class logit and the classes.
+
+    Parameters
+    ----------
+    model : Classifier
+        In evaluation mode, its parameters frozen.
+    view : View
+        Of clips that do not depend on each other in the network.
+    target : Tensor of int64, shape (batch,), or None
+        None for the predicted classes.
+
+    Returns
+    -------
+    gradient : Tensor, shape (batch, 1, freq, time)
+        ∂logit_c/∂cells, of the cells' dtype and device.
+    target : Tensor of int64, shape (batch,)
+    """
+    cells = view.cells.detach().requires_grad_()
+    logits = model.logits(cells, view)
+    target = choose_target(logits, target, len(cells))
+    # Clips do not depend on each other, so the gradient of the sum holds each clip's own.
+    (gradient,) = torch.autograd.grad(pick(logits, target).sum(), cells)
+    return gradient, target
 
 
 @contextmanager

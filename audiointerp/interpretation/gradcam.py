@@ -19,6 +19,7 @@ from audiointerp.interpretation.base import (
     evaluating,
     pick,
 )
+from audiointerp.interpretation.facts import Facts
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.processing import View
 
@@ -66,6 +67,13 @@ class GradCAMInterpreter(Interpreter):
     """
 
     name = "gradcam"
+    facts = Facts(
+        family="CAM",
+        passes="1 forward, 1 backward from the layer on",
+        source="Selvaraju et al., ICCV 2017",
+        fails="As coarse as the layer's plane; one weight a channel, so a channel that speaks for "
+        "the class in one place and against it in another is blurred",
+    )
 
     def __init__(
         self,

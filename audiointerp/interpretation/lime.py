@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, is_dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +22,8 @@ from audiointerp.interpretation.base import (
     choose_target,
     pick,
 )
+from audiointerp.interpretation.baseline import Base, base_cells, check_base, describe
+from audiointerp.interpretation.facts import Facts
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
@@ -130,6 +131,14 @@ class LIMEInterpreter(Interpreter):
     """
 
     name = "lime"
+    facts = Facts(
+        family="perturbation",
+        passes="1000 forward",
+        source="Ribeiro et al., KDD 2016",
+        fails="A map says little where the fit is poor (`local_fit` near 0), and its resolution is "
+        "that of the segments",
+        draws=True,
+    )
     requires = frozenset({"base"})
 
     def __init__(
@@ -140,7 +149,7 @@ class LIMEInterpreter(Interpreter):
         segmentation: str | Segmentation = "quickshift",
         kernel_width: float = 0.25,
         hide: Literal["base", "mean"] = "base",
-        base: float | Callable[[Tensor], Tensor] = -100.0,
+        base: Base = -100.0,
         alpha: float = 1.0,
         batch_size: int | None = None,
         seed: int = 0,
@@ -154,8 +163,6 @@ class LIMEInterpreter(Interpreter):
         self.alpha = _check_positive("alpha", alpha)
         if hide not in ("base", "mean"):
             raise ValueError(f"hide must be 'base' or 'mean', got {hide!r}")
-        if not callable(base) and not math.isfinite(base):
-            raise ValueError(f"base must be a finite number or a function, got {base!r}")
         if isinstance(segmentation, str):
             segmentation = SEGMENTATIONS[segmentation]()
         if not callable(segmentation):
@@ -165,17 +172,17 @@ class LIMEInterpreter(Interpreter):
             )
         self.segmentation = segmentation
         self.hide = hide
-        self.base = base
+        self.base = check_base(base)
         self.progress = bool(progress)
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON."""
         return super().settings() | {
             "num_samples": self.num_samples,
-            "segmentation": _describe(self.segmentation),
+            "segmentation": describe(self.segmentation),
             "kernel_width": self.kernel_width,
             "hide": self.hide,
-            "base": _describe(self.base),
+            "base": describe(self.base),
             "alpha": self.alpha,
             "seed": self.seed,
         }
@@ -293,14 +300,7 @@ class LIMEInterpreter(Interpreter):
             total = values.new_zeros(count).index_add(0, flat, values)
             mean = total / torch.bincount(flat, minlength=count)
             return mean[flat].reshape(clip.shape).to(clip)
-        base = self.base(clip[None]) if callable(self.base) else self.base
-        base = torch.as_tensor(base, dtype=clip.dtype, device=clip.device)
-        try:
-            return base.expand(1, *clip.shape)[0]
-        except RuntimeError:
-            raise ValueError(
-                f"the base must broadcast to {(1, *clip.shape)}, got {tuple(base.shape)}"
-            ) from None
+        return base_cells(self.base, clip[None])[0]
 
     def _fit(
         self, clips: list[_Clip], probability: Tensor, features: Tensor, target: Tensor
@@ -414,16 +414,3 @@ def _check_positive(name: str, value: float) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)
-
-
-def _describe(setting: Any) -> Any:
-    """Return a number as it is, a function by its name and settings."""
-    if isinstance(setting, partial):
-        keywords = {key: _describe(value) for key, value in setting.keywords.items()}
-        arguments = [_describe(value) for value in setting.args]
-        return {"name": _describe(setting.func), "arguments": arguments, **keywords}
-    if is_dataclass(setting):
-        return {"name": type(setting).__name__.lower(), **asdict(setting)}
-    if callable(setting):
-        return getattr(setting, "__qualname__", type(setting).__qualname__)
-    return setting if isinstance(setting, str | int | float) else str(setting)

@@ -25,6 +25,7 @@ from audiointerp.interpretation.base import (
     check_whole,
     choose_target,
 )
+from audiointerp.interpretation.facts import Facts
 from audiointerp.masking import quiet_level
 from audiointerp.processing import View
 
@@ -85,6 +86,15 @@ class RandomReference(Reference):
     """
 
     name = "random"
+    facts = Facts(
+        family="reference",
+        passes="none",
+        source="",
+        fails="Says nothing of the sound or the network: the floor",
+        class_sensitive=False,
+        draws=True,
+        signed=False,
+    )
 
     def __init__(
         self,
@@ -129,6 +139,14 @@ class EnergyReference(Reference):
     """
 
     name = "energy"
+    facts = Facts(
+        family="reference",
+        passes="none",
+        source="",
+        fails="Sees no network: loud noise counts as much as the sound",
+        class_sensitive=False,
+        signed=False,
+    )
 
     def _map(self, view: View) -> Tensor:
         front_end = self.classifier.front_end
@@ -153,6 +171,13 @@ class ExcessReference(Reference):
     """
 
     name = "excess"
+    facts = Facts(
+        family="reference",
+        passes="none",
+        source="",
+        fails="Sees no network: a steady sound counts for nothing",
+        class_sensitive=False,
+    )
 
     def _map(self, view: View) -> Tensor:
         return view.cells - quiet_level(view.cells, QUIET_SHARE)
@@ -178,6 +203,14 @@ class EdgeReference(Reference):
     """
 
     name = "edge"
+    facts = Facts(
+        family="reference",
+        passes="none",
+        source="Adebayo et al., NeurIPS 2018",
+        fails="Sees no network: every onset and band edge counts, of noise too",
+        class_sensitive=False,
+        signed=False,
+    )
 
     def _map(self, view: View) -> Tensor:
         # By shifts rather than a convolution: exact in every precision setting.
@@ -222,6 +255,13 @@ class IdealReference(Reference):
     """
 
     name = "ideal"
+    facts = Facts(
+        family="reference",
+        passes="none",
+        source="Wang, 2005",
+        fails="Sees no network, which may use only some of the foreground or what is not of it",
+        class_sensitive=False,
+    )
     requires = frozenset({"truth"})
 
     def _map(self, view: View, truth: Truth) -> Tensor:

@@ -9,10 +9,9 @@ from audiointerp.interpretation.base import (
     METHODS,
     Explanation,
     Interpreter,
-    choose_target,
-    pick,
+    class_gradient,
 )
-from audiointerp.model.classifier import Classifier
+from audiointerp.interpretation.facts import Facts
 from audiointerp.processing import View
 
 
@@ -41,18 +40,16 @@ class SaliencyInterpreter(Interpreter):
     """
 
     name = "saliency"
+    facts = Facts(
+        family="gradient",
+        passes="1 forward, 1 backward",
+        source="Simonyan et al., ICLR workshop 2014",
+        fails="A derivative at one point: noisy, and near 0 where the class is certain whatever a "
+        "single cell does",
+    )
 
     def _explain(self, view: View, target: Tensor | None) -> Explanation:
         model = self._fast_classifier()
-        parts = [_gradient(model, *part) for part in self._in_batches(view, target)]
+        parts = [class_gradient(model, *part) for part in self._in_batches(view, target)]
         gradients, targets = zip(*parts, strict=True)
         return Explanation(torch.cat(gradients), torch.cat(targets))
-
-
-def _gradient(model: Classifier, view: View, target: Tensor | None) -> tuple[Tensor, Tensor]:
-    cells = view.cells.detach().requires_grad_()
-    logits = model.logits(cells, view)
-    target = choose_target(logits, target, len(cells))
-    # Clips do not depend on each other, so the gradient of the sum holds each clip's own.
-    (gradient,) = torch.autograd.grad(pick(logits, target).sum(), cells)
-    return gradient, target

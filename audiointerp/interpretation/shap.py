@@ -25,6 +25,7 @@ from audiointerp.interpretation.base import (
     pick,
 )
 from audiointerp.interpretation.deeplift import Recording, RescaleRule
+from audiointerp.interpretation.facts import Facts
 from audiointerp.interpretation.rewrite import Rewritten, rewrite
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.layers import MaxOverTime
@@ -94,6 +95,14 @@ class SHAPInterpreter(Interpreter):
     """
 
     name = "shap"
+    facts = Facts(
+        family="relevance",
+        passes="1 forward, 1 backward for each background clip",
+        source="Lundberg and Lee, NeurIPS 2017",
+        fails="Explains the difference to the background: a cell that is as loud there counts for "
+        "nothing",
+        sums_to="f_c(x) less its mean over the background",
+    )
     requires = frozenset({"background"})
 
     def __init__(
