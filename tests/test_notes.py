@@ -397,3 +397,17 @@ def test_runs_without_truth_have_no_note_of_it():
     source = with_truth("lime")
     plain = source.diagnostics.drop(columns=["true_class", "foreground_share", "event_share"])
     assert find_notes([replace(source, diagnostics=plain)]) == []
+
+
+def test_runs_with_equal_notes_share_a_line(root):
+    noises = ("horse", "rain", "room", "white")
+    for name in noises:
+        folder = write(root, f"saliency_{name}")
+        for mask in MASKS:
+            delete_rows(folder, mask, CLIPS[4:])
+        write(root, f"gradcam_{name}")
+    results, message = load(root)
+    (line,) = message.splitlines()[1:]
+    start = "mel/saliency_horse, mel/saliency_rain, mel/saliency_room and 1 more: 4 of 10 clips"
+    assert line.strip().startswith(start)
+    assert {note.run for note in results.attrs["notes"]} == {f"mel/saliency_{n}" for n in noises}

@@ -193,12 +193,18 @@ def notes_for(notes: Iterable[Note], rows: Iterable[Mapping[str, str]]) -> tuple
 
 
 def note_lines(notes: Iterable[Note]) -> list[str]:
-    """Return notes for reading: one line for each run and kind."""
-    lines: dict[tuple[str, str], list[str]] = {}
+    """Return notes for reading: one line for each run and kind, one for runs of equal notes.
+
+    A line names three runs and says how many more there are; `notes_frame` has all.
+    """
+    of_run: dict[tuple[str, str], dict[str, None]] = {}
     for note in notes:
         masks = f"{', '.join(note.masks)}: " if note.masks else ""
-        lines.setdefault((note.kind, note.run), []).append(masks + note.text)
-    return [f"{run}: {'; '.join(dict.fromkeys(texts))}" for (_, run), texts in lines.items()]
+        of_run.setdefault((note.kind, note.run), {})[masks + note.text] = None
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (kind, run), texts in of_run.items():
+        alike.setdefault((kind, "; ".join(texts)), []).append(run)
+    return [f"{name_some(runs)}: {text}" for (_, text), runs in alike.items()]
 
 
 def notes_frame(notes: Sequence[Note]) -> pd.DataFrame:
