@@ -11,6 +11,7 @@ from audiointerp.cli import (
     experiment,
     figure,
     interpret,
+    methods,
     report,
     sanity,
     tables,
@@ -34,6 +35,7 @@ for _command in (
     tables.tables,
     check.check,
     sanity.sanity,
+    methods.methods,
 ):
     app.command(cls=Command)(_command)
 _data = typer.Typer(no_args_is_help=True, help="Get or make data: ESC-50, the synthetic set.")

@@ -20,8 +20,8 @@ Methods = Annotated[
     typer.Option(
         "--method",
         "-m",
-        help="saliency, gradcam, lime, shap, by default these; references: random, energy, excess, "
-        "edge, ideal; all.",
+        help="Method, may be given several times: saliency, gradcam, lime, shap by default; "
+        "'audiointerp methods' lists all of them; all.",
     ),
 ]
 Base = Annotated[str, typer.Option(help="What a removed cell becomes: floor, minimum, quiet.")]

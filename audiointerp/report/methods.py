@@ -1,0 +1,101 @@
+"""Measure every method on a set and write what was found: the matrix of methods with numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from audiointerp.device import resolve_device
+from audiointerp.runs.benchmark import LEVEL_MASK, run_benchmark
+from audiointerp.runs.experiment import TEST_FOLD
+from audiointerp.runs.methods import check_methods
+from audiointerp.runs.recipe import ALL, TRAIN_FOLDS, Recipe, load_models, open_set
+from audiointerp.runs.targets import TrueLabels
+from audiointerp.tables.leaderboard import load_benchmark, make_leaderboard
+
+TRUTH = ("AUPRC", "SI_SDRi", "FF")
+"""The metrics that are measured under noise."""
+
+
+def measure_methods(
+    weights: Sequence[str | os.PathLike[str]],
+    data: str | os.PathLike[str],
+    *,
+    noises: Mapping[str, str | os.PathLike[str]],
+    methods: str | Sequence[str] = ALL,
+    mask: str = LEVEL_MASK,
+    subset: str | None = None,
+    fold: int | str = TEST_FOLD,
+    clips: int | None = 10,
+    checked_clips: int = 4,
+    train_folds: Sequence[int | str] = TRAIN_FOLDS,
+    results: str | os.PathLike[str] = "results/methods",
+    cache_dir: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    base: str = "floor",
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Return a row for every model and method: truth, dependence and time.
+
+    Parameters
+    ----------
+    weights, data, noises, subset, fold, train_folds, results, cache_dir, device
+        See `audiointerp.runs.benchmark.run_benchmark`, which interprets the clips; `results` keeps
+        them, and what it holds is not done again.
+    methods : str or sequence of str
+        Names in ``METHODS``; "all" by default.
+    mask : str
+        The mask that FF and the sound are of.
+    clips : int, optional
+        Clips under every noise, class by class; None for all.
+    checked_clips : int
+        Clips without noise that `audiointerp.runs.methods.check_methods` is given.
+    base, seed, progress
+        See `audiointerp.runs.recipe.Recipe`.
+
+    Returns
+    -------
+    DataFrame
+        ``model`` and ``method``; ``AUPRC``, ``SI_SDRi`` and ``FF``, each the mean over the clips
+        that are classified correctly, with its 95 % bootstrap interval in ``…_low`` and
+        ``…_high``; and what `check_methods` returns, NaN where a method needs the parts of the
+        clips.
+
+    Raises
+    ------
+    ValueError
+        If no clip is classified correctly, or as `run_benchmark`.
+    """
+    recipe = Recipe(
+        methods, masks=mask, base=base, seed=seed, progress=progress, target=TrueLabels()
+    )
+    models = load_models(weights, resolve_device(device))
+    run_benchmark(
+        weights,
+        data,
+        noises=noises,
+        snr_db=(),
+        subset=subset,
+        fold=fold,
+        clips=clips,
+        train_folds=train_folds,
+        results=results,
+        cache_dir=cache_dir,
+        device=device,
+        recipe=recipe,
+    )
+    board = load_benchmark(results, models=list(models))
+    tables = make_leaderboard(board[board["method"].isin(recipe.methods)], mask=mask, seed=seed)
+    shown = [f"{name}{end}" for name in TRUTH for end in ("", "_low", "_high")]
+    found = tables.frames["leaderboard"][["model", "method", *shown]]
+    checked = []
+    for name, classifier in models.items():
+        clean = {"folds": fold, "clips": checked_clips, "subset": subset, "cache_dir": cache_dir}
+        chosen = open_set(data, classifier, **clean)
+        background = recipe.background(data, classifier, folds=train_folds, subset=subset)
+        table = check_methods(classifier, recipe, chosen, background=background)
+        checked.append(table.reset_index().assign(model=name))
+    return found.merge(pd.concat(checked), on=["model", "method"], how="left", validate="1:1")
