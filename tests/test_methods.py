@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from repository import REPOSITORY
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
@@ -159,3 +160,11 @@ def test_the_command_measures_and_writes_a_table(tmp_path, monkeypatch):
 def test_a_bad_request_is_named(words, message, monkeypatch, capsys):
     assert command(monkeypatch, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_page_in_docs_is_that_of_the_facts_and_of_the_kept_tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import matrix
+
+    page = matrix.PAGE.read_text(encoding="utf-8")
+    assert page == matrix.with_matrix(page), "run python benchmarks/matrix.py"

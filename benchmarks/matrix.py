@@ -1,0 +1,77 @@
+"""Measure all methods on the bundled networks and put the matrix into ``docs/methods.md``.
+
+    python benchmarks/matrix.py --synthetic --esc10 ESC50_ROOT --noises FOLDER
+
+``FOLDER`` holds the paper's recordings of horse, room and white noise. What ``results/methods``
+holds already is not done again; the tables that the page is made of are kept there as CSV files.
+Without arguments the page is made anew of these, and nothing is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from audiointerp.report.methods import measure_methods
+from audiointerp.spreadsheet import to_csv
+from audiointerp.tables.methods import methods_markdown
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "methods"
+PAGE = ROOT / "docs" / "methods.md"
+START, END = "<!-- matrix -->\n", "<!-- end -->"
+TITLES = {
+    "synthetic": "Measured on the synthetic set",
+    "esc10": "Measured on ESC-10",
+}
+
+
+def measure(name: str, weights: list[Path], data: str, noises: dict[str, Path], **options) -> None:
+    """Measure the methods on a set and write the table."""
+    results = RESULTS / "runs" / name
+    found = measure_methods(weights, data, noises=noises, results=results, **options)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.csv").write_text(to_csv(found, index=False), encoding="utf-8")
+
+
+def with_matrix(page: str) -> str:
+    """Return the page with the matrix of what is measured now."""
+    measured = {
+        title: pd.read_csv(RESULTS / f"{name}.csv")
+        for name, title in TITLES.items()
+        if (RESULTS / f"{name}.csv").is_file()
+    }
+    before, rest = page.split(START)
+    _, after = rest.split(END)
+    return f"{before}{START}\n{methods_markdown(measured)}\n{END}{after}"
+
+
+def main() -> None:
+    """Measure what is asked for and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--synthetic", action="store_true", help="measure on the synthetic set")
+    parser.add_argument("--esc10", help="ESC-50's folder: measure on ESC-10")
+    parser.add_argument("--noises", type=Path, help="folder of the paper's three noises")
+    parser.add_argument("--clips", type=int, default=10, help="clips under every noise")
+    arguments = parser.parse_args()
+    kinds = ("logmel_robust", "logstft_robust")
+    if arguments.synthetic:
+        weights = [ROOT / "weights" / f"synthetic_{kind}.safetensors" for kind in kinds]
+        noises = {path.stem: path for path in sorted((ROOT / "noises").glob("*.wav"))}
+        measure("synthetic", weights, "synthetic", noises, clips=arguments.clips)
+    if arguments.esc10:
+        weights = [ROOT / "weights" / f"esc10_{kind}.safetensors" for kind in kinds]
+        noises = {
+            name: next(arguments.noises.glob(f"*{name}*.wav"))
+            for name in ("horse", "room", "white")
+        }
+        options = {"subset": "esc10", "clips": arguments.clips}
+        measure("esc10", weights, arguments.esc10, noises, **options)
+    PAGE.write_text(with_matrix(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
