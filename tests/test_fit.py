@@ -140,6 +140,17 @@ def test_the_best_epoch_is_kept_although_the_last_is_worse(tmp_path, processor):
     best = torch.load(training.checkpoint, weights_only=True)
     assert torch.equal(weight, best["state_dict"]["model.classifier.weight"])
     assert best["epoch"] == training.best_epoch - 1  # Lightning counts from 0
+    assert training.kept_epoch == training.best_epoch
+    assert training.kept.equals(training.best)
+    # The finished training gives the last epoch too, and is not repeated.
+    options |= {"validation": validation, "resume": True}
+    ended = run(tmp_path, processor, keep="last", **options)
+    assert (ended.best_epoch, ended.kept_epoch) == (training.best_epoch, 16)
+    assert ended.checkpoint == tmp_path / "last.ckpt"
+    assert torch.equal(ended.model.classifier.weight, last["model.classifier.weight"])
+    assert accuracy(ended.model, processor, validation) == ended.kept["val_accuracy"]
+    with pytest.raises(ValueError, match="keep='first': expected 'best' or 'last'"):
+        run(tmp_path, processor, keep="first", **options)
 
 
 @pytest.mark.parametrize(
@@ -529,7 +540,7 @@ def test_the_best_epoch_is_not_read_from_another_training(tmp_path, processor):
     run(tmp_path / "one", processor, epochs=1)
     run(tmp_path / "two", processor, epochs=2)
     (tmp_path / "one" / "best.ckpt").write_bytes((tmp_path / "two" / "last.ckpt").read_bytes())
-    with pytest.raises(ValueError, match=r"best\.ckpt is of epoch 2, but .* epoch 1 is the best"):
+    with pytest.raises(ValueError, match=r"best\.ckpt is of epoch 2, but .* epoch 1 is expected"):
         run(tmp_path / "one", processor, epochs=1, resume=True)
 
 

@@ -58,6 +58,9 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="Epochs without a better one before stopping.")
     ] = None,
+    keep: Annotated[
+        str, typer.Option(help="The epoch to keep: best, on the validation fold, or last.")
+    ] = "best",
     resume: Annotated[bool, typer.Option(help="Go on with a stopped training.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier training.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded clips.")] = None,
@@ -93,6 +96,7 @@ def train(
         holes=holes,
         time_shift=time_shift,
         patience=patience,
+        keep=keep,
         resume=resume,
         overwrite=overwrite,
         cache_dir=cache,
@@ -106,6 +110,6 @@ def train(
         score, scores = "mAP", (trained.validation_map, trained.test_map)
     validation, test = (f"{100 * each:.2f} %" for each in scores)
     say(
-        f"{trained.weights}: best epoch {trained.training.best_epoch}, {score} {validation} on "
+        f"{trained.weights}: epoch {trained.training.kept_epoch}, {score} {validation} on "
         f"the validation fold, {test} on the test fold"
     )

@@ -61,11 +61,11 @@ def make_card(
 ) -> dict[str, Any]:
     """Return what travels in the weight file and is written on the card."""
     data, licence = source
-    scores = {"validation_accuracy": float(training.best["val_accuracy"])}
+    scores = {"validation_accuracy": float(training.kept["val_accuracy"])}
     if test is not None:
         scores["test_accuracy"] = test.accuracy
-    if "val_map" in training.best:
-        scores["validation_map"] = float(training.best["val_map"])
+    if "val_map" in training.kept:
+        scores["validation_map"] = float(training.kept["val_map"])
         if test is not None:
             scores["test_map"] = test.mean_average_precision
     return {
@@ -77,6 +77,7 @@ def make_card(
         "licence": licence,
         **{name: round(score, 4) for name, score in scores.items()},
         "best_epoch": training.best_epoch,
+        "kept_epoch": training.kept_epoch,
         "command": command,
         "versions": ", ".join(
             (
@@ -146,7 +147,12 @@ def _untrained(train: ClipDataset) -> list[str]:
 
 def _scores(card: dict[str, Any], test: SetPredictions | None) -> list[str]:
     """Return the lines of the scores: first the one that chose the epoch."""
-    chosen = f"on the validation fold, which chose the epoch ({card['best_epoch']})"
+    kept = card["kept_epoch"]
+    chosen = "on the validation fold, " + (
+        f"which chose the epoch ({kept})"
+        if kept == card["best_epoch"]
+        else f"in the last epoch ({kept}), which was kept"
+    )
     if test is None:
         lines = [f"- Accuracy: {card['validation_accuracy']:.2%} {chosen}; not tested yet"]
         if "validation_map" in card:

@@ -86,7 +86,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_best(model: nn.Module, path: Path, epoch: int) -> None:
+def load_epoch(model: nn.Module, path: Path, epoch: int) -> None:
     """Load the network's weights in a checkpoint of `fit`, which is of this epoch.
 
     Raises
@@ -99,7 +99,7 @@ def load_best(model: nn.Module, path: Path, epoch: int) -> None:
     if kept != epoch:
         raise ValueError(
             f"{path} is of epoch {kept}, but {HISTORY} and {LAST} beside it say that epoch {epoch} "
-            "is the best: are the files of two trainings mixed?"
+            "is expected: are the files of two trainings mixed?"
         )
     prefix = "model."
     state = {

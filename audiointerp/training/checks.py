@@ -122,3 +122,9 @@ def check_precision(precision: str, device: torch.device) -> None:
         )
     if precision == "bf16-mixed":
         check_bfloat16(device, precision, stacklevel=3)
+
+
+def check_keep(keep: str) -> None:
+    """Raise a ValueError unless this is an epoch that a training can keep."""
+    if keep not in ("best", "last"):
+        raise ValueError(f"keep={keep!r}: expected 'best' or 'last', the epoch to keep")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -41,12 +41,12 @@ from audiointerp.training.checkpoints import (
     LAST,
     best_epoch,
     is_finished,
-    load_best,
+    load_epoch,
     read_earlier,
     score_name,
     write_history,
 )
-from audiointerp.training.checks import check_numbers, check_precision, check_sets
+from audiointerp.training.checks import check_keep, check_numbers, check_precision, check_sets
 from audiointerp.training.holes import RandomHoles
 
 
@@ -61,7 +61,7 @@ class Training:
     Attributes
     ----------
     model : TransferModel
-        With the best epoch's weights, in evaluation mode, on the device it came from.
+        With the kept epoch's weights, in evaluation mode, on the device it came from.
     history : DataFrame
         One row per epoch: ``epoch`` (from 1), ``train_loss``, ``train_accuracy`` (of the
         augmented clips), ``val_loss``, ``val_accuracy``, ``learning_rate`` (at its last step);
@@ -72,19 +72,27 @@ class Training:
     best_epoch : int
         The epoch of the highest validation accuracy, or mAP with a sigmoid head; of several, the
         one of the lowest loss.
+    kept_epoch : int
+        The epoch whose weights the model has: the best, or the last where that was asked for.
     checkpoint : Path
-        That epoch's Lightning checkpoint.
+        The kept epoch's Lightning checkpoint.
     """
 
     model: TransferModel = field(repr=False)
     history: pd.DataFrame
     best_epoch: int
+    kept_epoch: int
     checkpoint: Path
 
     @property
     def best(self) -> pd.Series:
         """The history's row of the best epoch."""
         return self.history.loc[self.history["epoch"] == self.best_epoch].iloc[0]
+
+    @property
+    def kept(self) -> pd.Series:
+        """The history's row of the kept epoch."""
+        return self.history.loc[self.history["epoch"] == self.kept_epoch].iloc[0]
 
 
 def fit(
@@ -106,6 +114,7 @@ def fit(
     holes: RandomHoles | None = None,
     time_shift: float = 0.5,
     patience: int | None = None,
+    keep: Literal["best", "last"] = "best",
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -114,7 +123,7 @@ def fit(
     num_workers: int = 0,
     progress: bool = True,
 ) -> Training:
-    """Train a classifier in place and leave it with the weights of its best epoch.
+    """Train a classifier in place and leave it with the weights of its best or last epoch.
 
     AdamW on the loss of the model's head: cross-entropy for one class of several, binary
     cross-entropy for independent labels and for two classes from one output. The learning rate
@@ -156,6 +165,10 @@ def fit(
         See :func:`audiointerp.training.augment.time_shift`; 0 for none.
     patience : int, optional
         Stop after this many epochs without a new best. None trains to the end.
+    keep : {"best", "last"}
+        Which epoch's weights the model is left with. The best one is found on whole clips: it may
+        be an early one, which does not tolerate holes yet. A finished training that is resumed
+        gives either.
     seed : int
         The same seed gives the same weights, on the same machine, device and number of threads.
     device : str
@@ -206,6 +219,7 @@ def fit(
     >>> training = fit(model, processor, train, validation, out="runs/dog")  # doctest: +SKIP
     >>> training.history.plot(x="epoch", y="val_accuracy")  # doctest: +SKIP
     """
+    check_keep(keep)
     check_sets(model, processor, train, validation)
     if test is not None:
         check_set(model, processor, test, "test set", known=False)
@@ -249,9 +263,10 @@ def fit(
             _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
             earlier = task.history
         best = best_epoch(earlier)
-        load_best(model, out / BEST, best)
+        kept, file = (best, out / BEST) if keep == "best" else (len(earlier), out / LAST)
+        load_epoch(model, file, kept)
     model.classes, model.duration = train.classes, train.duration
-    return Training(model.eval(), pd.DataFrame(earlier), best, out / BEST)
+    return Training(model.eval(), pd.DataFrame(earlier), best, kept, file)
 
 
 class _Task(LightningModule):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -35,7 +35,7 @@ from audiointerp.storage import check_writable, claim, write_atomically
 from audiointerp.training.augment import SpecAugment
 from audiointerp.training.card import card_page, make_card, source_and_licence
 from audiointerp.training.checkpoints import LAST
-from audiointerp.training.checks import check_numbers
+from audiointerp.training.checks import check_keep, check_numbers
 from audiointerp.training.holes import RandomHoles
 from audiointerp.training.loop import Training, TrainingError, fit
 
@@ -55,7 +55,7 @@ class Trained:
     weights, card : Path
         The weight file, and the text beside it that says where it comes from.
     training : Training
-        Model, history, best epoch, checkpoint.
+        Model, history, best and kept epoch, checkpoint.
     test : SetPredictions
         What the model says of the test clips, which were used for nothing else.
     """
@@ -75,8 +75,8 @@ class Trained:
 
     @property
     def validation_accuracy(self) -> float:
-        """The best epoch's accuracy on the validation fold; see `SetPredictions.accuracy`."""
-        return float(self.training.best["val_accuracy"])
+        """The kept epoch's accuracy on the validation fold; see `SetPredictions.accuracy`."""
+        return float(self.training.kept["val_accuracy"])
 
     @property
     def test_accuracy(self) -> float:
@@ -90,8 +90,8 @@ class Trained:
 
     @property
     def validation_map(self) -> float:
-        """The best epoch's mAP on the validation fold; NaN but with a sigmoid head."""
-        return float(self.training.best.get("val_map", float("nan")))
+        """The kept epoch's mAP on the validation fold; NaN but with a sigmoid head."""
+        return float(self.training.kept.get("val_map", float("nan")))
 
     @property
     def test_map(self) -> float:
@@ -125,6 +125,7 @@ def train_classifier(
     holes: float = 0.0,
     time_shift: float = 0.5,
     patience: int | None = None,
+    keep: Literal["best", "last"] = "best",
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -135,7 +136,7 @@ def train_classifier(
     num_workers: int = 0,
     progress: bool = True,
 ) -> Trained:
-    """Train on some folds, choose the epoch on another, test once on the last, write the weights.
+    """Train on some folds, validate on another, test once on the last, write the weights.
 
     Before the first epoch all arguments are checked, that `out` can be written, and every clip of
     all folds is read once. After the last epoch the weights are written before the test: whatever
@@ -185,7 +186,7 @@ def train_classifier(
     cache_dir : path, optional
         For decoded clips; by default in memory.
     epochs, batch_size, learning_rate, weight_decay, label_smoothing, dropout_scale, mixup_alpha, \
-time_shift, patience, seed, device, precision, resume, overwrite, num_workers, progress
+time_shift, patience, keep, seed, device, precision, resume, overwrite, num_workers, progress
         See `audiointerp.fit.fit`. The seed also draws the initial weights.
 
     Returns
@@ -240,6 +241,7 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
         "precision": precision,
     }
     check_numbers(numbers)
+    check_keep(keep)
     if not 0 <= holes <= 1:
         raise ValueError(f"holes is {holes}: expected 0 to 1, a share of the clips")
     resolve_device(device)
@@ -264,6 +266,7 @@ time_shift, patience, seed, device, precision, resume, overwrite, num_workers, p
             test=test,
             spec_augment=panns_stripes(processor, train.num_samples) if spec_augment else None,
             holes=RandomHoles(holes, level=processor.floor) if holes else None,
+            keep=keep,
             device=device,
             resume=resume,
             overwrite=overwrite,
@@ -449,6 +452,7 @@ _OPTIONS: dict[str, Any] = {
     "holes": 0.0,
     "time_shift": 0.5,
     "patience": None,
+    "keep": "best",
     "seed": 0,
     "precision": "32-true",
 }

@@ -17,7 +17,7 @@ from torch import nn
 from audiointerp.model import CheckpointError, TransferCnn14, load_checkpoint
 from audiointerp.model.weights import WeightsError, load, save_weights
 from audiointerp.processing import LogMelSTFTSpectrogram
-from audiointerp.training.checkpoints import load_best
+from audiointerp.training.checkpoints import load_epoch
 
 MEMORY = 2**29
 CARD = {"data": "made up", "licence": "CC0", "accuracy": 95.5}
@@ -145,7 +145,7 @@ def training(model: nn.Module) -> dict[str, object]:
 
 def best_weights(path: Path) -> dict[str, torch.Tensor]:
     network = Small()
-    load_best(network, path, 2)
+    load_epoch(network, path, 2)
     return network.state_dict()
 
 
