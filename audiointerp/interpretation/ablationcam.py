@@ -88,8 +88,10 @@ class AblationCAMInterpreter(ForwardCAM):
         self.progress = bool(progress)
 
     def _weigh(self, run: Run, layer: str, planes: Tensor) -> Tensor:
-        ablation = _Ablation(self.classifier, run, layer)
         versions = planes.flatten(2).any(2).nonzero()
+        if not len(versions):
+            return torch.zeros_like(planes[:, :1])
+        ablation = _Ablation(self.classifier, run, layer)
         rows = self.batch_size or batch_size_for(run.view.cells)
         from_layer_on = ablation.runs_from_layer_on()
         if from_layer_on:
