@@ -300,7 +300,8 @@ class FinerCAMInterpreter(GradientCAM):
 
     The paper compares with one class and takes the mean over several; that its authors weight them
     by their probabilities is from their code, which is also in the grad-cam library. There the
-    weights themselves have a gradient, which is not part of the method: here they are constants.
+    weights themselves have a gradient, which is not part of the method: here they are constants. It
+    also adds 10⁻⁹ to the sum of the probabilities, which drowns classes that are far behind.
 
     Classes are compared by their logits with every head. Of two classes there is one to compare
     with: with a binary head, whose logits are -z and z, the map is (1 + γ) times that of Grad-CAM.
