@@ -32,10 +32,11 @@ class AblationCAMInterpreter(ForwardCAM):
     the layer has no value of exactly 0 at its minimum, as every layer without a ReLU.
 
     Every channel is weighed. Those that are 0 in the whole clip have no part in the map and are not
-    run. The network runs from the layer on only: its first layers see each clip once, and what the
-    layer returns is repeated for every channel. A network in which the repeated rows meet others,
-    such as those of a residual connection around the layer, runs as a whole for every channel; both
-    ways give the same map. Which one it is, is tried out on one or two clips first.
+    run. The network runs from the layer on only: its first layers see a clip alone, and what the
+    layer returns is repeated for up to 256 channels at once. Where the rest of the network does not
+    take the repeated rows, as where it concatenates them with what goes around the layer, it runs
+    as a whole for every channel. Both ways give the same map; which one it is, is tried out on one
+    clip first.
 
     A channel is what `Classifier.to_plane` makes of one. What it leaves out, such as a class token,
     stays as it is.
@@ -94,19 +95,22 @@ class AblationCAMInterpreter(ForwardCAM):
         ablation = _Ablation(self.classifier, run, layer)
         rows = self.batch_size or batch_size_for(run.view.cells)
         from_layer_on = ablation.runs_from_layer_on()
+        parts = [versions]
         if from_layer_on:
             values = _CHANNELS_OF_CELLS * run.view.cells[0].numel() // planes[0].numel()
             rows = max(rows, min(rows * values, _MOST_VERSIONS))
+            parts = versions.split(versions[:, 0].unique(return_counts=True)[1].tolist())
+        batches = [batch for part in parts for batch in part.split(rows)]
         weights = planes.new_zeros(planes.shape[:2])
         with tqdm(
             total=len(versions), desc=layer, unit="channel", leave=False, disable=not self.progress
         ) as bar:
-            for part in versions.split(rows):
-                clips, channels = part.unbind(1)
+            for batch in batches:
+                clips, channels = batch.unbind(1)
                 logits = ablation.logits(clips, channels, from_layer_on=from_layer_on)
                 lost = run.scores[clips] - pick(logits, run.target[clips])
                 weights[clips, channels] = lost.to(weights)
-                bar.update(len(part))
+                bar.update(len(batch))
         return (weights[:, :, None, None] * planes).sum(1, keepdim=True)
 
 
@@ -129,18 +133,16 @@ class _Ablation:
         self._positions: dict[torch.Size, Tensor] = {}
 
     def runs_from_layer_on(self) -> bool:
-        """Return whether the network gives the same logits for rows that the layer repeats."""
-        count = min(2, len(self.run.view))
-        clips = torch.arange(count, device=self.run.view.cells.device).repeat_interleave(2)
-        once = self.run.model.logits(self.run.view.cells[:count], self.run.view[:count])
+        """Return whether the network takes a clip's rows repeated, and gives its logit for them."""
+        clips = torch.zeros(2, dtype=torch.int64, device=self.run.target.device)
         try:
             found = self.logits(clips, None, from_layer_on=True)
         except Exception:
             # What follows the layer is anybody's Python, which may fail in any way on rows that it
             # did not expect.
             return False
-        expected = once[clips]
-        return bool(((found - expected).abs() <= 1e-3 * expected.abs().amax()).all())
+        off = (pick(found, self.run.target[clips]) - self.run.scores[clips]).abs()
+        return bool((off <= 1e-3 * found.abs().amax()).all())
 
     def logits(self, clips: Tensor, channels: Tensor | None, *, from_layer_on: bool) -> Tensor:
         """Return the logits (versions, classes) of clips, each without one channel.
@@ -148,28 +150,25 @@ class _Ablation:
         Parameters
         ----------
         clips : Tensor of int64, shape (versions,)
-            Positions in the batch, in increasing order.
+            Positions in the batch.
         channels : Tensor of int64, shape (versions,), or None
             None to leave the clips whole.
         from_layer_on : bool
-            Run each clip once up to the layer.
+            Run up to the layer once. The versions must be of one clip: whatever goes around the
+            layer then is that clip's, and serves all of them.
         """
-        model = self.run.model
-        view, rows = self.run.view[clips], None
-        if from_layer_on:
-            different, rows = clips.unique_consecutive(return_inverse=True)
-            view = self.run.view[different]
-        with self._changing(rows, channels):
+        model, view = self.run.model, self.run.view[clips[:1] if from_layer_on else clips]
+        with self._changing(len(clips) if from_layer_on else 1, channels):
             returned = model.network(model.network_input(view.cells, view))
         return model.read_logits(returned, len(clips))
 
     @contextmanager
-    def _changing(self, rows: Tensor | None, channels: Tensor | None) -> Iterator[None]:
+    def _changing(self, times: int, channels: Tensor | None) -> Iterator[None]:
         """Repeat what the layer returns and set channels of it to 0."""
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             first, *rest = output if isinstance(output, tuple) else (output,)
-            changed = first if rows is None else self._repeat(first, rows)
+            changed = first if times == 1 else self._repeat(first, times)
             if channels is not None:
                 changed = self._without(changed, channels)
             return (changed, *rest) if isinstance(output, tuple) else changed
@@ -180,14 +179,15 @@ class _Ablation:
         finally:
             handle.remove()
 
-    def _repeat(self, activation: Tensor, rows: Tensor) -> Tensor:
-        """Return an activation with the rows of each clip repeated, clip by clip."""
-        batch = int(rows[-1]) + 1
-        positions = self._positions_of(activation)
-        clip = positions.flatten(1) // (activation.numel() // batch)
-        if not (clip == torch.arange(batch, device=clip.device)[:, None]).all():
-            raise ValueError(f"the rows of the layer {self.layer!r} do not lie clip by clip")
-        return activation.unflatten(0, (batch, -1))[rows].flatten(0, 1)
+    def _repeat(self, activation: Tensor, times: int) -> Tensor:
+        """Return the activation of a clip so many times, one after the other."""
+        repeated = activation.repeat(times, *[1] * (activation.ndim - 1))
+        positions = self._positions_of(repeated).flatten(1)
+        first = activation.numel() * torch.arange(len(positions), device=positions.device)
+        within = (positions.amin(1) >= first) & (positions.amax(1) < first + activation.numel())
+        if len(positions) != times or not within.all():
+            raise ValueError(f"the layer {self.layer!r} does not keep the rows of a clip together")
+        return repeated
 
     def _without(self, activation: Tensor, channels: Tensor) -> Tensor:
         """Return an activation whose clips each miss a channel."""
