@@ -26,10 +26,10 @@ _MOST_VERSIONS = 256
 class AblationCAMInterpreter(ForwardCAM):
     """Ablation-CAM, Σ_k w_k·A_k with w_k the class's logit less its value with A_k set to 0.
 
-    The paper divides w_k by the logit. This is left out: it scales all weights of a clip alike, and
-    where the logit is negative, as those of most classes are, it would turn the map's sign around.
-    The grad-cam library divides, and replaces a channel by the minimum less 10⁷ instead of 0 where
-    the layer has no value of exactly 0 at its minimum, as every layer without a ReLU.
+    The loss is not divided by the logit, as in the fraction of the score that is lost: this scales
+    all weights of a clip alike, and where the logit is negative, as those of most classes are, it
+    turns the map's sign around. The grad-cam library divides. It also replaces a channel by the
+    minimum less 10⁷ instead of 0 where the layer's minimum is not exactly 0, as without a ReLU.
 
     Every channel is weighed. Those that are 0 in the whole clip have no part in the map and are not
     run. The network runs from the layer on only: its first layers see a clip alone, and what the
@@ -62,7 +62,7 @@ class AblationCAMInterpreter(ForwardCAM):
     References
     ----------
     S. Desai, H. Ramaswamy, "Ablation-CAM: Visual Explanations for Deep Convolutional Network via
-    Gradient-free Localization", WACV 2020 (without the division and the ReLU around the sum).
+    Gradient-free Localization", WACV 2020 (without the ReLU around the sum).
     """
 
     name = "ablationcam"

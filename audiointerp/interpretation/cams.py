@@ -298,10 +298,11 @@ class FinerCAMInterpreter(GradientCAM):
     that speak for the class and for its neighbours alike cancel. Evidence for a neighbour is
     negative.
 
-    The paper compares with one class and takes the mean over several; that its authors weight them
-    by their probabilities is from their code, which is also in the grad-cam library. There the
-    weights themselves have a gradient, which is not part of the method: here they are constants. It
-    also adds 10⁻⁹ to the sum of the probabilities, which drowns classes that are far behind.
+    The paper compares with one class or with several; that several are weighted by their
+    probabilities, and both defaults, are from its authors' code, which is also in the grad-cam
+    library. There the weights themselves have a gradient, which is not part of a difference of
+    logits: here they are constants. The library also adds 10⁻⁹ to the sum of the probabilities,
+    which drowns classes that are far behind.
 
     Classes are compared by their logits with every head. Of two classes there is one to compare
     with: with a binary head, whose logits are -z and z, the map is (1 + γ) times that of Grad-CAM.

@@ -205,7 +205,7 @@ class ForwardCAM(ClassActivationMap):
 
 
 def resize(planes: Tensor, cells: Tensor) -> Tensor:
-    """Return planes (…, …, freq, time) at the size of cells, bilinear between cell centres."""
+    """Return planes (batch, channels, ., .) at the size of cells, bilinear between centres."""
     return interpolate(planes, size=cells.shape[2:], mode="bilinear", align_corners=False)
 
 
@@ -328,7 +328,13 @@ def watching(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
 
 
 def only_output(name: str, outputs: list[Any]) -> Tensor:
-    """Return the one activation of a layer."""
+    """Return the one activation of a layer.
+
+    Raises
+    ------
+    ValueError
+        If the layer gave another number of outputs, or something else than a tensor.
+    """
     if len(outputs) != 1:
         raise ValueError(
             f"the layer {name!r} ran {len(outputs)} times in one forward pass, expected "
@@ -343,7 +349,13 @@ def only_output(name: str, outputs: list[Any]) -> Tensor:
 
 
 def planes_of(model: Classifier, name: str, activation: Tensor, batch: int) -> Tensor:
-    """Return a layer's activation as planes, one for each clip."""
+    """Return a layer's activation as planes (batch, channels, freq, time), one for each clip.
+
+    Raises
+    ------
+    ValueError
+        If its axes are not known, or it has planes for another number of clips.
+    """
     if activation.ndim < 3:
         raise ValueError(
             f"the layer {name!r} must give activations over time or frequency for {batch} clips, "
