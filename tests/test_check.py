@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import audiointerp as ai
 from audiointerp.cli import main
 from audiointerp.cli.commands import app
-from audiointerp.interpretation.gradcam import usable_layers
+from audiointerp.interpretation.layers import usable_layers
 from audiointerp.model.planes import tokens_to_plane
 from audiointerp.runs.check import (
     CHECKS,

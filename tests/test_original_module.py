@@ -99,7 +99,11 @@ def obstructed(obstacle: str) -> Network:
 
 
 SETTINGS = {
-    "gradcam": {"target_layers": "deep"},
+    **{
+        name: {"target_layers": "deep"}
+        for name, method in METHODS.items()
+        if method.facts.family == "CAM"
+    },
     "lime": {"num_samples": 30},
     "shap": {"background": BACKGROUND},
 }

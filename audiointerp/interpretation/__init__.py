@@ -26,6 +26,18 @@ from audiointerp.interpretation.shap import (
     select_background,
 )
 
+from audiointerp.interpretation.cams import (  # isort: skip (after the published four)
+    EigenCAMInterpreter,
+    EigenGradCAMInterpreter,
+    FinerCAMInterpreter,
+    GradCAMPlusPlusInterpreter,
+    HiResCAMInterpreter,
+    LayerCAMInterpreter,
+    XGradCAMInterpreter,
+)
+from audiointerp.interpretation.scorecam import ScoreCAMInterpreter  # isort: skip
+from audiointerp.interpretation.ablationcam import AblationCAMInterpreter  # isort: skip
+
 from audiointerp.interpretation.references import (  # isort: skip (after the methods in tables)
     EdgeReference,
     EnergyReference,
@@ -38,22 +50,31 @@ from audiointerp.interpretation.references import (  # isort: skip (after the me
 __all__ = [
     "DEFAULT_METHODS",
     "METHODS",
+    "AblationCAMInterpreter",
     "AdditivityError",
     "AdditivityWarning",
     "EdgeReference",
+    "EigenCAMInterpreter",
+    "EigenGradCAMInterpreter",
     "EnergyReference",
     "ExcessReference",
     "Explanation",
+    "FinerCAMInterpreter",
     "GradCAMInterpreter",
+    "GradCAMPlusPlusInterpreter",
+    "HiResCAMInterpreter",
     "IdealReference",
     "Interpreter",
     "LIMEInterpreter",
+    "LayerCAMInterpreter",
     "Quickshift",
     "RandomReference",
     "Reference",
     "SHAPInterpreter",
     "SaliencyInterpreter",
+    "ScoreCAMInterpreter",
     "UnsupportedLayerError",
+    "XGradCAMInterpreter",
     "is_reference",
     "method_label",
     "select_background",

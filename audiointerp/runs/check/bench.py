@@ -15,7 +15,7 @@ from audiointerp.dataset.audio import prepare_waveform
 from audiointerp.dataset.recipes import RATE
 from audiointerp.dataset.synthetic import render
 from audiointerp.interpretation.base import evaluating
-from audiointerp.interpretation.gradcam import usable_layers
+from audiointerp.interpretation.layers import usable_layers
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
