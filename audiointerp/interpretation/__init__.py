@@ -16,9 +16,9 @@ from audiointerp.interpretation.base import (
 )
 
 from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
-from audiointerp.interpretation.deeplift import UnsupportedLayerError
 from audiointerp.interpretation.gradcam import GradCAMInterpreter
 from audiointerp.interpretation.lime import LIMEInterpreter, Quickshift
+from audiointerp.interpretation.rescale import UnsupportedLayerError
 from audiointerp.interpretation.shap import (
     AdditivityError,
     AdditivityWarning,
