@@ -26,6 +26,25 @@ from audiointerp.interpretation.shap import (
     select_background,
 )
 
+from audiointerp.interpretation.input_gradient import InputGradientInterpreter  # isort: skip
+from audiointerp.interpretation.integrated_gradients import (  # isort: skip
+    IntegratedGradientsInterpreter,
+)
+from audiointerp.interpretation.expected_gradients import (  # isort: skip
+    ExpectedGradientsInterpreter,
+)
+from audiointerp.interpretation.smoothgrad import (  # isort: skip
+    SmoothGradInterpreter,
+    SquaredSmoothGradInterpreter,
+    VarGradInterpreter,
+)
+from audiointerp.interpretation.guided import (  # isort: skip
+    GuidedBackpropInterpreter,
+    GuidedGradCAMInterpreter,
+)
+from audiointerp.interpretation.deeplift import DeepLIFTInterpreter  # isort: skip
+from audiointerp.interpretation.fullgrad import FullGradInterpreter  # isort: skip
+
 from audiointerp.interpretation.references import (  # isort: skip (after the methods in tables)
     EdgeReference,
     EnergyReference,
@@ -40,12 +59,19 @@ __all__ = [
     "METHODS",
     "AdditivityError",
     "AdditivityWarning",
+    "DeepLIFTInterpreter",
     "EdgeReference",
     "EnergyReference",
     "ExcessReference",
+    "ExpectedGradientsInterpreter",
     "Explanation",
+    "FullGradInterpreter",
     "GradCAMInterpreter",
+    "GuidedBackpropInterpreter",
+    "GuidedGradCAMInterpreter",
     "IdealReference",
+    "InputGradientInterpreter",
+    "IntegratedGradientsInterpreter",
     "Interpreter",
     "LIMEInterpreter",
     "Quickshift",
@@ -53,7 +79,10 @@ __all__ = [
     "Reference",
     "SHAPInterpreter",
     "SaliencyInterpreter",
+    "SmoothGradInterpreter",
+    "SquaredSmoothGradInterpreter",
     "UnsupportedLayerError",
+    "VarGradInterpreter",
     "is_reference",
     "method_label",
     "select_background",
