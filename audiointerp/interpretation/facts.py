@@ -27,8 +27,8 @@ class Facts:
         What the cells of a map add up to, in words, where the method promises that; ``""`` where
         it does not. The explanation's diagnostics then hold the ``"residual"`` of every clip.
     sums_within : float
-        How large that residual may be in double precision: 1e-6, which is rounding, but for
-        methods that approximate an integral.
+        How large the residual of a small network may be in double precision: 1e-6, which is
+        rounding, but for methods that approximate an integral.
     draws : bool
         Whether it draws at random. It then takes a seed, and two calls give the same map.
     class_sensitive : bool

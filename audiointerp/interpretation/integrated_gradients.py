@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,11 +31,12 @@ from audiointerp.processing import View
 class IntegratedGradientsInterpreter(VersionsInterpreter):
     """Integrated gradients, (X - B)·∫ ∂logit_c/∂X at B + α(X - B) dα, α from 0 to 1.
 
-    The integral is taken by Gauss-Legendre quadrature. It is exact for gradients that are a
-    polynomial of degree below 2·`steps` in α. Networks with ReLUs have gradients with jumps, where
-    the error falls like 1/`steps` only; the diagnostic ``"residual"`` of `explain` says by how much
-    the sum of a map misses f_c(X) - mean f_c(B), see
-    `audiointerp.interpretation.additivity.sum_residual`.
+    The integral is taken by the midpoint rule: the mean gradient at α = 1/2n, 3/2n, …, n = `steps`.
+    It is exact for gradients that are linear in α. Networks with ReLUs have gradients with jumps,
+    where the error of every rule falls like 1/n only, and Gauss-Legendre quadrature was found to be
+    no better. The diagnostic ``"residual"`` of `explain` says by how much the sum of a map misses
+    f_c(X) - mean f_c(B), see `audiointerp.interpretation.additivity.sum_residual`: 1 % or so with
+    the bundled models and the default settings.
 
     For a network that takes a waveform the line runs through cells, that is in decibels, and
     f_c(B) is the logit of the sound that the cells B stand for with the clip's phase.
@@ -52,7 +52,7 @@ class IntegratedGradientsInterpreter(VersionsInterpreter):
     base : float or callable, default -100.0
         The masking base in the features' unit: the processor's ``floor``, or a function of the
         features (batch, 1, freq, time) that returns a Tensor which broadcasts to them.
-    steps : int, default 48
+    steps : int, default 64
         Points on each line.
     draws : int, default 4
         Noises for each clip, where the baseline is "noise".
@@ -81,12 +81,12 @@ class IntegratedGradientsInterpreter(VersionsInterpreter):
     name = "integrated_gradients"
     facts = Facts(
         family="gradient",
-        passes="50 forward, 48 backward",
+        passes="66 forward, 64 backward",
         source="Sundararajan et al., ICML 2017",
         fails="Depends on the baseline: a cell at its level counts for nothing, and the line leads "
         "through spectrograms that no sound has",
         sums_to="f_c(x) less f_c of the baseline",
-        sums_within=0.05,
+        sums_within=0.01,
     )
     requires = frozenset({"base"})
 
@@ -96,7 +96,7 @@ class IntegratedGradientsInterpreter(VersionsInterpreter):
         *,
         baseline: Literal["base", "noise"] | Tensor | View = "base",
         base: Base = -100.0,
-        steps: int = 48,
+        steps: int = 64,
         draws: int = 4,
         seed: int = 0,
         batch_size: int | None = None,
@@ -136,7 +136,7 @@ class IntegratedGradientsInterpreter(VersionsInterpreter):
     def _explain(self, view: View, target: Tensor | None) -> Explanation:
         model = self._fast_classifier()
         here, target = self._logits_of(model, view, target)
-        points, weights = gauss_legendre(self.steps)
+        points = [(step + 0.5) / self.steps for step in range(self.steps)]
         kind = accumulated(view.cells.dtype)
 
         def baselines(clip: int) -> Iterator[Tensor]:
@@ -147,10 +147,9 @@ class IntegratedGradientsInterpreter(VersionsInterpreter):
             starts = list(baselines(clip))
             for start in starts:
                 change = end - start.to(kind)
-                for point, weight in zip(points, weights, strict=True):
-                    # From the clip, so that what no baseline changes is the clip's to the bit.
-                    cells = end - (1 - point) * change
-                    yield Version(cells, change * (weight / len(starts)))
+                factor = change / (self.steps * len(starts))
+                # From the clip, so that what no baseline changes is the clip's to the bit.
+                yield from (Version(end - (1 - point) * change, factor) for point in points)
 
         count = self.steps * sum(1 for _ in baselines(0))
         found = self._gradients_at(model, view, target, versions, count)
@@ -172,19 +171,3 @@ class IntegratedGradientsInterpreter(VersionsInterpreter):
             for _ in range(self.draws):
                 share = torch.rand(cells.shape, generator=generator).to(cells)
                 yield low + (high - low) * share
-
-
-def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
-    """Return the points and weights of Gauss-Legendre quadrature on [0, 1].
-
-    Parameters
-    ----------
-    steps : int
-
-    Returns
-    -------
-    points, weights : list of float
-        The weights sum to 1.
-    """
-    points, weights = np.polynomial.legendre.leggauss(steps)
-    return ((points + 1) / 2).tolist(), (weights / 2).tolist()
