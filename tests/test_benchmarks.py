@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 
+import methods
 import sides
 
 
@@ -65,3 +66,13 @@ def test_shap_with_its_background_in_every_call_gives_the_same_maps(both):
     with_all = both[1].run("shap", 2)
     with sides.left_out("background once"):
         assert torch.equal(sides.Ours(*setting).run("shap", 2), with_all)
+
+
+@pytest.mark.parametrize("name", methods.PAIRS)
+def test_a_pair_of_methods_is_timed_and_agrees_where_it_should(name, both, monkeypatch):
+    clips = both[1].features[..., :64]
+    monkeypatch.setattr(both[1], "features", clips)
+    monkeypatch.setattr(both[1], "background", clips[:2])
+    row = methods.measure(name, both[1], 1, 1)
+    assert row["ratio"] > 0
+    assert row.get("difference", 0) < 1e-3

@@ -24,6 +24,9 @@ SETTINGS = {
         "segmentation": Quickshift(kernel_size=1.5, max_dist=4),
     },
     "scorecam": {"base": -4.0},
+    "input_gradient": {"base": -4.0},
+    "integrated_gradients": {"base": -4.0},
+    "deeplift": {"base": -4.0},
 }
 
 
@@ -86,9 +89,8 @@ def hooks_of(model: nn.Module) -> int:
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 WITHOUT_TRUTH = [name for name in METHODS if "truth" not in METHODS[name].requires]
 each_method = pytest.mark.parametrize("name", sorted(WITHOUT_TRUTH))
-follows_network = pytest.mark.parametrize(
-    "name", sorted(name for name in METHODS if not METHODS[name].reference)
-)
+FOLLOWING = sorted(name for name in METHODS if not METHODS[name].reference)
+follows_network = pytest.mark.parametrize("name", FOLLOWING)
 
 
 def test_the_four_methods_are_registered():
@@ -113,7 +115,7 @@ def test_a_map_adds_up_to_what_the_method_promises(name, model, features):
     promised = bool(METHODS[name].facts.sums_to)
     assert ("residual" in explanation.diagnostics) == promised
     if promised:
-        assert (explanation.diagnostics["residual"] < 1e-6).all()
+        assert (explanation.diagnostics["residual"] < METHODS[name].facts.sums_within).all()
 
 
 def test_an_unknown_method_lists_the_choices():
@@ -305,7 +307,7 @@ def test_later_training_is_seen(name, model, features):
     interpreter = build(name, model)
     before = interpreter.attribute(features, 0)
     with torch.no_grad():
-        model.head.weight.mul_(-1)
+        model.head.weight.mul_(-2)
     after = interpreter.attribute(features, 0)
     # What tells no classes apart takes no notice of the head.
     assert torch.allclose(before, after) != METHODS[name].facts.class_sensitive
@@ -407,8 +409,13 @@ class Loudness(nn.Module):
 ONLY_IN_TIME: set[str] = set()
 """Methods that by default tell frames apart, not bins."""
 
+ONLY_WHERE_THE_SLOPE_CHANGES = {"vargrad"}
+"""Methods whose map is 0 where the logit is linear in a cell, as it is inside of an impulse."""
 
-@follows_network
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name in FOLLOWING if name not in ONLY_WHERE_THE_SLOPE_CHANGES)
+)
 @pytest.mark.parametrize(("freq", "time"), [(3, 14), (9, 5)])
 def test_an_impulse_is_found_where_it_is(name, freq, time):
     """Neither transposed nor mirrored nor shifted by more than the kernel reaches."""

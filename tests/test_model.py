@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiointerp.model import MODELS, TransferModel, build_model
+from audiointerp.model.classifier import Classifier
 from audiointerp.model.cnn14 import TransferCnn14
 from audiointerp.model.layers import MaxOverTime, scale_channels
 from audiointerp.model.resnet import ResidualBlock
@@ -169,9 +170,24 @@ def test_target_layer_is_the_last_convolutional_activation_over_time_and_frequen
     activations = [m for m in model.base.modules() if isinstance(m, nn.ReLU | nn.ReLU6)]
     assert model.target_layer is activations[-2]  # the very last one follows fc1
     shrink = {"Cnn6": 8, "Cnn10": 8}.get(name, 32)
-    assert model.activation_axes == ("time", "freq")
     assert outputs[0].shape[2:] == (160 // shrink, 64 // shrink)
+    layer = next(name for name, each in model.named_modules() if each is model.target_layer)
+    assert torch.equal(model.activation_axes(layer, outputs[0]), outputs[0].mT)
     assert outputs[0].min() == 0
+
+
+def test_the_plane_of_the_first_batch_norm_has_its_channels_as_frequencies():
+    model = random_model("Cnn14")
+    outputs = []
+    handle = model.base.bn0.register_forward_hook(lambda *args: outputs.append(args[2]))
+    features = random_features(batch=2, frames=96)
+    model(features)
+    handle.remove()
+    plane = Classifier(model).to_plane("base.bn0", outputs[0])
+    norm = model.base.bn0
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    expected = (features - norm.running_mean[:, None]) * scale[:, None] + norm.bias[:, None]
+    torch.testing.assert_close(plane, expected)
 
 
 @all_models

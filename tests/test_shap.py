@@ -17,7 +17,7 @@ from torch import nn
 
 from audiointerp.interpretation import AdditivityWarning, SHAPInterpreter, select_background
 from audiointerp.interpretation import shap as shap_module
-from audiointerp.interpretation.deeplift import ELEMENTWISE, MAXIMA, Elementwise, RescaleRule
+from audiointerp.interpretation.rescale import ELEMENTWISE, MAXIMA, Elementwise, RescaleRule
 from audiointerp.model import MODELS, build_model
 from audiointerp.model.layers import MaxOverTime
 from audiointerp.model.outputs import Logit, LogProbability

@@ -89,6 +89,22 @@ METHODS = {
     "gradcam": lambda model, background: ai.GradCAMInterpreter(model, "conv2"),
     "lime": lambda model, background: ai.LIMEInterpreter(model, num_samples=25),
     "shap": lambda model, background: ai.SHAPInterpreter(model, background),
+    "input_gradient": lambda model, background: ai.METHODS["input_gradient"](model),
+    "integrated_gradients": lambda model, background: ai.METHODS["integrated_gradients"](
+        model, steps=8
+    ),
+    "expected_gradients": lambda model, background: ai.METHODS["expected_gradients"](
+        model, background, samples=8
+    ),
+    "smoothgrad": lambda model, background: ai.METHODS["smoothgrad"](model, samples=4),
+    "smoothgrad_squared": lambda model, background: ai.METHODS["smoothgrad_squared"](
+        model, samples=4
+    ),
+    "vargrad": lambda model, background: ai.METHODS["vargrad"](model, samples=4),
+    "guided_backprop": lambda model, background: ai.METHODS["guided_backprop"](model),
+    "guided_gradcam": lambda model, background: ai.METHODS["guided_gradcam"](model, "conv2"),
+    "deeplift": lambda model, background: ai.METHODS["deeplift"](model),
+    "fullgrad": lambda model, background: ai.METHODS["fullgrad"](model),
 }
 
 

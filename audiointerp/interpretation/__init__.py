@@ -16,9 +16,9 @@ from audiointerp.interpretation.base import (
 )
 
 from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
-from audiointerp.interpretation.deeplift import UnsupportedLayerError
 from audiointerp.interpretation.gradcam import GradCAMInterpreter
 from audiointerp.interpretation.lime import LIMEInterpreter, Quickshift
+from audiointerp.interpretation.rescale import UnsupportedLayerError
 from audiointerp.interpretation.shap import (
     AdditivityError,
     AdditivityWarning,
@@ -26,6 +26,24 @@ from audiointerp.interpretation.shap import (
     select_background,
 )
 
+from audiointerp.interpretation.input_gradient import InputGradientInterpreter  # isort: skip
+from audiointerp.interpretation.integrated_gradients import (  # isort: skip
+    IntegratedGradientsInterpreter,
+)
+from audiointerp.interpretation.expected_gradients import (  # isort: skip
+    ExpectedGradientsInterpreter,
+)
+from audiointerp.interpretation.smoothgrad import (  # isort: skip
+    SmoothGradInterpreter,
+    SquaredSmoothGradInterpreter,
+    VarGradInterpreter,
+)
+from audiointerp.interpretation.guided import (  # isort: skip
+    GuidedBackpropInterpreter,
+    GuidedGradCAMInterpreter,
+)
+from audiointerp.interpretation.deeplift import DeepLIFTInterpreter  # isort: skip
+from audiointerp.interpretation.fullgrad import FullGradInterpreter  # isort: skip
 from audiointerp.interpretation.cams import (  # isort: skip (after the published four)
     EigenCAMInterpreter,
     EigenGradCAMInterpreter,
@@ -53,17 +71,24 @@ __all__ = [
     "AblationCAMInterpreter",
     "AdditivityError",
     "AdditivityWarning",
+    "DeepLIFTInterpreter",
     "EdgeReference",
     "EigenCAMInterpreter",
     "EigenGradCAMInterpreter",
     "EnergyReference",
     "ExcessReference",
+    "ExpectedGradientsInterpreter",
     "Explanation",
     "FinerCAMInterpreter",
+    "FullGradInterpreter",
     "GradCAMInterpreter",
     "GradCAMPlusPlusInterpreter",
+    "GuidedBackpropInterpreter",
+    "GuidedGradCAMInterpreter",
     "HiResCAMInterpreter",
     "IdealReference",
+    "InputGradientInterpreter",
+    "IntegratedGradientsInterpreter",
     "Interpreter",
     "LIMEInterpreter",
     "LayerCAMInterpreter",
@@ -73,7 +98,10 @@ __all__ = [
     "SHAPInterpreter",
     "SaliencyInterpreter",
     "ScoreCAMInterpreter",
+    "SmoothGradInterpreter",
+    "SquaredSmoothGradInterpreter",
     "UnsupportedLayerError",
+    "VarGradInterpreter",
     "XGradCAMInterpreter",
     "is_reference",
     "method_label",

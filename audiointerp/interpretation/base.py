@@ -350,7 +350,9 @@ def pick(logits: Tensor, target: Tensor) -> Tensor:
     return logits.gather(1, target[:, None])[:, 0]
 
 
-def class_gradient(model: Classifier, view: View, target: Tensor | None) -> tuple[Tensor, Tensor]:
+def class_gradient(
+    model: Classifier, view: View, target: Tensor | None, cells: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the gradient of each clip's class logit and the classes.
 
     Parameters
@@ -361,6 +363,8 @@ def class_gradient(model: Classifier, view: View, target: Tensor | None) -> tupl
         Of clips that do not depend on each other in the network.
     target : Tensor of int64, shape (batch,), or None
         None for the predicted classes.
+    cells : Tensor, shape (batch, 1, freq, time), optional
+        Changed cells of the same clips to take the gradient at; by default the view's own.
 
     Returns
     -------
@@ -368,7 +372,7 @@ def class_gradient(model: Classifier, view: View, target: Tensor | None) -> tupl
         ∂logit_c/∂cells, of the cells' dtype and device.
     target : Tensor of int64, shape (batch,)
     """
-    cells = view.cells.detach().requires_grad_()
+    cells = (view.cells if cells is None else cells).detach().requires_grad_()
     logits = model.logits(cells, view)
     target = choose_target(logits, target, len(cells))
     # Clips do not depend on each other, so the gradient of the sum holds each clip's own.

@@ -26,6 +26,9 @@ class Facts:
     sums_to : str
         What the cells of a map add up to, in words, where the method promises that; ``""`` where
         it does not. The explanation's diagnostics then hold the ``"residual"`` of every clip.
+    sums_within : float
+        How large the residual of a small network may be in double precision: 1e-6, which is
+        rounding, but for methods that approximate an integral.
     draws : bool
         Whether it draws at random. It then takes a seed, and two calls give the same map.
     class_sensitive : bool
@@ -41,6 +44,7 @@ class Facts:
     source: str
     fails: str
     sums_to: str = ""
+    sums_within: float = 1e-6
     draws: bool = False
     class_sensitive: bool = True
     signed: bool = True

@@ -8,7 +8,6 @@ explained class.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import abstractmethod
 from typing import Any
@@ -25,6 +24,7 @@ from audiointerp.interpretation.base import (
     check_whole,
     choose_target,
 )
+from audiointerp.interpretation.draws import clip_generator
 from audiointerp.interpretation.facts import Facts
 from audiointerp.masking import quiet_level
 from audiointerp.processing import View
@@ -112,15 +112,10 @@ class RandomReference(Reference):
         return super().settings() | {"seed": self.seed}
 
     def _map(self, view: View) -> Tensor:
-        clips = view.cells if view.waveform is None else view.waveform
-        maps = [self._draw(clip, view.cells.shape[1:]) for clip in clips.detach().float().cpu()]
+        shape = view.cells.shape[1:]
+        generators = (clip_generator(view, clip, self.seed) for clip in range(len(view)))
+        maps = [torch.rand(shape, generator=generator) for generator in generators]
         return torch.stack(maps).to(view.cells)
-
-    def _draw(self, clip: Tensor, shape: torch.Size) -> Tensor:
-        content = hashlib.sha256(clip.contiguous().numpy().tobytes())
-        content.update(str(self.seed).encode())
-        number = int.from_bytes(content.digest()[:8], "big", signed=True)
-        return torch.rand(shape, generator=torch.Generator().manual_seed(number))
 
 
 @METHODS.register("energy")

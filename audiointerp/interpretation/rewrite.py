@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from audiointerp.interpretation.deeplift import (
+from audiointerp.interpretation.rescale import (
     ELEMENTWISE,
     LINEAR,
     MAXIMA,
@@ -137,13 +137,15 @@ class Rewritten:
     unseen: tuple[str, ...] = ()
 
 
-def rewrite(network: nn.Module) -> Rewritten:
+def rewrite(network: nn.Module, method: str = "SHAP's rescale rule") -> Rewritten:
     """Return a network whose nonlinearities are layers.
 
     Parameters
     ----------
     network : Module
         In evaluation mode. It is not changed; layers and weights are shared.
+    method : str
+        What it is for, as it reads in an error.
 
     Returns
     -------
@@ -158,7 +160,7 @@ def rewrite(network: nn.Module) -> Rewritten:
     made = work.rewrite(network, "")
     if work.refused:
         raise UnsupportedLayerError(
-            "SHAP's rescale rule has no rule for " + "; ".join(work.refused) + ". Its values "
+            f"{method} has no rule for " + "; ".join(work.refused) + ". Its values "
             "would not add up: take another method, such as saliency, Grad-CAM or LIME"
         )
     return Rewritten(made, tuple(work.unseen))

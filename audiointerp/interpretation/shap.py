@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,43 +10,44 @@ import torch
 from torch import Tensor, nn
 
 from audiointerp.device import to_double
+from audiointerp.interpretation.additivity import (
+    ROUNDING,
+    AdditivityError,
+    AdditivityWarning,
+    RewritingInterpreter,
+    Scores,
+    sum_residual,
+)
+from audiointerp.interpretation.background import (
+    check_background,
+    describe_background,
+    read_background,
+)
 from audiointerp.interpretation.base import (
     METHODS,
     Explanation,
-    Interpreter,
     as_view,
-    check_features,
     check_target,
     check_whole,
     choose_target,
     evaluating,
     pick,
 )
-from audiointerp.interpretation.deeplift import Recording, RescaleRule
 from audiointerp.interpretation.facts import Facts
-from audiointerp.interpretation.rewrite import Rewritten, rewrite
+from audiointerp.interpretation.rescale import Recording, RescaleRule
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.layers import MaxOverTime
 from audiointerp.processing import View
 from audiointerp.speed.inference import deep_copy
 from audiointerp.speed.memory import bytes_to_keep
 
+__all__ = ["AdditivityError", "AdditivityWarning", "SHAPInterpreter", "select_background"]
+
 _BACKENDS = ("rescale", "shap")
-_TOLERANCE = 0.01
-_ROUNDING = 1e-3
-"""Share of the logits by which a sum may be off in single precision."""
-
-
-class AdditivityWarning(UserWarning):
-    """SHAP values that do not sum to what they explain, by rounding."""
-
-
-class AdditivityError(ValueError):
-    """SHAP values that do not sum to what they explain, because a part has no rule."""
 
 
 @METHODS.register("shap")
-class SHAPInterpreter(Interpreter):
+class SHAPInterpreter(RewritingInterpreter):
     """Approximate SHAP values of the class's logit, by the DeepLIFT rescale rule.
 
     φ is the mean over the background clips b of m(x, b)·(x - b), where m is the gradient with every
@@ -59,7 +58,7 @@ class SHAPInterpreter(Interpreter):
     The diagnostic of `explain` is ``"residual"``, by how much that is missed (see `residual`);
     above 1 % there is an `AdditivityWarning`, or an error if a part of the network is to blame.
 
-    Nonlinearities may be layers (nn.ReLU, nn.MaxPool2d, `MaxOverTime`, see `deeplift`), used once
+    Nonlinearities may be layers (nn.ReLU, nn.MaxPool2d, `MaxOverTime`, see `rescale`), used once
     or several times, or functions such as ``F.relu`` where torch.fx can trace the network; see
     `audiointerp.interpretation.rewrite`. Operations without a rule (products of two activations,
     softmax, layer norm, recurrent layers) are refused by name.
@@ -104,6 +103,9 @@ class SHAPInterpreter(Interpreter):
         sums_to="f_c(x) less its mean over the background",
     )
     requires = frozenset({"background"})
+    rule = "SHAP's rescale rule"
+    values = "SHAP values"
+    sum_ = "f(x) - mean f(background)"
 
     def __init__(
         self,
@@ -115,41 +117,24 @@ class SHAPInterpreter(Interpreter):
         fold_batch_norm: bool = True,
     ) -> None:
         super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
-        if not isinstance(background, Tensor | View):
-            raise TypeError(
-                f"background must be a Tensor of features or a View, got "
-                f"{type(background).__name__}"
-            )
-        background = as_view(background)
-        check_features(background.cells, "background")
-        if self.classifier.needs_view and background.waveform is None:
-            raise ValueError(
-                "the background of a waveform network must be a View of sound, as "
-                "front_end.analyse(waveform) returns it"
-            )
+        self.background = read_background(background, self.classifier, "background")
         if backend not in _BACKENDS:
             raise ValueError(
                 f"unknown SHAP backend {backend!r}: choose from {', '.join(_BACKENDS)}"
             )
         if backend == "shap" and self.classifier.needs_view:
             raise ValueError("backend='shap' is for networks that take cells, not a waveform")
-        with torch.inference_mode(False):  # whose tensors can take part in a backward pass
-            self.background = self._detached(background)
         self.backend = backend
         self._recorded: tuple[tuple, list[tuple[int, Recording]]] | None = None
-        self._rewritten: tuple[nn.Module, Rewritten] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON.
 
         The background is given by its number of clips and the SHA-256 of its values.
         """
-        cells = self.background.cells
-        values = cells.cpu().contiguous().view(torch.uint8).numpy()
         return super().settings() | {
             "backend": self.backend,
-            "background_clips": len(self.background),
-            "background_sha256": hashlib.sha256(values.tobytes()).hexdigest(),
+            **describe_background(self.background),
         }
 
     def residual(
@@ -157,8 +142,7 @@ class SHAPInterpreter(Interpreter):
     ) -> Tensor:
         """Return how far an attribution is from adding up, relative to what it explains.
 
-        |Σφ - Δ| / max(|Δ|, 0.001·s) with Δ = f_c(x) - mean f_c(b) and s = |f_c(x)| + mean |f_c(b)|;
-        the second term keeps a clip whose logit is the background's from dividing by zero.
+        See `audiointerp.interpretation.additivity.sum_residual`.
 
         Parameters
         ----------
@@ -187,30 +171,14 @@ class SHAPInterpreter(Interpreter):
             )
         with evaluating(self.classifier.network), torch.no_grad():
             background = self.background.to(view.cells)
-            logits = self._logits(view)
+            logits = self._logits(self.classifier, view)
+            reference = self._logits(self.classifier, background)
             wanted = choose_target(logits, wanted, len(view))
-            return _residual(attribution, logits, self._logits(background), wanted)
-
-    def _logits(self, view: View) -> Tensor:
-        parts = (view[n : n + self.batch_size] for n in range(0, len(view), self.batch_size))
-        return torch.cat([self.classifier.logits(part.cells, part) for part in parts])
+            return _residual(attribution, logits, reference, wanted)
 
     def _check_view(self, view: View) -> None:
         super()._check_view(view)
-        shape, expected = view.cells.shape[1:], self.background.cells.shape[1:]
-        if shape != expected:
-            raise ValueError(
-                f"features have the shape {tuple(shape)} (1, freq, time), the "
-                f"background {tuple(expected)}: do both come from the same "
-                "processor and have the same length?"
-            )
-        if self.classifier.needs_view:
-            samples, wanted = (v.waveform.shape[-1] for v in (view, self.background))
-            if samples != wanted:
-                raise ValueError(
-                    f"the sound has {samples} samples, the background {wanted}: cut or pad both to "
-                    "the same length"
-                )
+        check_background(self.background, view, self.classifier, "background")
 
     def _explain(self, view: View, target: Tensor | None) -> Explanation:
         background = self.background.to(view.cells)
@@ -220,7 +188,13 @@ class SHAPInterpreter(Interpreter):
             explained = self._explain_by_rule(view, background, target)
         attribution, logits, reference, target = explained
         residual = _residual(attribution, logits, reference, target)
-        self._check_sum(residual, attribution, logits, reference, target)
+        here, there = _target_logits(logits, reference, target)
+        error = (to_double(attribution).sum((1, 2, 3)) - here + there.mean(0)).abs()
+        far = error > ROUNDING * (here.abs() + there.abs().mean(0))
+        cause = None
+        if self.backend == "shap":
+            cause = "shap.DeepExplainer has no rule for a part of the network"
+        self._check_sum(residual, far, view.cells.device, cause)
         return Explanation(attribution, target, {"residual": residual})
 
     def _explain_by_rule(
@@ -229,11 +203,9 @@ class SHAPInterpreter(Interpreter):
         model = self._fast_classifier(backward=True)
         attribution = torch.zeros_like(view.cells)
         logits, reference = [], []
-        rewritten = self._rewrite(model.network)
-        # Tracing can miss what a network does in place, and cannot see some parts at all.
-        is_itself = rewritten.network is model.network and not rewritten.unseen
-        own = None if is_itself else self._own_logits(model, view)
-        with RescaleRule(_Scores(model.with_network(rewritten.network))) as rule:
+        rewritten = self._rewrite(model.network, background[:1])
+        own = self._own_logits(model, rewritten, view)
+        with RescaleRule(Scores(model.with_network(rewritten.network))) as rule:
             for first, recording in self._recordings(rule, model, background):
                 reference.append(recording.logits)
                 logits.clear()
@@ -246,29 +218,9 @@ class SHAPInterpreter(Interpreter):
                     )
                     logits.append(found)
         logits = torch.cat(logits)
-        if own is not None:
-            self._check_same(own, logits, rewritten)
+        self._check_same(own, logits, rewritten)
         target = choose_target(logits, target, len(view))
         return attribution.div_(len(background)), logits, torch.cat(reference), target
-
-    @torch.no_grad()
-    def _own_logits(self, model: Classifier, view: View) -> Tensor:
-        """Return the logits of a view outside the rule, which a network may run differently in."""
-        parts = (view[n : n + self.batch_size] for n in range(0, len(view), self.batch_size))
-        return torch.cat([model.logits(part.cells.clone(), part) for part in parts])
-
-    def _check_same(self, own: Tensor, logits: Tensor, rewritten: Rewritten) -> None:
-        """Refuse a network that the rule does not run as it is."""
-        off = (own - logits).abs().amax(1) > _ROUNDING * own.abs().amax(1)
-        if off.any() and not _is_coarse(own.device, self.classifier):
-            parts = ""
-            if rewritten.unseen:
-                parts = f" Parts that could not be looked into: {'; '.join(rewritten.unseen)}."
-            raise AdditivityError(
-                "the rescale rule does not compute the logits of clips "
-                f"{off.nonzero()[:, 0].tolist()} of this batch as the network does: does it "
-                f"overwrite an activation in place that it reads again?{parts} Take another method"
-            )
 
     def _recordings(
         self, rule: RescaleRule, model: Classifier, background: View
@@ -301,7 +253,8 @@ class SHAPInterpreter(Interpreter):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         import shap
 
-        logits, reference = self._logits(view), self._logits(background)
+        logits = self._logits(self.classifier, view)
+        reference = self._logits(self.classifier, background)
         target = choose_target(logits, target, len(view))
         attribution = torch.empty_like(view.cells)
         for wanted in target.unique().tolist():
@@ -313,52 +266,6 @@ class SHAPInterpreter(Interpreter):
             values = explainer.shap_values(view.cells[rows], check_additivity=False)
             attribution[rows] = torch.as_tensor(values[..., 0]).to(view.cells)
         return attribution, logits, reference, target
-
-    def _rewrite(self, network: nn.Module) -> Rewritten:
-        """Return the network with a layer for every nonlinearity; a copy never changes."""
-        if self._rewritten is not None and self._rewritten[0] is network:
-            return self._rewritten[1]
-        if self.classifier.outputs is None:
-            self._logits(self.background[:1])  # outputs that are no logits are told first
-        rewritten = rewrite(network)
-        if network is not self.classifier.network:
-            self._rewritten = (network, rewritten)
-        return rewritten
-
-    def _check_sum(
-        self,
-        residual: Tensor,
-        attribution: Tensor,
-        logits: Tensor,
-        reference: Tensor,
-        target: Tensor,
-    ) -> None:
-        """Refuse a sum that is off by more than rounding; warn of one that is off by rounding."""
-        wrong = residual > _TOLERANCE
-        if not wrong.any():
-            return
-        clips = f"SHAP values of clips {wrong.nonzero()[:, 0].tolist()} of this batch"
-        missed = f"miss f(x) - mean f(background) by up to {100 * residual.max().item():.1f} %"
-        here, there = _target_logits(logits, reference, target)
-        error = (to_double(attribution).sum((1, 2, 3)) - here + there.mean(0)).abs()
-        far = error > _ROUNDING * (here.abs() + there.abs().mean(0))
-        if self.backend == "shap":
-            cause = "shap.DeepExplainer has no rule for a part of the network"
-        elif not (wrong & far).any() or _is_coarse(attribution.device, self.classifier):
-            cause = "rounding, in a reduced precision or of two logits that are nearly equal"
-        else:
-            unseen = self._rewrite(self._fast_classifier(backward=True).network).unseen
-            parts = (
-                f"parts that could not be looked into are {'; '.join(unseen)}. " if unseen else ""
-            )
-            raise AdditivityError(
-                f"{clips} {missed}, so they do not explain it: {parts}A nonlinearity must be a "
-                "layer (nn.ReLU instead of F.relu) where torch.fx cannot trace the network, and a "
-                "clip's rows must stay together in the batch. Or take another method"
-            )
-        warnings.warn(
-            f"{clips} {missed}. Probable cause: {cause}.", AdditivityWarning, stacklevel=5
-        )
 
 
 def select_background(labels: Sequence[int], per_class: int = 2, *, seed: int = 0) -> list[int]:
@@ -425,17 +332,6 @@ def _add_contributions(
     return logits.detach()
 
 
-class _Scores(nn.Module):
-    """A classifier from the network's input on: to logits."""
-
-    def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, given: Tensor) -> Tensor:
-        return self.model.read_logits(self.model.network(given), len(given))
-
-
 def _arithmetic(device: torch.device) -> tuple:
     """Return what decides in how many bits networks compute on a device."""
     return (
@@ -445,13 +341,6 @@ def _arithmetic(device: torch.device) -> tuple:
     )
 
 
-def _is_coarse(device: torch.device, model: Classifier) -> bool:
-    """Return whether a network computes with fewer bits than single precision."""
-    kind = model.weight_type
-    half = kind is not None and kind[1] in (torch.float16, torch.bfloat16)
-    return half or torch.is_autocast_enabled(device.type)
-
-
 def _target_logits(logits: Tensor, reference: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the explained class's logits in double precision, (batch,) and (baselines, batch)."""
     return to_double(pick(logits, target)), to_double(reference.index_select(1, target))
@@ -459,11 +348,7 @@ def _target_logits(logits: Tensor, reference: Tensor, target: Tensor) -> tuple[T
 
 def _residual(attribution: Tensor, logits: Tensor, reference: Tensor, target: Tensor) -> Tensor:
     here, there = _target_logits(logits, reference, target)
-    change = here - there.mean(0)
-    missed = (to_double(attribution).sum((1, 2, 3)) - change).abs()
-    scale = here.abs() + there.abs().mean(0)
-    least = (1e-3 * scale).clamp(min=torch.finfo(torch.float64).tiny)
-    return missed / change.abs().maximum(least)
+    return sum_residual(to_double(attribution).sum((1, 2, 3)), here, there)
 
 
 class _OneClass(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from audiointerp.arguments import build
 from audiointerp.model.heads import Head, Softmax
 from audiointerp.model.layers import MaxOverTime, initialise
+from audiointerp.model.planes import to_plane
 from audiointerp.registry import Registry
 
 MODELS: Registry[type[TransferModel]] = Registry("model")
@@ -102,8 +103,6 @@ class TransferModel(nn.Module):
         What the outputs mean; softmax unless changed.
     normalize : bool
         Whether sounds are scaled to a peak of 1 before they are analysed; they are unless changed.
-    activation_axes : tuple of str
-        What the last two axes of convolution activations (B, channels, ., .) are.
 
     Raises
     ------
@@ -118,7 +117,6 @@ class TransferModel(nn.Module):
 
     name: ClassVar[str]
     is_described: ClassVar[bool] = True
-    activation_axes: ClassVar[tuple[str, str]] = ("time", "freq")
 
     def __init__(self, base: PannsBase, num_classes: int, num_bins: int) -> None:
         super().__init__()
@@ -143,6 +141,16 @@ class TransferModel(nn.Module):
     def target_layer(self) -> nn.Module:
         """The last convolution block's final activation, before pooling: Grad-CAM's default."""
         return self.base.target_layer
+
+    def activation_axes(self, layer: str, activation: Tensor) -> Tensor:
+        """Return a layer's activation (B, channels, time, freq) as (B, channels, freq, time).
+
+        See `audiointerp.model.planes.to_plane`. The channels of the first batch norm are the
+        frequencies: its activation (B, freq, 1, time) becomes (B, 1, freq, time).
+        """
+        if layer == "base.bn0":
+            return activation.transpose(1, 2)
+        return to_plane(activation, ("time", "freq"), layer=layer, module=self.get_submodule(layer))
 
     def settings(self) -> dict[str, Any]:
         """Return what `build_model` needs to build the same network, ready for JSON."""
