@@ -18,7 +18,8 @@ from audiointerp.interpretation.base import (
 from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
 from audiointerp.interpretation.deeplift import UnsupportedLayerError
 from audiointerp.interpretation.gradcam import GradCAMInterpreter
-from audiointerp.interpretation.lime import LIMEInterpreter, Quickshift
+from audiointerp.interpretation.lime import LIMEInterpreter
+from audiointerp.interpretation.segmentation import SEGMENTATIONS, Quickshift
 from audiointerp.interpretation.shap import (
     AdditivityError,
     AdditivityWarning,
@@ -38,6 +39,7 @@ from audiointerp.interpretation.references import (  # isort: skip (after the me
 __all__ = [
     "DEFAULT_METHODS",
     "METHODS",
+    "SEGMENTATIONS",
     "AdditivityError",
     "AdditivityWarning",
     "EdgeReference",
