@@ -12,6 +12,7 @@ from torch import nn
 
 from audiointerp.interpretation import METHODS, AdditivityWarning, Interpreter, Quickshift
 from audiointerp.interpretation.facts import Facts
+from audiointerp.interpretation.segmentation import Grid
 from audiointerp.registry import UnknownNameError
 from audiointerp.speed.precision import PRECISIONS, computing
 
@@ -22,7 +23,9 @@ SETTINGS = {
         "batch_size": 16,
         "base": -4.0,
         "segmentation": Quickshift(kernel_size=1.5, max_dist=4),
-    }
+    },
+    "kernelshap": {"num_samples": 150, "base": -4.0, "segmentation": Grid(6, 10)},
+    "permutation_shap": {"num_permutations": 2, "base": -4.0, "segmentation": Grid(6, 10)},
 }
 
 

@@ -27,6 +27,12 @@ from audiointerp.interpretation.shap import (
     select_background,
 )
 
+from audiointerp.interpretation.shapley import (  # isort: skip (after the published four)
+    KernelSHAPInterpreter,
+    PermutationSHAPInterpreter,
+    TopK,
+)
+
 from audiointerp.interpretation.references import (  # isort: skip (after the methods in tables)
     EdgeReference,
     EnergyReference,
@@ -49,12 +55,15 @@ __all__ = [
     "GradCAMInterpreter",
     "IdealReference",
     "Interpreter",
+    "KernelSHAPInterpreter",
     "LIMEInterpreter",
+    "PermutationSHAPInterpreter",
     "Quickshift",
     "RandomReference",
     "Reference",
     "SHAPInterpreter",
     "SaliencyInterpreter",
+    "TopK",
     "UnsupportedLayerError",
     "is_reference",
     "method_label",
