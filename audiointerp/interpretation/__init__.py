@@ -32,6 +32,13 @@ from audiointerp.interpretation.shapley import (  # isort: skip (after the publi
     PermutationSHAPInterpreter,
     TopK,
 )
+from audiointerp.interpretation.occlusion import OcclusionInterpreter  # isort: skip
+from audiointerp.interpretation.rise import FreqRISEInterpreter, RISEInterpreter  # isort: skip
+from audiointerp.interpretation.sobol import SobolInterpreter  # isort: skip
+from audiointerp.interpretation.surrogates import (  # isort: skip
+    ForestSurrogateInterpreter,
+    LinearSurrogateInterpreter,
+)
 
 from audiointerp.interpretation.references import (  # isort: skip (after the methods in tables)
     EdgeReference,
@@ -52,17 +59,23 @@ __all__ = [
     "EnergyReference",
     "ExcessReference",
     "Explanation",
+    "ForestSurrogateInterpreter",
+    "FreqRISEInterpreter",
     "GradCAMInterpreter",
     "IdealReference",
     "Interpreter",
     "KernelSHAPInterpreter",
     "LIMEInterpreter",
+    "LinearSurrogateInterpreter",
+    "OcclusionInterpreter",
     "PermutationSHAPInterpreter",
     "Quickshift",
+    "RISEInterpreter",
     "RandomReference",
     "Reference",
     "SHAPInterpreter",
     "SaliencyInterpreter",
+    "SobolInterpreter",
     "TopK",
     "UnsupportedLayerError",
     "is_reference",

@@ -200,6 +200,20 @@ class PerturbationInterpreter(Interpreter):
         front_end = self.classifier.front_end
         return mixing(mix, None if front_end is None else front_end.unit)
 
+    def _check_soft(self, reason: str) -> None:
+        if not self.filling.soft:
+            raise ValueError(
+                f"{reason}, which hide={self.hide!r} cannot: it fills cells that are hidden whole. "
+                "Take hide='base'"
+            )
+
+    def _check_needs_no_parts(self) -> None:
+        if self.filling.needs_parts:
+            raise ValueError(
+                f"{self.name} has no segments, on which hide={self.hide!r} depends: take "
+                "hide='base'"
+            )
+
 
 class SegmentInterpreter(PerturbationInterpreter):
     """A method that gives each part of a clip a value, by an estimator.
@@ -324,13 +338,6 @@ class SegmentInterpreter(PerturbationInterpreter):
 
     def _design(self, clip: HiddenClip, number: int) -> Tensor:
         return self.estimator.design(clip.parts.count, number).to(clip.cells.device)
-
-    def _check_soft(self, reason: str) -> None:
-        if not self.filling.soft:
-            raise ValueError(
-                f"{reason}, which hide={self.hide!r} cannot: it fills cells that are hidden whole. "
-                "Take hide='base'"
-            )
 
 
 def residual(missed: Tensor, change: Tensor, scale: Tensor) -> Tensor:
