@@ -201,14 +201,15 @@ class LinearSurrogateInterpreter(SegmentInterpreter):
     References
     ----------
     C. Bolaños et al., "Benchmarking Time-localized Explanations for Audio Classification Models",
-    2025, arXiv 2506.04391, who hide the same share in every version.
+    Interspeech 2025, arXiv 2506.04391, who hide the same share in every version and fit the
+    log-odds.
     """
 
     name = "linear_surrogate"
     facts = Facts(
         family="perturbation",
         passes="1000 forward",
-        source="Bolaños et al., 2025",
+        source="Bolaños et al., Interspeech 2025",
         fails="Tells frames apart, not bins, and says little where the fit is poor (`local_fit` "
         "near 0)",
         draws=True,
@@ -276,14 +277,15 @@ class ForestSurrogateInterpreter(SegmentInterpreter):
     References
     ----------
     C. Bolaños et al., "Benchmarking Time-localized Explanations for Audio Classification Models",
-    2025, arXiv 2506.04391; L. Breiman, "Random Forests", Machine Learning 45, 2001.
+    Interspeech 2025, arXiv 2506.04391, who hide the same share in every version and fit the
+    log-odds; L. Breiman, "Random Forests", Machine Learning 45, 2001.
     """
 
     name = "forest_surrogate"
     facts = Facts(
         family="perturbation",
         passes="1000 forward",
-        source="Bolaños et al., 2025",
+        source="Bolaños et al., Interspeech 2025",
         fails="Tells frames apart, not bins, and does not tell what speaks for the class from what "
         "speaks against it",
         draws=True,
