@@ -119,4 +119,4 @@ def as_parts(parts: np.ndarray, cells: Tensor) -> Parts:
     """Return what a segmentation found, see `segmentation.segment_clip`, on the cells' device."""
     if parts.ndim == 2:
         return Segments(torch.from_numpy(parts).to(cells.device))
-    return Components(torch.as_tensor(parts, dtype=cells.dtype, device=cells.device))
+    return Components(torch.from_numpy(parts).to(cells))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from audiointerp.device import double_device
 from audiointerp.interpretation.base import Explanation, Interpreter, check_whole, choose_target
 from audiointerp.interpretation.baseline import Base, check_base, describe
 from audiointerp.interpretation.game import OUTPUTS, Game, Output, Request
@@ -313,8 +314,9 @@ class SegmentInterpreter(PerturbationInterpreter):
             for clip, value in zip(clips, estimate.values, strict=True)
         ]
         counts = {"segments": torch.tensor([clip.parts.count for clip in clips])}
+        device = view.cells.device
         return torch.stack(laid)[:, None], {
-            name: numbers.to(view.cells.device)
+            name: numbers.to(double_device(device) if numbers.is_floating_point() else device)
             for name, numbers in (counts | estimate.diagnostics).items()
         }
 
@@ -337,7 +339,8 @@ class SegmentInterpreter(PerturbationInterpreter):
         return HiddenClip(cells, parts, self.filling, level, mix)
 
     def _design(self, clip: HiddenClip, number: int) -> Tensor:
-        return self.estimator.design(clip.parts.count, number).to(clip.cells.device)
+        kept = self.estimator.design(clip.parts.count, number)
+        return kept.to(clip.cells.device) if kept.dtype is torch.bool else kept.to(clip.cells)
 
 
 def residual(missed: Tensor, change: Tensor, scale: Tensor) -> Tensor:
