@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 import audiointerp.dataset.batches
 import audiointerp.interpretation.base
-import audiointerp.interpretation.lime
+import audiointerp.interpretation.segmentation
 import audiointerp.interpretation.shap
 import audiointerp.runs.clip
 import audiointerp.runs.sets
@@ -270,7 +270,7 @@ def left_out(*changes: str) -> Iterator[None]:
                 )
             elif change in ("segments ahead", "beside the network"):
                 modules = {
-                    "segments ahead": [audiointerp.interpretation.lime],
+                    "segments ahead": [audiointerp.interpretation.segmentation],
                     "beside the network": [audiointerp.dataset.batches, audiointerp.runs.sets],
                 }[change]
                 for module in modules:

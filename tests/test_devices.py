@@ -19,6 +19,7 @@ from audiointerp.evaluation import (
     truth_facts,
 )
 from audiointerp.fit import fit
+from audiointerp.interpretation.segmentation import Grid
 from audiointerp.masking import BASES, DOMAINS, apply_mask, base_level
 from audiointerp.metrics import METRICS, complexity, sparseness
 from audiointerp.model import build_head, build_model
@@ -40,10 +41,18 @@ def small_network(outputs=3, num_bins=65):
     return build_model(settings, seed=0).eval()
 
 
+SAMPLES = ("lime", "kernelshap", "rise", "freqrise", "linear_surrogate", "forest_surrogate")
+FEW = {name: {"num_samples": 20} for name in SAMPLES} | {
+    "occlusion": {"window": (20, 40)},
+    "permutation_shap": {"num_permutations": 1, "segmentation": Grid(2, 4)},
+    "sobol": {"num_designs": 2, "segmentation": "nmf"},
+}
+"""Settings of methods that would take many passes."""
+
+
 def interpreter(method, classifier):
     background = classifier.front_end.analyse(sounds(2, seed=1).to(classifier.weight_type[0]))
-    options = {"num_samples": 20} if method == "lime" else {}
-    return build_interpreter(method, classifier, background=background, **options)
+    return build_interpreter(method, classifier, background=background, **FEW.get(method, {}))
 
 
 def on_both(make):

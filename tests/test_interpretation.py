@@ -12,6 +12,7 @@ from torch import nn
 
 from audiointerp.interpretation import METHODS, AdditivityWarning, Interpreter, Quickshift
 from audiointerp.interpretation.facts import Facts
+from audiointerp.interpretation.segmentation import Grid, Time
 from audiointerp.registry import UnknownNameError
 from audiointerp.speed.precision import PRECISIONS, computing
 
@@ -27,6 +28,19 @@ SETTINGS = {
     "input_gradient": {"base": -4.0},
     "integrated_gradients": {"base": -4.0},
     "deeplift": {"base": -4.0},
+    "kernelshap": {"num_samples": 150, "base": -4.0, "segmentation": Grid(6, 10)},
+    "permutation_shap": {"num_permutations": 2, "base": -4.0, "segmentation": Grid(6, 10)},
+    "occlusion": {"window": (2, 2), "stride": (1, 1), "base": -4.0},
+    "rise": {"num_samples": 400, "base": -4.0},
+    "freqrise": {"num_samples": 400, "grid": (6, 10), "base": -4.0},
+    "sobol": {"num_designs": 8, "segmentation": Grid(6, 10), "base": -4.0},
+    "linear_surrogate": {"num_samples": 60, "segmentation": Time(frames=2), "base": -4.0},
+    "forest_surrogate": {
+        "num_samples": 60,
+        "trees": 50,
+        "segmentation": Time(frames=2),
+        "base": -4.0,
+    },
 }
 
 
@@ -406,7 +420,7 @@ class Loudness(nn.Module):
         return self.head(self.relu(self.conv(x)).sum((2, 3)))
 
 
-ONLY_IN_TIME: set[str] = set()
+ONLY_IN_TIME: set[str] = {"forest_surrogate", "linear_surrogate"}
 """Methods that by default tell frames apart, not bins."""
 
 ONLY_WHERE_THE_SLOPE_CHANGES = {"vargrad"}

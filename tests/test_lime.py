@@ -364,9 +364,9 @@ def test_settings_tell_the_segmentation_and_the_base():
         ({"seed": -1}, "seed"),
         ({"kernel_width": 0}, "kernel_width must be a positive number"),
         ({"alpha": float("nan")}, "alpha must be a positive number"),
-        ({"hide": "noise"}, "hide must be 'base' or 'mean', got 'noise'"),
+        ({"hide": "noise"}, "hide must be 'base' or 'mean' or 'road', or a Filling, got 'noise'"),
         ({"base": float("-inf")}, "base must be a finite number"),
-        ({"segmentation": 3}, "segmentation must be one of quickshift or a function"),
+        ({"segmentation": 3}, "segmentation must be one of quickshift, .* or a function, got 3"),
     ],
 )
 def test_bad_settings_are_named(setting, message):

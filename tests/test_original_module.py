@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from audiointerp.interpretation import METHODS
 from audiointerp.interpretation import shap as shap_module
+from audiointerp.interpretation.segmentation import Grid
 from audiointerp.speed.inference import NotCopyableError, fast_copy, inference_copy
 from audiointerp.speed.scoring import Scorer
 
@@ -110,6 +111,10 @@ SETTINGS = {
     "guided_gradcam": {"target_layers": "deep"},
     # Levels on the way from -100 would be rounded by as much as these clips' cells differ.
     "integrated_gradients": {"base": -4.0},
+    # Far from the clips the network is so certain that values are rounding.
+    "rise": {"num_samples": 100, "base": -1.0},
+    "freqrise": {"num_samples": 100, "base": -1.0},
+    "sobol": {"num_designs": 8, "base": -1.0, "segmentation": Grid(2, 3)},
 }
 
 

@@ -17,8 +17,9 @@ from audiointerp.interpretation.base import (
 
 from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
 from audiointerp.interpretation.gradcam import GradCAMInterpreter
-from audiointerp.interpretation.lime import LIMEInterpreter, Quickshift
+from audiointerp.interpretation.lime import LIMEInterpreter
 from audiointerp.interpretation.rescale import UnsupportedLayerError
+from audiointerp.interpretation.segmentation import SEGMENTATIONS, Quickshift
 from audiointerp.interpretation.shap import (
     AdditivityError,
     AdditivityWarning,
@@ -55,6 +56,18 @@ from audiointerp.interpretation.cams import (  # isort: skip (after the publishe
 )
 from audiointerp.interpretation.scorecam import ScoreCAMInterpreter  # isort: skip
 from audiointerp.interpretation.ablationcam import AblationCAMInterpreter  # isort: skip
+from audiointerp.interpretation.shapley import (  # isort: skip (after the published four)
+    KernelSHAPInterpreter,
+    PermutationSHAPInterpreter,
+    TopK,
+)
+from audiointerp.interpretation.occlusion import OcclusionInterpreter  # isort: skip
+from audiointerp.interpretation.rise import FreqRISEInterpreter, RISEInterpreter  # isort: skip
+from audiointerp.interpretation.sobol import SobolInterpreter  # isort: skip
+from audiointerp.interpretation.surrogates import (  # isort: skip
+    ForestSurrogateInterpreter,
+    LinearSurrogateInterpreter,
+)
 
 from audiointerp.interpretation.references import (  # isort: skip (after the methods in tables)
     EdgeReference,
@@ -68,6 +81,7 @@ from audiointerp.interpretation.references import (  # isort: skip (after the me
 __all__ = [
     "DEFAULT_METHODS",
     "METHODS",
+    "SEGMENTATIONS",
     "AblationCAMInterpreter",
     "AdditivityError",
     "AdditivityWarning",
@@ -80,6 +94,8 @@ __all__ = [
     "ExpectedGradientsInterpreter",
     "Explanation",
     "FinerCAMInterpreter",
+    "ForestSurrogateInterpreter",
+    "FreqRISEInterpreter",
     "FullGradInterpreter",
     "GradCAMInterpreter",
     "GradCAMPlusPlusInterpreter",
@@ -90,16 +106,23 @@ __all__ = [
     "InputGradientInterpreter",
     "IntegratedGradientsInterpreter",
     "Interpreter",
+    "KernelSHAPInterpreter",
     "LIMEInterpreter",
     "LayerCAMInterpreter",
+    "LinearSurrogateInterpreter",
+    "OcclusionInterpreter",
+    "PermutationSHAPInterpreter",
     "Quickshift",
+    "RISEInterpreter",
     "RandomReference",
     "Reference",
     "SHAPInterpreter",
     "SaliencyInterpreter",
     "ScoreCAMInterpreter",
     "SmoothGradInterpreter",
+    "SobolInterpreter",
     "SquaredSmoothGradInterpreter",
+    "TopK",
     "UnsupportedLayerError",
     "VarGradInterpreter",
     "XGradCAMInterpreter",
