@@ -14,38 +14,39 @@ from audiointerp.interpretation.base import (
     is_reference,
     method_label,
 )
-
-from audiointerp.interpretation.saliency import SaliencyInterpreter  # isort: skip (table order)
-from audiointerp.interpretation.gradcam import GradCAMInterpreter
-from audiointerp.interpretation.lime import LIMEInterpreter
 from audiointerp.interpretation.rescale import UnsupportedLayerError
 from audiointerp.interpretation.segmentation import SEGMENTATIONS, Quickshift
+
+# In the order of tables: the published four, families of methods, references.
+# isort: off
+from audiointerp.interpretation.saliency import SaliencyInterpreter
+from audiointerp.interpretation.gradcam import GradCAMInterpreter
+from audiointerp.interpretation.lime import LIMEInterpreter
 from audiointerp.interpretation.shap import (
     AdditivityError,
     AdditivityWarning,
     SHAPInterpreter,
     select_background,
 )
-
-from audiointerp.interpretation.input_gradient import InputGradientInterpreter  # isort: skip
-from audiointerp.interpretation.integrated_gradients import (  # isort: skip
+from audiointerp.interpretation.input_gradient import InputGradientInterpreter
+from audiointerp.interpretation.integrated_gradients import (
     IntegratedGradientsInterpreter,
 )
-from audiointerp.interpretation.expected_gradients import (  # isort: skip
+from audiointerp.interpretation.expected_gradients import (
     ExpectedGradientsInterpreter,
 )
-from audiointerp.interpretation.smoothgrad import (  # isort: skip
+from audiointerp.interpretation.smoothgrad import (
     SmoothGradInterpreter,
     SquaredSmoothGradInterpreter,
     VarGradInterpreter,
 )
-from audiointerp.interpretation.guided import (  # isort: skip
+from audiointerp.interpretation.guided import (
     GuidedBackpropInterpreter,
     GuidedGradCAMInterpreter,
 )
-from audiointerp.interpretation.deeplift import DeepLIFTInterpreter  # isort: skip
-from audiointerp.interpretation.fullgrad import FullGradInterpreter  # isort: skip
-from audiointerp.interpretation.cams import (  # isort: skip (after the published four)
+from audiointerp.interpretation.deeplift import DeepLIFTInterpreter
+from audiointerp.interpretation.fullgrad import FullGradInterpreter
+from audiointerp.interpretation.cams import (
     EigenCAMInterpreter,
     EigenGradCAMInterpreter,
     FinerCAMInterpreter,
@@ -54,22 +55,21 @@ from audiointerp.interpretation.cams import (  # isort: skip (after the publishe
     LayerCAMInterpreter,
     XGradCAMInterpreter,
 )
-from audiointerp.interpretation.scorecam import ScoreCAMInterpreter  # isort: skip
-from audiointerp.interpretation.ablationcam import AblationCAMInterpreter  # isort: skip
-from audiointerp.interpretation.shapley import (  # isort: skip (after the published four)
+from audiointerp.interpretation.scorecam import ScoreCAMInterpreter
+from audiointerp.interpretation.ablationcam import AblationCAMInterpreter
+from audiointerp.interpretation.shapley import (
     KernelSHAPInterpreter,
     PermutationSHAPInterpreter,
     TopK,
 )
-from audiointerp.interpretation.occlusion import OcclusionInterpreter  # isort: skip
-from audiointerp.interpretation.rise import FreqRISEInterpreter, RISEInterpreter  # isort: skip
-from audiointerp.interpretation.sobol import SobolInterpreter  # isort: skip
-from audiointerp.interpretation.surrogates import (  # isort: skip
+from audiointerp.interpretation.occlusion import OcclusionInterpreter
+from audiointerp.interpretation.rise import FreqRISEInterpreter, RISEInterpreter
+from audiointerp.interpretation.sobol import SobolInterpreter
+from audiointerp.interpretation.surrogates import (
     ForestSurrogateInterpreter,
     LinearSurrogateInterpreter,
 )
-
-from audiointerp.interpretation.references import (  # isort: skip (after the methods in tables)
+from audiointerp.interpretation.references import (
     EdgeReference,
     EnergyReference,
     ExcessReference,
@@ -77,6 +77,7 @@ from audiointerp.interpretation.references import (  # isort: skip (after the me
     RandomReference,
     Reference,
 )
+# isort: on
 
 __all__ = [
     "DEFAULT_METHODS",
