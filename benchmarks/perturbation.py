@@ -3,7 +3,8 @@
 python benchmarks/perturbation.py --clips 2 --samples 300 --width 0.25
 
 Each line: seconds of a clip by the loop, by the package, their ratio, and the correlation of the
-two maps, which draw different versions. Nothing else should run on the machine.
+two maps, which draw different versions: where the probability hardly varies, that of RISE is near
+0. Nothing else should run on the machine.
 """
 
 from __future__ import annotations
