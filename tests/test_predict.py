@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from fewer import FEW
 
 from audiointerp.dataset import AudioError, Contamination, ESC50Dataset, SyntheticDataset
 from audiointerp.interpretation import (
@@ -63,9 +64,8 @@ def make(model, processor, waveforms):
     """Return a maker of Predict objects for a method's name."""
 
     def build(method="saliency", **options):
-        few = {"num_samples": 50} if method == "lime" else {}
         interpreter = build_interpreter(
-            method, model, processor, background=processor(waveforms), **few
+            method, model, processor, background=processor(waveforms), **FEW.get(method, {})
         )
         return Predict(model, processor, interpreter, **options)
 
