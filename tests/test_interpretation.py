@@ -22,7 +22,10 @@ SETTINGS = {
         "batch_size": 16,
         "base": -4.0,
         "segmentation": Quickshift(kernel_size=1.5, max_dist=4),
-    }
+    },
+    **{
+        name: {"base": -4.0} for name in ("lrp", "lrp_epsilon", "lrp_gamma", "lrp_zplus", "attnlrp")
+    },
 }
 
 

@@ -28,10 +28,10 @@ ELEMENTWISE: frozenset[str] = frozenset(
     {
         *("relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "selu", "gelu", "silu", "mish"),
         *("tanh", "hardswish", "hardtanh", "softsign", "softshrink", "hardshrink", "tanhshrink"),
-        *("neg", "negative"),
+        *("clamp", "clamp_min", "clamp_max", "clip", "neg", "negative"),
     }
 )
-"""Functions of one variable that are 0 at 0: relevance passes them unchanged."""
+"""Functions of one variable that relevance passes unchanged; refused where they are not 0 at 0."""
 
 MEANS: frozenset[str] = frozenset(
     {
@@ -75,13 +75,21 @@ _SAME_OPERATION = {
 _HARMLESS = frozenset(
     {
         *("_Rule", "AccumulateGrad", "Alias", "AsStrided", "Cat", "Clone", "ConstantPadNd", "Copy"),
-        *("CopyBackwards", "Expand", "Flip", "Gather", "Index", "IndexSelect", "MTBackward"),
+        *(
+            "CopyBackwards",
+            "CopySlices",
+            "Expand",
+            "Flip",
+            "Gather",
+            "Index",
+            "IndexSelect",
+            "MTBackward",
+        ),
         *("Narrow", "Permute", "ReflectionPad1D", "ReflectionPad2D", "Repeat"),
         *("ReplicationPad1D", "ReplicationPad2D", "ReshapeAlias", "Roll", "Select", "Slice"),
         *("Split", "SplitWithSizes", "Squeeze", "Stack", "T", "ToCopy", "Transpose", "Unbind"),
         *("Unfold", "UnsafeView", "Unsqueeze", "View", "RepeatInterleave"),
-        *("Amax", "Max", "Maximum", "MaxPool2DWithIndices", "AdaptiveMaxPool2D", "ValueSelecting"),
-        *("MaxPool1D", "AdaptiveMaxPool1D", "MaxPool2D", "EvenlyDistribute"),
+        *("Amax", "Max", "Maximum", "MaxPool2DWithIndices", "AdaptiveMaxPool2D"),
     }
 )
 
@@ -136,9 +144,7 @@ class Layer:
 class Rule(Protocol):
     """How a layer's relevance is shared out among its inputs."""
 
-    def share(
-        self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None
-    ) -> Tensor:
+    def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs.
 
         Parameters
@@ -177,15 +183,38 @@ class Epsilon:
     def __post_init__(self) -> None:
         _check_positive("epsilon", self.epsilon)
 
-    def share(
-        self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None
-    ) -> Tensor:
+    def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs; see `Rule.share`."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             out = layer(x)
         (back,) = torch.autograd.grad(out, x, relevance / _stable(out.detach(), self.epsilon))
         return _change(x.detach(), reference) * back
+
+
+@dataclass(frozen=True)
+class Zero:
+    """R_i = Σ_j (w_ij·x_i + b_j·|w_ij·x_i| / Σ_i |w_ij·x_i|) / z_j · R_j: ε = 0, biases shared out.
+
+    Contributions of both signs count. A bias is shared out by the size of the contributions that it
+    is added to, so inputs of 0 get nothing and relevance is conserved exactly. Where nothing
+    contributes it is spread evenly.
+    """
+
+    def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
+        """Return the relevance of a layer's inputs; see `Rule.share`."""
+        change = _change(x, reference)
+        signs = [(side, _signed_terms(layer, change, side)) for side in (1, -1)]
+        out = layer(x)
+        size = sum(side * _total(layer, terms, out) for side, terms in signs)
+        own = out - sum(_total(layer, terms, out) for _, terms in signs)
+        empty = size == 0
+        weighted = torch.where(empty, 0, relevance / _stable(out, _tiny(out)))
+        bias = own / _stable(size, _tiny(size))
+        found = _share_evenly(layer, torch.where(empty, relevance, 0), x)
+        for side, terms in signs:
+            found = found + _back(layer, terms, weighted * (1 + side * bias))
+        return found
 
 
 @dataclass(frozen=True)
@@ -206,9 +235,7 @@ class Gamma:
     def __post_init__(self) -> None:
         _check_positive("gamma", self.gamma)
 
-    def share(
-        self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None
-    ) -> Tensor:
+    def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs; see `Rule.share`."""
         change = _change(x, reference)
         out = layer(x)
@@ -239,15 +266,9 @@ class ZPlus:
     evenly over its inputs, so that relevance is conserved exactly.
     """
 
-    def share(
-        self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None
-    ) -> Tensor:
+    def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs; see `Rule.share`."""
-        change = _change(x, reference)
-        terms = [
-            (change.clamp(min=0), layer.weight.clamp(min=0)),
-            (change.clamp(max=0), layer.weight.clamp(max=0)),
-        ]
+        terms = _signed_terms(layer, _change(x, reference), 1)
         return _share_terms(layer, terms, relevance, None)
 
 
@@ -255,9 +276,7 @@ class ZPlus:
 class WSquare:
     """R_i = Σ_j w_ij² / Σ_i w_ij² · R_j: by the weights, whatever the inputs are. Conserves."""
 
-    def share(
-        self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None
-    ) -> Tensor:
+    def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs; see `Rule.share`."""
         return _share_terms(layer, [(torch.ones_like(x), layer.weight.square())], relevance, None)
 
@@ -266,9 +285,7 @@ class WSquare:
 class Flat:
     """R_i = Σ_j 1/n_j · R_j: evenly over the n_j inputs that an output sees. Conserves."""
 
-    def share(
-        self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None
-    ) -> Tensor:
+    def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs; see `Rule.share`."""
         return _share_evenly(layer, relevance, x)
 
@@ -285,13 +302,20 @@ class Composite:
     ----------
     dense, convolution : Rule
         For dense layers and convolutions.
-    input : Rule
-        For layers of either kind that see the network's input before any other layer.
+    input : Rule, optional
+        For layers of either kind that see the network's input before any other layer; by default
+        that of their kind.
     """
 
     dense: Rule
     convolution: Rule
-    input: Rule
+    input: Rule | None = None
+
+    def rule_for(self, layer: Layer, *, is_first: bool) -> Rule:
+        """Return the rule of a layer."""
+        if is_first and self.input is not None:
+            return self.input
+        return self.dense if layer.dense else self.convolution
 
 
 class Propagation(TorchFunctionMode):
@@ -332,6 +356,8 @@ class Propagation(TorchFunctionMode):
         self.network = network
         self.composite = composite
         self.attention = attention
+        # Of sums, as of layers, only positive terms count.
+        self._positive = isinstance(composite.dense, ZPlus)
 
     @staticmethod
     def watch(x: Tensor, reference: Tensor) -> Tensor:
@@ -451,10 +477,7 @@ class Propagation(TorchFunctionMode):
         if _depends(layer.weight) or (layer.bias is not None and _depends(layer.bias)):
             self._refuse("a layer whose weight depends on the clip")
         reference = getattr(x, _REFERENCE, None)
-        if reference is not None:
-            rule = self.composite.input
-        else:
-            rule = self.composite.dense if layer.dense else self.composite.convolution
+        rule = self.composite.rule_for(layer, is_first=reference is not None)
 
         def back(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
             wide = None if reference is None else reference.to(x.dtype)
@@ -501,7 +524,7 @@ class Propagation(TorchFunctionMode):
 
     def _do_div(self, input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
         if rounding_mode is not None or _depends(other):
-            self._refuse("the division by an activation" if _depends(other) else "div() that rounds")
+            self._refuse("div() that rounds, or by an activation")
         return self._affine(input, 1 / other, 0.0)
 
     def _do_add(self, input: Any, other: Any, *, alpha: float = 1) -> Tensor:
@@ -528,7 +551,8 @@ class Propagation(TorchFunctionMode):
 
         reference = getattr(x, _REFERENCE, None)
         scales = torch.as_tensor(scale)
-        shifted = not norm and reference is None and bool(torch.as_tensor(shift).any())
+        takes_share = not (norm or self._positive) and reference is None
+        shifted = takes_share and bool(torch.as_tensor(shift).any())
 
         def back(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
             if shifted:
@@ -566,7 +590,9 @@ class Propagation(TorchFunctionMode):
 
         def back(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
             terms = [_change(*each) for each in zip((a, b), references, strict=True)]
-            total = terms[0] + terms[1] if inputs else a + b
+            if self._positive:
+                terms = [term.clamp(min=0) for term in terms]
+            total = terms[0] + terms[1] if inputs or self._positive else a + b
             safe = _stable(total, _tiny(total))
             nothing = torch.full_like(total, 0.5)
             shares = []
@@ -587,6 +613,7 @@ class Propagation(TorchFunctionMode):
 
         def back(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
             terms = torch.ones_like(x) if even else _change(x, reference)
+            terms = terms.clamp(min=0) if self._positive else terms
             return (_share_mean(function, terms, relevance),)
 
         out = _Rule.apply(function, back, x)
@@ -608,7 +635,7 @@ class Propagation(TorchFunctionMode):
         def forward(x: Tensor) -> Tensor:
             return func(x, *rest, **named)
 
-        if forward(torch.zeros_like(x.flatten()[:1]) if not rest else torch.zeros_like(x)).any():
+        if forward(torch.zeros_like(x[:1])).any():
             self._refuse(f"{_name_of(func)}() that is not 0 at 0")
         out = _Rule.apply(forward, lambda relevance, x: (relevance,), x)
         if hasattr(x, _REFERENCE):
@@ -627,7 +654,9 @@ class Propagation(TorchFunctionMode):
     def _do_bmm(self, input: Tensor, mat2: Tensor) -> Tensor:
         return self._do_matmul(input, mat2)
 
-    def _product(self, function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    def _product(
+        self, function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor
+    ) -> Tensor:
         """Return a bilinear product; each factor takes half of what its terms contribute."""
 
         def back(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -888,8 +917,10 @@ class _Rule(torch.autograd.Function):
         wide = torch.promote_types(inputs[0].dtype, torch.float32)
         with torch.autocast(relevance.device.type, enabled=False):
             shares = ctx.back(relevance.to(wide), *(each.to(wide) for each in inputs))
-        return None, None, *(
-            share.to(each.dtype) for share, each in zip(shares, inputs, strict=True)
+        return (
+            None,
+            None,
+            *(share.to(each.dtype) for share, each in zip(shares, inputs, strict=True)),
         )
 
 
@@ -906,6 +937,33 @@ def _tiny(z: Tensor) -> float:
     return torch.finfo(z.dtype).tiny
 
 
+def _signed_terms(layer: Layer, x: Tensor, side: int) -> list[tuple[Tensor, Tensor]]:
+    """Return inputs and weights whose products are a layer's contributions of one sign."""
+    signs = [layer.weight.clamp(min=0), layer.weight.clamp(max=0)][::side]
+    return [(x.clamp(min=0), signs[0]), (x.clamp(max=0), signs[1])]
+
+
+def _total(layer: Layer, terms: list[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
+    """Return what terms, each an input and a weight, put out together; shaped like the output."""
+    total = torch.zeros_like(like)
+    for x, weight in terms:
+        if x.any():
+            total = total + layer.linear(x, weight)
+    return total
+
+
+def _back(layer: Layer, terms: list[tuple[Tensor, Tensor]], weighted: Tensor) -> Tensor:
+    """Return what each input of the terms contributes to outputs of some weight."""
+    found = torch.zeros_like(terms[0][0])
+    for x, weight in terms:
+        if x.any():
+            with torch.enable_grad():
+                given = x.detach().requires_grad_()
+                out = layer.linear(given, weight)
+            found = found + x * torch.autograd.grad(out, given, weighted)[0]
+    return found
+
+
 def _share_terms(
     layer: Layer,
     terms: list[tuple[Tensor, Tensor]],
@@ -920,9 +978,7 @@ def _share_terms(
     terms = [term for term in terms if term[0].any()]
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x, _ in terms]
-        outs = [
-            layer.linear(x, weight) for x, (_, weight) in zip(inputs, terms, strict=True)
-        ]
+        outs = [layer.linear(x, weight) for x, (_, weight) in zip(inputs, terms, strict=True)]
     total = torch.zeros_like(relevance) if bias is None else bias.expand(relevance.shape)
     for out in outs:
         total = total + out.detach()
@@ -939,6 +995,8 @@ def _share_terms(
 
 def _share_evenly(layer: Layer, relevance: Tensor, like: Tensor) -> Tensor:
     """Spread relevance evenly over the inputs that each output sees."""
+    if not relevance.any():
+        return torch.zeros_like(like)
     weight = torch.ones_like(layer.weight)
     with torch.enable_grad():
         ones = torch.ones_like(like[:1]).expand_as(like).clone().requires_grad_()
@@ -947,9 +1005,7 @@ def _share_evenly(layer: Layer, relevance: Tensor, like: Tensor) -> Tensor:
     return back
 
 
-def _share_mean(
-    function: Callable[[Tensor], Tensor], terms: Tensor, relevance: Tensor
-) -> Tensor:
+def _share_mean(function: Callable[[Tensor], Tensor], terms: Tensor, relevance: Tensor) -> Tensor:
     """Share relevance out by the terms of weighted sums; evenly where they are all 0."""
     with torch.enable_grad():
         given = terms.detach().requires_grad_()
@@ -1062,7 +1118,8 @@ def _without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 < value < float("inf")):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 
