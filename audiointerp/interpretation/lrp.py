@@ -27,13 +27,12 @@ from audiointerp.interpretation.relevance import (
     Gamma,
     Propagation,
     WSquare,
-    Zero,
     ZPlus,
 )
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 
-_PASSES = "1 forward, and 2 forward and 1 backward of every layer"
+_PASSES = "2 forward, 1 backward"
 _SOURCE = "Bach et al., PLoS ONE 2015"
 _OVERVIEW = "Montavon et al., 2019"
 _ROUNDING = 1e-3
@@ -193,7 +192,7 @@ class LRPInterpreter(_RelevanceInterpreter):
     **What is conserved.** The map adds up to the logit: no relevance stays with biases. Those of
     convolutions take no part, those of dense layers are shared out by the size of the contributions
     that they are added to, and where nothing contributes relevance is spread evenly; see
-    `audiointerp.interpretation.relevance.Zero`. The diagnostic ``"residual"`` of `explain` is
+    `audiointerp.interpretation.relevance.Gamma`. The diagnostic ``"residual"`` of `explain` is
     |Σφ - f_c(x)| / |f_c(x)|, which divides by no less than 0.001 of the clip's largest logit.
     Constants that a network adds or joins outside of its layers take their share with them, as do
     the biases of other composites' ε and γ rules: the residual says how much.
@@ -262,7 +261,7 @@ class LRPInterpreter(_RelevanceInterpreter):
         fold_batch_norm: bool = True,
     ) -> None:
         if composite is None:
-            composite = Composite(Zero(), ZPlus())
+            composite = Composite(Gamma(0, conserves=True), ZPlus())
         super().__init__(
             model, composite, base, batch_size=batch_size, fold_batch_norm=fold_batch_norm
         )
@@ -363,7 +362,7 @@ class GammaLRPInterpreter(_RelevanceInterpreter):
     name = "lrp_gamma"
     facts = Facts(
         family="relevance",
-        passes="1 forward, and 3 to 5 forward and 2 backward of every layer",
+        passes="4 forward, 2 backward",
         source=_OVERVIEW,
         fails="Biases absorb what the base puts out, so the map adds up to another number than the "
         "logit",
@@ -460,7 +459,7 @@ class _ValueFreeInterpreter(_RelevanceInterpreter):
     ) -> None:
         super().__init__(
             model,
-            Composite(Zero(), ZPlus(), self.rule),
+            Composite(Gamma(0, conserves=True), ZPlus(), self.rule),
             None,
             batch_size=batch_size,
             fold_batch_norm=fold_batch_norm,
@@ -507,8 +506,8 @@ class WSquareLRPInterpreter(_ValueFreeInterpreter):
 class FlatLRPInterpreter(_ValueFreeInterpreter):
     """`LRPInterpreter` with the flat rule in the first layers: evenly over all cells they see.
 
-    As zennit's ``EpsilonPlusFlat``, but that no bias takes a share. No base is needed, for the level
-    of a cell does not enter; that of an activation does. Waveform networks are refused.
+    As zennit's ``EpsilonPlusFlat``, but no bias takes a share. No base is needed, for the level of
+    a cell does not enter; that of an activation does. Waveform networks are refused.
     ``"residual"`` is as in `LRPInterpreter`.
 
     Parameters

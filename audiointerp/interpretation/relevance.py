@@ -13,6 +13,7 @@ entry of `ELEMENTWISE`, `MEANS` or `REARRANGING`, or a method of `Propagation`.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
@@ -74,22 +75,13 @@ _SAME_OPERATION = {
 # Nodes of autograd's graph that only move values, or give a maximum's relevance to the largest.
 _HARMLESS = frozenset(
     {
-        *("_Rule", "AccumulateGrad", "Alias", "AsStrided", "Cat", "Clone", "ConstantPadNd", "Copy"),
-        *(
-            "CopyBackwards",
-            "CopySlices",
-            "Expand",
-            "Flip",
-            "Gather",
-            "Index",
-            "IndexSelect",
-            "MTBackward",
-        ),
-        *("Narrow", "Permute", "ReflectionPad1D", "ReflectionPad2D", "Repeat"),
+        *("_Rule", "AccumulateGrad", "Alias", "AsStrided", "Cat", "Clone", "ConstantPadNd"),
+        *("CopyBackwards", "CopySlices", "Expand", "Flip", "Gather", "Index", "IndexSelect"),
+        *("Permute", "ReflectionPad1D", "ReflectionPad2D", "Repeat", "RepeatInterleave"),
         *("ReplicationPad1D", "ReplicationPad2D", "ReshapeAlias", "Roll", "Select", "Slice"),
         *("Split", "SplitWithSizes", "Squeeze", "Stack", "T", "ToCopy", "Transpose", "Unbind"),
-        *("Unfold", "UnsafeView", "Unsqueeze", "View", "RepeatInterleave"),
-        *("Amax", "Max", "Maximum", "MaxPool2DWithIndices", "AdaptiveMaxPool2D"),
+        *("Unfold", "UnsafeView", "Unsqueeze", "View"),
+        *("AdaptiveMaxPool2D", "Amax", "Max", "Maximum", "MaxPool2DWithIndices"),
     }
 )
 
@@ -181,7 +173,7 @@ class Epsilon:
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_positive("epsilon", self.epsilon)
+        _check_number("epsilon", self.epsilon, zero=False)
 
     def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs; see `Rule.share`."""
@@ -193,68 +185,57 @@ class Epsilon:
 
 
 @dataclass(frozen=True)
-class Zero:
-    """R_i = Σ_j (w_ij·x_i + b_j·|w_ij·x_i| / Σ_i |w_ij·x_i|) / z_j · R_j: ε = 0, biases shared out.
-
-    Contributions of both signs count. A bias is shared out by the size of the contributions that it
-    is added to, so inputs of 0 get nothing and relevance is conserved exactly. Where nothing
-    contributes it is spread evenly.
-    """
-
-    def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
-        """Return the relevance of a layer's inputs; see `Rule.share`."""
-        change = _change(x, reference)
-        signs = [(side, _signed_terms(layer, change, side)) for side in (1, -1)]
-        out = layer(x)
-        size = sum(side * _total(layer, terms, out) for side, terms in signs)
-        own = out - sum(_total(layer, terms, out) for _, terms in signs)
-        empty = size == 0
-        weighted = torch.where(empty, 0, relevance / _stable(out, _tiny(out)))
-        bias = own / _stable(size, _tiny(size))
-        found = _share_evenly(layer, torch.where(empty, relevance, 0), x)
-        for side, terms in signs:
-            found = found + _back(layer, terms, weighted * (1 + side * bias))
-        return found
-
-
-@dataclass(frozen=True)
 class Gamma:
-    """The ε rule with positive weights (1 + γ) times as large, for outputs above 0.
+    """The ε rule with ε = 0 and what has the output's sign (1 + γ) times as large.
 
-    For outputs below 0 the negative contributions are enlarged, as in zennit's generalised rule;
-    inputs may have both signs. A bias keeps its share.
+    R_i = Σ_j c_ij / Σ_i c_ij · R_j, where c_ij is w_ij·x_i, or (1 + γ)·w_ij·x_i if that has the
+    sign of the output z_j; a bias, which is part of the sum, is enlarged alike. The sum has the
+    output's sign and at least its size, so relevance is stable. Inputs may have both signs, as in
+    zennit's generalised rule.
 
     Parameters
     ----------
     gamma : float, default 0.25
-        Above 0. The larger, the more like `ZPlus`.
+        At least 0. The larger, the more like `ZPlus`; 0 is LRP-0.
+    conserves : bool, default False
+        Whether the share of a bias goes to the inputs, by the size of their c_ij: relevance is then
+        conserved exactly, and inputs of 0 get none of it. Where nothing contributes, relevance is
+        spread evenly. By default the bias keeps it.
     """
 
     gamma: float = 0.25
+    conserves: bool = False
 
     def __post_init__(self) -> None:
-        _check_positive("gamma", self.gamma)
+        _check_number("gamma", self.gamma, zero=True)
 
     def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs; see `Rule.share`."""
         change = _change(x, reference)
         out = layer(x)
-        if reference is not None:
-            bias = layer(reference)
-        elif layer.bias is not None:
-            bias = layer(torch.zeros_like(x[:1]))
-        else:
-            bias = torch.zeros_like(out[:1])
-        positive = layer.weight + self.gamma * layer.weight.clamp(min=0)
-        negative = layer.weight + self.gamma * layer.weight.clamp(max=0)
+        terms = {sign: _put_out(layer, _signed_terms(layer, change, sign)) for sign in (1, -1)}
+        totals = {sign: _total(each, out) for sign, each in terms.items()}
+        bias = out - totals[1] - totals[-1]
         found = torch.zeros_like(x)
-        for side, above, below in ((1, positive, negative), (-1, negative, positive)):
-            wanted = relevance * (side * out > 0)
-            if not wanted.any():
-                continue
-            own = bias + self.gamma * (side * bias).clamp(min=0) * side
-            terms = [(change.clamp(min=0), above), (change.clamp(max=0), below)]
-            found += _share_terms(layer, terms, wanted, own)
+        weights = {sign: torch.zeros_like(out) for sign in terms}
+        for side in terms:
+            here = side * out > 0
+            more = {sign: 1 + self.gamma * (sign == side) for sign in terms}
+            own = bias + self.gamma * side * (side * bias).clamp(min=0)
+            total = more[1] * totals[1] + more[-1] * totals[-1] + own
+            share = relevance / _stable(total, _tiny(total))
+            size = more[1] * totals[1] - more[-1] * totals[-1]
+            for sign in terms:
+                factor = 1 + sign * own / _stable(size, _tiny(size)) if self.conserves else 1
+                used = here & (size > 0) if self.conserves else here
+                weights[sign] += torch.where(used, share * more[sign] * factor, 0)
+            if self.conserves:
+                alone = here & (size == 0)
+                found += _share_evenly(layer, torch.where(alone, relevance, 0), x)
+        if self.conserves:
+            found += _share_evenly(layer, torch.where(out == 0, relevance, 0), x)
+        for sign, each in terms.items():
+            found += _back(each, weights[sign], x)
         return found
 
 
@@ -269,7 +250,7 @@ class ZPlus:
     def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs; see `Rule.share`."""
         terms = _signed_terms(layer, _change(x, reference), 1)
-        return _share_terms(layer, terms, relevance, None)
+        return _share_terms(layer, terms, relevance, x)
 
 
 @dataclass(frozen=True)
@@ -278,7 +259,7 @@ class WSquare:
 
     def share(self, layer: Layer, relevance: Tensor, x: Tensor, reference: Tensor | None) -> Tensor:
         """Return the relevance of a layer's inputs; see `Rule.share`."""
-        return _share_terms(layer, [(torch.ones_like(x), layer.weight.square())], relevance, None)
+        return _share_terms(layer, [(torch.ones_like(x), layer.weight.square())], relevance, x)
 
 
 @dataclass(frozen=True)
@@ -943,54 +924,45 @@ def _signed_terms(layer: Layer, x: Tensor, side: int) -> list[tuple[Tensor, Tens
     return [(x.clamp(min=0), signs[0]), (x.clamp(max=0), signs[1])]
 
 
-def _total(layer: Layer, terms: list[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
-    """Return what terms, each an input and a weight, put out together; shaped like the output."""
-    total = torch.zeros_like(like)
-    for x, weight in terms:
-        if x.any():
-            total = total + layer.linear(x, weight)
-    return total
+def _put_out(layer: Layer, terms: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Return terms, each an input and a weight, as inputs and outputs with a graph between them.
 
-
-def _back(layer: Layer, terms: list[tuple[Tensor, Tensor]], weighted: Tensor) -> Tensor:
-    """Return what each input of the terms contributes to outputs of some weight."""
-    found = torch.zeros_like(terms[0][0])
+    Those without input are left out.
+    """
+    made = []
     for x, weight in terms:
         if x.any():
             with torch.enable_grad():
                 given = x.detach().requires_grad_()
-                out = layer.linear(given, weight)
-            found = found + x * torch.autograd.grad(out, given, weighted)[0]
+                made.append((given, layer.linear(given, weight)))
+    return made
+
+
+def _total(terms: list[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
+    """Return what terms put out together; shaped like the layer's output."""
+    total = torch.zeros_like(like)
+    for _, out in terms:
+        total = total + out.detach()
+    return total
+
+
+def _back(terms: list[tuple[Tensor, Tensor]], weighted: Tensor, like: Tensor) -> Tensor:
+    """Return what each input contributes to outputs of some weight; shaped like the input."""
+    found = torch.zeros_like(like)
+    for given, out in terms:
+        found += given.detach() * torch.autograd.grad(out, given, weighted)[0]
     return found
 
 
 def _share_terms(
-    layer: Layer,
-    terms: list[tuple[Tensor, Tensor]],
-    relevance: Tensor,
-    bias: Tensor | None,
+    layer: Layer, terms: list[tuple[Tensor, Tensor]], relevance: Tensor, x: Tensor
 ) -> Tensor:
-    """Share relevance out by the outputs' terms, each an input and a weight, and their bias.
-
-    Where no term is other than 0, it is spread evenly.
-    """
-    shape = terms[0][0]
-    terms = [term for term in terms if term[0].any()]
-    with torch.enable_grad():
-        inputs = [x.detach().requires_grad_() for x, _ in terms]
-        outs = [layer.linear(x, weight) for x, (_, weight) in zip(inputs, terms, strict=True)]
-    total = torch.zeros_like(relevance) if bias is None else bias.expand(relevance.shape)
-    for out in outs:
-        total = total + out.detach()
+    """Share relevance out by the outputs' terms, which are positive; evenly where all are 0."""
+    made = _put_out(layer, terms)
+    total = _total(made, relevance)
     empty = total == 0
-    weighted = torch.where(empty, 0, relevance / _stable(total, _tiny(total)))
-    found = torch.zeros_like(shape)
-    if outs:
-        backs = torch.autograd.grad(outs, inputs, [weighted] * len(outs))
-        for (x, _), back in zip(terms, backs, strict=True):
-            found += x * back
-    lost = torch.where(empty, relevance, 0)
-    return found + _share_evenly(layer, lost, shape) if lost.any() else found
+    found = _back(made, torch.where(empty, 0, relevance / _stable(total, _tiny(total))), x)
+    return found + _share_evenly(layer, torch.where(empty, relevance, 0), x)
 
 
 def _share_evenly(layer: Layer, relevance: Tensor, like: Tensor) -> Tensor:
@@ -1117,10 +1089,11 @@ def _without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in names}
 
 
-def _check_positive(name: str, value: float) -> None:
+def _check_number(name: str, value: float, *, zero: bool) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and 0 < value < float("inf")):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if not (number and (value > 0 or (zero and value == 0)) and math.isfinite(value)):
+        least = "of at least 0" if zero else "above 0"
+        raise ValueError(f"{name} must be a number {least}, got {value!r}")
 
 
 def _place(network: nn.Module) -> str:
