@@ -41,6 +41,9 @@ SETTINGS = {
         "segmentation": Time(frames=2),
         "base": -4.0,
     },
+    **{
+        name: {"base": -4.0} for name in ("lrp", "lrp_epsilon", "lrp_gamma", "lrp_zplus", "attnlrp")
+    },
 }
 
 

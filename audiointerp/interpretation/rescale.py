@@ -26,7 +26,7 @@ from audiointerp.model.outputs import Logit, LogProbability
 
 
 class UnsupportedLayerError(ValueError):
-    """An operation in a network that the rescale rule has no rule for; the message names it."""
+    """An operation in a network that a method has no rule for; the message names it."""
 
 
 class Elementwise(nn.Module):
