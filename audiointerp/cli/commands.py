@@ -15,6 +15,7 @@ from audiointerp.cli import (
     sanity,
     tables,
     train,
+    train_interpreter,
 )
 from audiointerp.cli.wording import Command
 
@@ -31,6 +32,7 @@ for _command in (
     experiment.experiment,
     benchmark.benchmark,
     train.train,
+    train_interpreter.train_interpreter,
     tables.tables,
     check.check,
     sanity.sanity,

@@ -25,6 +25,8 @@ from audiointerp.interpretation.shap import (
     SHAPInterpreter,
     select_background,
 )
+from audiointerp.interpretation.trained.files import load_interpreter, save_interpreter
+from audiointerp.interpretation.trained.lmac import LMACInterpreter
 
 from audiointerp.interpretation.references import (  # isort: skip (after the methods in tables)
     EdgeReference,
@@ -48,6 +50,7 @@ __all__ = [
     "IdealReference",
     "Interpreter",
     "LIMEInterpreter",
+    "LMACInterpreter",
     "Quickshift",
     "RandomReference",
     "Reference",
@@ -55,6 +58,8 @@ __all__ = [
     "SaliencyInterpreter",
     "UnsupportedLayerError",
     "is_reference",
+    "load_interpreter",
     "method_label",
+    "save_interpreter",
     "select_background",
 ]

@@ -125,7 +125,8 @@ class Classifier(nn.Module):
     @property
     def file(self) -> Path | None:
         """The weight file that the network was read from by `audiointerp.load`, None for others."""
-        return getattr(self.network, "file", None)
+        file = getattr(self.network, "file", None)  # of a network of the user's it may be anything
+        return file if isinstance(file, Path) else None
 
     @property
     def needs_view(self) -> bool:

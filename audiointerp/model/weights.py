@@ -220,7 +220,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         path,
         _FORMATS,
         "a safetensors file without the settings that audiointerp.save_weights writes into it; is "
-        f"it another program's? {_LOAD_ELSEWHERE}",
+        "it another program's, or an interpreter's, which audiointerp.load_interpreter reads? "
+        + _LOAD_ELSEWHERE,
     )
 
 

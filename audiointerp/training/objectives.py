@@ -1,0 +1,300 @@
+"""What decoders of trained interpreters are trained for: one objective for each method.
+
+An objective makes the decoder and says what a batch of clips costs; the loop that trains it is in
+`audiointerp.training.interpreter`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from audiointerp.dataset.base import ClipDataset
+from audiointerp.evaluation.fidelity import average_drop, faithfulness
+from audiointerp.interpretation.base import pick
+from audiointerp.interpretation.trained.base import Decoder, choose_layers, observe
+from audiointerp.interpretation.trained.lmac import LMACDecoder
+from audiointerp.masking import BASES, apply_mask, base_level
+from audiointerp.model.classifier import Classifier
+from audiointerp.processing import View
+from audiointerp.registry import Registry
+
+OBJECTIVES: Registry[type[Objective]] = Registry("trained interpreter")
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """What a decoder is trained for; its fields are the settings of the training.
+
+    A subclass is a frozen dataclass filed in `OBJECTIVES` under its method's name.
+    """
+
+    method: ClassVar[str]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, ready for JSON."""
+        return {"method": self.method} | asdict(self)
+
+    @abstractmethod
+    def make_decoder(
+        self,
+        classifier: Classifier,
+        train: ClipDataset,
+        *,
+        layers: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> Decoder:
+        """Return a decoder of a classifier's activations, as it is before its training.
+
+        Parameters
+        ----------
+        classifier : Classifier
+            In evaluation mode.
+        train : ClipDataset
+            The clips that it will be trained on.
+        layers : sequence of str, optional
+            What it reads; by default `choose_layers`.
+        seed : int
+            Draws the initial weights.
+        """
+
+    @abstractmethod
+    def losses(
+        self,
+        decoder: Decoder,
+        model: Classifier,
+        described: Classifier,
+        clips: View,
+        clean: View,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Return what a batch of clips costs.
+
+        Parameters
+        ----------
+        decoder : Decoder
+        model, described : Classifier
+            As `observe` takes them.
+        clips : View
+        clean : View
+            The clips before another one was mixed in; the same where none was.
+        generator : torch.Generator, optional
+            On the CPU; None in validation, where nothing is drawn.
+
+        Returns
+        -------
+        dict of str to Tensor, shape (batch,)
+            ``"loss"``, with a graph, and in validation what the history shall have beside it.
+        """
+
+
+def probe(classifier: Classifier, train: ClipDataset) -> View:
+    """Return one clip of a set, analysed on the classifier's device."""
+    weight = classifier.weight_type
+    waveform = train[0].waveform[None]
+    with torch.no_grad():
+        return classifier.front_end.analyse(waveform if weight is None else waveform.to(weight[0]))
+
+
+def draw_targets(logits: Tensor, others: float, generator: torch.Generator | None = None) -> Tensor:
+    """Return the classes to explain in a training: the predicted one, or the second.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (batch, classes)
+    others : float
+        Probability of the second.
+    generator : torch.Generator, optional
+        On the CPU. None: the predicted ones.
+
+    Returns
+    -------
+    Tensor of int64, shape (batch,)
+    """
+    if generator is None or logits.shape[1] == 1:
+        return logits.argmax(1)
+    first, second = logits.topk(2).indices.unbind(1)
+    is_other = torch.rand(len(logits), generator=generator) < others
+    return torch.where(is_other.to(logits.device), second, first)
+
+
+@OBJECTIVES.register("lmac")
+@dataclass(frozen=True)
+class LMACObjective(Objective):
+    """The loss of L-MAC.
+
+    For each clip, with its mask M of the class c:
+
+    -keep · log p_c(in) + remove · log p_c(out) + sparsity · mean(M) + guidance · distance.
+
+    ``in`` and ``out`` are the clip's cells masked in and out as the metrics mask them, from the
+    masking base. What is kept must be enough for the class, what is left must not be, and the
+    mask must be small. `keep` and `remove` are those of the paper. There the mean of the masks of a
+    batch is weighed by 0.4 once for each of its 16 clips, which is 6.4 for the mean of one.
+
+    With `guidance` the masks are tuned for the ear, as in the paper's second stage: for clips whose
+    masked-in magnitudes are like the clean ones (a cosine of `alike` and more) the term of sparsity
+    is replaced by the squared distance between the two, log(1 + magnitude), as a share of the
+    clean one's square. Start from a decoder that was trained without.
+
+    Parameters
+    ----------
+    width : int
+        See `LMACDecoder`.
+    base : str
+        Masking base.
+    keep, remove, sparsity, guidance, alike : float
+    others : float
+        Probability that the network's second class is explained instead of the first, so that
+        decoders learn to tell classes apart. The paper explains the first only.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative or not finite, or the probability is none.
+    """
+
+    width: int = 16
+    base: str = "floor"
+    keep: float = 4.0
+    remove: float = 0.2
+    sparsity: float = 6.4
+    guidance: float = 0.0
+    alike: float = 0.6
+    others: float = 0.25
+
+    method: ClassVar[str] = "lmac"
+
+    def __post_init__(self) -> None:
+        BASES[self.base]
+        for name in ("keep", "remove", "sparsity", "guidance"):
+            check_number(name, getattr(self, name), 0, math.inf)
+        for name in ("alike", "others"):
+            check_number(name, getattr(self, name), 0, 1)
+
+    def make_decoder(
+        self,
+        classifier: Classifier,
+        train: ClipDataset,
+        *,
+        layers: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> LMACDecoder:
+        """Return a decoder with random weights; see `Objective`."""
+        view = probe(classifier, train)
+        layers = choose_layers(classifier, view) if layers is None else list(layers)
+        channels = plane_channels(classifier, layers, view)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return LMACDecoder(layers, channels, self.width, self.base)
+
+    def losses(
+        self,
+        decoder: Decoder,
+        model: Classifier,
+        described: Classifier,
+        clips: View,
+        clean: View,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the loss; in validation also what `masking_losses` measures. See `Objective`."""
+        seen = observe(
+            model,
+            described,
+            decoder.layers,
+            clips,
+            lambda logits: draw_targets(logits, self.others, generator),
+            gradient=True,
+        )
+        mask = decoder(seen, clips.cells.shape[2:]).sigmoid()
+        found = self.masking_losses(model, clips, clean, mask, seen.logits, seen.target)
+        return {"loss": found["loss"]} if generator is not None else found
+
+    def masking_losses(
+        self,
+        model: Classifier,
+        clips: View,
+        clean: View,
+        mask: Tensor,
+        logits: Tensor,
+        target: Tensor,
+    ) -> dict[str, Tensor]:
+        """Return what masks cost and how faithful they are.
+
+        Parameters
+        ----------
+        model : Classifier
+        clips, clean : View
+        mask : Tensor, shape (batch, 1, bins, frames)
+            In [0, 1].
+        logits : Tensor, shape (batch, classes)
+            Of the clips.
+        target : Tensor of int64, shape (batch,)
+
+        Returns
+        -------
+        dict of str to Tensor, shape (batch,)
+            ``loss``; ``mask``, the mask's mean; and the metrics ``FF``, ``AD`` and ``FidIn``.
+        """
+        front_end = model.front_end
+        level = base_level(clips.cells, self.base, floor=front_end.floor)
+        inside, outside = apply_mask(clips.cells, mask, level)
+        twice = clips[torch.arange(len(clips), device=mask.device).repeat(2)]
+        both = model.logits(torch.cat([inside, outside]), twice)
+        before = model.probabilities(logits)
+        kept, left = model.probabilities(both).chunk(2)
+        goal = target.to(kept.device)
+        size = mask.mean((1, 2, 3)).to(kept)
+        cost = self.sparsity * size
+        if self.guidance:
+            wanted = log_magnitude(clean.cells, log=front_end.log)
+            heard = log_magnitude(inside, log=front_end.log)
+            alike = cosine(heard.detach(), wanted) >= self.alike
+            power = wanted.square().sum((1, 2, 3)).clamp(min=torch.finfo(wanted.dtype).tiny)
+            distance = (heard - wanted).square().sum((1, 2, 3)) / power
+            cost = torch.where(alike.to(kept.device), self.guidance * distance.to(kept), cost)
+        loss = self.keep * -_log(pick(kept, goal)) + self.remove * _log(pick(left, goal)) + cost
+        kept, left = kept.detach(), left.detach()
+        return {
+            "loss": loss,
+            "mask": size.detach(),
+            "FF": faithfulness(before, left, goal),
+            "AD": average_drop(before, kept, goal),
+            "FidIn": model.head.keeps(before, kept, goal).to(kept),
+        }
+
+
+def plane_channels(classifier: Classifier, layers: Sequence[str], view: View) -> list[int]:
+    """Return the number of channels of some layers' planes."""
+    seen = observe(classifier, classifier, layers, view, lambda logits: logits.argmax(1))
+    return [plane.shape[1] for plane in seen.planes]
+
+
+def log_magnitude(cells: Tensor, *, log: bool) -> Tensor:
+    """Return log(1 + magnitude) of cells in dB, or of power where they are not logarithmic."""
+    magnitude = torch.pow(10.0, cells / 20) if log else cells.clamp(min=1e-20).sqrt()
+    return magnitude.log1p()
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Return the cosine between batches, shape (batch,); 0 where one is all zero."""
+    first, second = first.flatten(1), second.flatten(1)
+    norms = first.norm(dim=1) * second.norm(dim=1)
+    return (first * second).sum(1) / norms.clamp(min=torch.finfo(first.dtype).tiny)
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Raise a ValueError unless a setting is a finite number between two."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}: expected a number from {low:g} to {high:g}")
+
+
+def _log(probability: Tensor) -> Tensor:
+    return probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
