@@ -28,6 +28,8 @@ from audiointerp.interpretation.shap import (
 from audiointerp.interpretation.trained.files import load_interpreter, save_interpreter
 from audiointerp.interpretation.trained.lmac import LMACInterpreter
 
+from audiointerp.interpretation.trained.l2i import L2IInterpreter  # isort: skip (table order)
+
 from audiointerp.interpretation.references import (  # isort: skip (after the methods in tables)
     EdgeReference,
     EnergyReference,
@@ -49,6 +51,7 @@ __all__ = [
     "GradCAMInterpreter",
     "IdealReference",
     "Interpreter",
+    "L2IInterpreter",
     "LIMEInterpreter",
     "LMACInterpreter",
     "Quickshift",

@@ -17,13 +17,15 @@ from torch import Tensor
 
 from audiointerp.dataset.base import ClipDataset
 from audiointerp.evaluation.fidelity import average_drop, faithfulness
-from audiointerp.interpretation.base import pick
+from audiointerp.interpretation.base import check_whole, pick
 from audiointerp.interpretation.trained.base import Decoder, choose_layers, observe
+from audiointerp.interpretation.trained.l2i import ROWS, L2IDecoder, log_magnitude
 from audiointerp.interpretation.trained.lmac import LMACDecoder
 from audiointerp.masking import BASES, apply_mask, base_level
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
+from audiointerp.training.nmf import factorise
 
 OBJECTIVES: Registry[type[Objective]] = Registry("trained interpreter")
 
@@ -270,16 +272,147 @@ class LMACObjective(Objective):
         }
 
 
+@OBJECTIVES.register("l2i")
+@dataclass(frozen=True)
+class L2IObjective(Objective):
+    """The loss of L2I, with the weights of the paper.
+
+    For each clip: reconstruction · mean (V - W·H)² + sparsity · mean(H) + fidelity, where V is
+    log(1 + magnitude) with a root mean square of 1 over the training frames, and fidelity is the
+    head's loss of the decoder's outputs against the classifier's probabilities. W is learned before
+    the training, from frames that are drawn evenly from all training clips.
+
+    Parameters
+    ----------
+    width, components : int
+    threshold : float
+        See `L2IDecoder`.
+    reconstruction, sparsity : float
+    frames : int
+        How many frames the dictionary is learned from.
+    iterations : int
+        Of the factorisation.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative or not finite.
+    """
+
+    width: int = 32
+    components: int = 48
+    threshold: float = 0.2
+    reconstruction: float = 10.0
+    sparsity: float = 0.8
+    frames: int = 20_000
+    iterations: int = 200
+
+    method: ClassVar[str] = "l2i"
+
+    def __post_init__(self) -> None:
+        for name in ("reconstruction", "sparsity"):
+            check_number(name, getattr(self, name), 0, math.inf)
+        check_whole("frames", self.frames, 1)
+
+    def make_decoder(
+        self,
+        classifier: Classifier,
+        train: ClipDataset,
+        *,
+        layers: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> L2IDecoder:
+        """Return a decoder with its dictionary and else random weights; see `Objective`.
+
+        By default it reads the last three of `choose_layers`, as the paper's.
+        """
+        view = probe(classifier, train)
+        layers = choose_layers(classifier, view)[-3:] if layers is None else list(layers)
+        seen = observe(classifier, classifier, layers, view, lambda logits: logits.argmax(1))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            decoder = L2IDecoder(
+                layers,
+                [plane.shape[1] for plane in seen.planes],
+                [min(ROWS, plane.shape[2]) for plane in seen.planes],
+                view.cells.shape[2],
+                classifier.head.num_outputs(seen.logits.shape[1]),
+                self.components,
+                self.width,
+                self.threshold,
+                classifier.front_end.log,
+            )
+        spectra = draw_frames(classifier, train, self.frames, seed)
+        spectra = log_magnitude(spectra, log=decoder.log)
+        decoder.scale.fill_(spectra.square().mean().sqrt().clamp(min=1e-6))
+        dictionary, _ = factorise(
+            spectra / decoder.scale, self.components, iterations=self.iterations, seed=seed
+        )
+        decoder.dictionary.copy_(dictionary)
+        return decoder
+
+    def losses(
+        self,
+        decoder: Decoder,
+        model: Classifier,
+        described: Classifier,
+        clips: View,
+        clean: View,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the loss; in validation also its parts and how often the two agree.
+
+        See `Objective`.
+        """
+        seen = observe(model, described, decoder.layers, clips, lambda logits: logits.argmax(1))
+        activations = decoder(seen, clips.cells.shape[3])
+        rebuilt = decoder.reconstruct(activations)
+        error = (decoder.spectrogram(clips.cells) - rebuilt).square().mean((1, 2))
+        few = activations.mean((1, 2))
+        logits = model.head.logits(decoder.classify(decoder.pool(activations)))
+        wanted = model.head.probabilities(seen.logits)
+        fidelity = torch.stack(
+            [
+                model.head.loss(one[None], other[None])
+                for one, other in zip(logits, wanted, strict=True)
+            ]
+        )
+        loss = self.reconstruction * error + self.sparsity * few + fidelity
+        if generator is not None:
+            return {"loss": loss}
+        agrees = (logits.argmax(1) == seen.logits.argmax(1)).to(loss)
+        parts = {"error": error, "activation": few, "fidelity": fidelity, "agrees": agrees}
+        return {"loss": loss} | {name: each.detach() for name, each in parts.items()}
+
+
+@torch.no_grad()
+def draw_frames(classifier: Classifier, clips: ClipDataset, count: int, seed: int) -> Tensor:
+    """Return frames of all clips of a set, as many of each, shape (bins, frames).
+
+    Parameters
+    ----------
+    classifier : Classifier
+    clips : ClipDataset
+    count : int
+        About how many in all.
+    seed : int
+        Draws them.
+    """
+    weight = classifier.weight_type
+    device = torch.device("cpu") if weight is None else weight[0]
+    generator = torch.Generator().manual_seed(seed)
+    each = math.ceil(count / len(clips))
+    drawn = []
+    for place in range(len(clips)):
+        cells = classifier.front_end.analyse(clips[place].waveform[None].to(device)).cells[0, 0]
+        drawn.append(cells[:, torch.randperm(cells.shape[1], generator=generator)[:each]])
+    return torch.cat(drawn, 1)
+
+
 def plane_channels(classifier: Classifier, layers: Sequence[str], view: View) -> list[int]:
     """Return the number of channels of some layers' planes."""
     seen = observe(classifier, classifier, layers, view, lambda logits: logits.argmax(1))
     return [plane.shape[1] for plane in seen.planes]
-
-
-def log_magnitude(cells: Tensor, *, log: bool) -> Tensor:
-    """Return log(1 + magnitude) of cells in dB, or of power where they are not logarithmic."""
-    magnitude = torch.pow(10.0, cells / 20) if log else cells.clamp(min=1e-20).sqrt()
-    return magnitude.log1p()
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
