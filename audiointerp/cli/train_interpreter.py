@@ -12,7 +12,7 @@ from audiointerp.cli.wording import say
 
 
 def train_interpreter(
-    method: Annotated[str, typer.Argument(help="lmac.")],
+    method: Annotated[str, typer.Argument(help="lmac, l2i.")],
     weights: Annotated[Path, typer.Option("--weights", "-w", help="The classifier's file.")],
     data: Data,
     out: Annotated[
@@ -38,9 +38,9 @@ def train_interpreter(
     start: Annotated[
         Path | None, typer.Option(help="An interpreter's weight file to go on from.")
     ] = None,
-    epochs: int = 40,
-    batch_size: int = 16,
-    learning_rate: float = 2e-3,
+    epochs: int = 30,
+    batch_size: int = 8,
+    learning_rate: float = 5e-3,
     weight_decay: float = 1e-4,
     mix: Annotated[
         float, typer.Option(help="Share of clips that another one is mixed into; 0 for none.")

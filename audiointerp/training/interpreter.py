@@ -35,7 +35,7 @@ from audiointerp.storage import check_writable, claim, write_atomically
 from audiointerp.training.card import decoder_card, decoder_page, source_and_licence
 from audiointerp.training.checkpoints import BEST, best_epoch, is_finished, load_best, read_earlier
 from audiointerp.training.loop import Epochs, fingerprint, make_loader, run
-from audiointerp.training.objectives import OBJECTIVES, Objective, check_number
+from audiointerp.training.objectives import OBJECTIVES, Objective, Step, check_number
 from audiointerp.training.recipe import Fold, command_words, run_folder
 
 MIXED_DB = (0.0, 10.0)
@@ -93,9 +93,9 @@ def fit_interpreter(
     out: str | os.PathLike[str],
     start: Decoder | None = None,
     layers: Sequence[str] | None = None,
-    epochs: int = 40,
-    batch_size: int = 16,
-    learning_rate: float = 2e-3,
+    epochs: int = 30,
+    batch_size: int = 8,
+    learning_rate: float = 5e-3,
     weight_decay: float = 1e-4,
     mix: float = 0.5,
     patience: int | None = None,
@@ -230,7 +230,8 @@ class _Task(Epochs):
         with torch.no_grad():
             sound, clean = self._mixed(batch.waveform, generator)
             views = self.processor.analyse(sound), self.processor.analyse(clean)
-        found = self.objective.losses(self.model, *self._frozen, *views, generator)
+        step = Step(generator, self.global_step / self.total_steps)
+        found = self.objective.losses(self.model, *self._frozen, *views, step)
         loss = self.check_loss(found["loss"].mean())
         self.count("train", len(sound), loss=float(loss.detach()) * len(sound))
         return loss
@@ -241,6 +242,7 @@ class _Task(Epochs):
         with torch.inference_mode(False), torch.enable_grad():
             view = self.processor.analyse(batch.waveform.clone())
             found = self.objective.losses(self.model, *self._frozen, view, view)
+            self.check_loss(found["loss"].mean())
         self.count("val", len(view), **{name: float(each.sum()) for name, each in found.items()})
 
     def _mixed(self, waveform: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -278,9 +280,9 @@ def train_interpreter(
     width: int | None = None,
     options: Mapping[str, Any] | None = None,
     start: str | os.PathLike[str] | None = None,
-    epochs: int = 40,
-    batch_size: int = 16,
-    learning_rate: float = 2e-3,
+    epochs: int = 30,
+    batch_size: int = 8,
+    learning_rate: float = 5e-3,
     weight_decay: float = 1e-4,
     mix: float = 0.5,
     patience: int | None = None,
@@ -416,9 +418,9 @@ _OPTIONS: dict[str, Any] = {
     "width": None,
     "options": None,
     "start": None,
-    "epochs": 40,
-    "batch_size": 16,
-    "learning_rate": 2e-3,
+    "epochs": 30,
+    "batch_size": 8,
+    "learning_rate": 5e-3,
     "weight_decay": 1e-4,
     "mix": 0.5,
     "patience": None,

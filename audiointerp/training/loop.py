@@ -293,8 +293,7 @@ class Epochs(LightningModule):
             lr=self.settings["learning_rate"],
             weight_decay=self.settings["weight_decay"],
         )
-        steps = math.ceil(self.settings["clips"][0] / self.settings["batch_size"])
-        total = steps * self.settings["epochs"]
+        total = self.total_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, total))
         return {
             "optimizer": optimiser,
@@ -333,6 +332,12 @@ class Epochs(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history back."""
         self.history = checkpoint["training"]["history"]
+
+    @property
+    def total_steps(self) -> int:
+        """The number of steps of all epochs."""
+        steps = math.ceil(self.settings["clips"][0] / self.settings["batch_size"])
+        return steps * self.settings["epochs"]
 
     def generator(self) -> torch.Generator:
         """Return the step's generator, on the CPU, and seed torch's own by the same number."""

@@ -20,14 +20,33 @@ from audiointerp.evaluation.fidelity import average_drop, faithfulness
 from audiointerp.interpretation.base import check_whole, pick
 from audiointerp.interpretation.trained.base import Decoder, choose_layers, observe
 from audiointerp.interpretation.trained.l2i import ROWS, L2IDecoder, log_magnitude
-from audiointerp.interpretation.trained.lmac import LMACDecoder
+from audiointerp.interpretation.trained.lmac import TEMPERATURE, LMACDecoder
 from audiointerp.masking import BASES, apply_mask, base_level
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
 from audiointerp.training.nmf import factorise
 
+_SURE = 0.5
+"""Share of a training from which on the masks of L-MAC are not drawn any more."""
+
 OBJECTIVES: Registry[type[Objective]] = Registry("trained interpreter")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of the training draws from, and where in the training it is.
+
+    Attributes
+    ----------
+    generator : torch.Generator
+        On the CPU.
+    progress : float
+        Share of all steps that are done, in [0, 1].
+    """
+
+    generator: torch.Generator
+    progress: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,7 @@ class Objective(ABC):
         described: Classifier,
         clips: View,
         clean: View,
-        generator: torch.Generator | None = None,
+        step: Step | None = None,
     ) -> dict[str, Tensor]:
         """Return what a batch of clips costs.
 
@@ -86,8 +105,8 @@ class Objective(ABC):
         clips : View
         clean : View
             The clips before another one was mixed in; the same where none was.
-        generator : torch.Generator, optional
-            On the CPU; None in validation, where nothing is drawn.
+        step : Step, optional
+            None in validation, where nothing is drawn.
 
         Returns
         -------
@@ -126,6 +145,15 @@ def draw_targets(logits: Tensor, others: float, generator: torch.Generator | Non
     return torch.where(is_other.to(logits.device), second, first)
 
 
+def draw_logistic(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Return values drawn from the logistic distribution, on the CPU.
+
+    Added to a logit, its sign is that of a coin which falls by the logit's probability.
+    """
+    uniform = torch.rand(shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+    return uniform.logit()
+
+
 @OBJECTIVES.register("lmac")
 @dataclass(frozen=True)
 class LMACObjective(Objective):
@@ -139,6 +167,12 @@ class LMACObjective(Objective):
     masking base. What is kept must be enough for the class, what is left must not be, and the
     mask must be small. `keep` and `remove` are those of the paper. There the mean of the masks of a
     batch is weighed by 0.4 once for each of its 16 clips, which is 6.4 for the mean of one.
+
+    In the first half of the training the masks are drawn, nearly binary, from what the decoder
+    says (binary concrete distributions; Maddison et al., ICLR 2017), with noise that fades out. The
+    paper does without. A mask that is 0.5 everywhere makes every cell quieter, which no network has
+    met; from there all cells come to be kept or all to be removed, and the training stays at that.
+    Random holes leave many networks their class, so that the part of each cell is learned.
 
     With `guidance` the masks are tuned for the ear, as in the paper's second stage: for clips whose
     masked-in magnitudes are like the clean ones (a cosine of `alike` and more) the term of sparsity
@@ -203,7 +237,7 @@ class LMACObjective(Objective):
         described: Classifier,
         clips: View,
         clean: View,
-        generator: torch.Generator | None = None,
+        step: Step | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss; in validation also what `masking_losses` measures. See `Objective`."""
         seen = observe(
@@ -211,12 +245,18 @@ class LMACObjective(Objective):
             described,
             decoder.layers,
             clips,
-            lambda logits: draw_targets(logits, self.others, generator),
+            lambda logits: draw_targets(logits, self.others, step and step.generator),
             gradient=True,
         )
-        mask = decoder(seen, clips.cells.shape[2:]).sigmoid()
+        logit = decoder(seen, clips.cells.shape[2:])
+        if not logit.isfinite().all():  # no mask, and a loss that ends the training
+            return {"loss": logit.mean((1, 2, 3)) * float("nan")}
+        if step is not None and step.progress < _SURE:
+            noise = draw_logistic(logit.shape, step.generator).to(logit)
+            logit = logit + (1 - step.progress / _SURE) / TEMPERATURE * noise
+        mask = logit.sigmoid()
         found = self.masking_losses(model, clips, clean, mask, seen.logits, seen.target)
-        return {"loss": found["loss"]} if generator is not None else found
+        return found if step is None else {"loss": found["loss"]}
 
     def masking_losses(
         self,
@@ -358,7 +398,7 @@ class L2IObjective(Objective):
         described: Classifier,
         clips: View,
         clean: View,
-        generator: torch.Generator | None = None,
+        step: Step | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss; in validation also its parts and how often the two agree.
 
@@ -378,7 +418,7 @@ class L2IObjective(Objective):
             ]
         )
         loss = self.reconstruction * error + self.sparsity * few + fidelity
-        if generator is not None:
+        if step is not None:
             return {"loss": loss}
         agrees = (logits.argmax(1) == seen.logits.argmax(1)).to(loss)
         parts = {"error": error, "activation": few, "fidelity": fidelity, "agrees": agrees}

@@ -141,10 +141,14 @@ class L2IDecoder(Decoder):
     def relevance(self, pooled: Tensor, head: Head, target: Tensor) -> Tensor:
         """Return how much each component speaks for the class, (batch, components), at most 1.
 
-        What it gives to the class's logit, as a share of the largest absolute one.
+        What it gives to the class's logit, as a share of the largest absolute one. Of classes that
+        exclude each other it is what it gives beyond the mean of all classes: a weight that is the
+        same for all changes no probability.
         """
-        weights = head.logits(self.classify.weight.mT)[:, target].mT
-        given = pooled * weights
+        weights = head.logits(self.classify.weight.mT)
+        if head.exclusive:
+            weights = weights - weights.mean(1, keepdim=True)
+        given = pooled * weights[:, target].mT
         largest = given.abs().amax(1, keepdim=True)
         return torch.where(largest > 0, given / largest, torch.zeros_like(given))
 
@@ -186,8 +190,9 @@ class L2IInterpreter(TrainedInterpreter):
     References
     ----------
     J. Parekh, S. Parekh, P. Mozharovskyi, F. d'Alché-Buc, G. Richard, "Listen to Interpret:
-    Post-hoc Interpretability for Audio Networks with NMF", NeurIPS 2022. Its attention is over
-    frames of one length; this one takes any.
+    Post-hoc Interpretability for Audio Networks with NMF", NeurIPS 2022. Unlike there, clips may
+    have any length, and relevance is counted from the mean of the classes; see
+    `L2IDecoder.relevance`.
     """
 
     name = "l2i"

@@ -16,8 +16,8 @@ from audiointerp.masking import BASES
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 
-_OPEN = 2.0
-"""The mask's logit before the training: masks begin nearly open, where the network is sure."""
+TEMPERATURE = 0.2
+"""What the decoder's last layer is divided by: masks are near 0 or 1 rather than in between."""
 
 
 class LMACDecoder(Decoder):
@@ -25,8 +25,8 @@ class LMACDecoder(Decoder):
 
     From the last layer to the first, as in a U-Net: the coarse planes are resized bilinearly to
     those of the layer before, joined with its activations and convolved. The last layer comes
-    twice: as it is, and times the class's mean gradient in each channel, as Grad-CAM weighs it,
-    which tells the decoder what class to explain. Every clip is normalised on its own, so that its
+    twice: as it is, and times the gradient of the class's logit, which tells the decoder what class
+    to explain. Every clip is normalised on its own, so that its
     mask does not depend on its neighbours, in training neither.
 
     Parameters
@@ -74,8 +74,7 @@ class LMACDecoder(Decoder):
         )
         self.even_out = nn.ModuleList(nn.GroupNorm(1, size) for size in sizes)
         self.head = nn.Conv2d(self.width, 1, 3, padding=1)
-        if not self.head.bias.is_meta:
-            nn.init.constant_(self.head.bias, _OPEN)
+        nn.init.zeros_(self.head.bias)
 
     def settings(self) -> dict[str, Any]:
         """Return the constructor's arguments, ready for JSON."""
@@ -108,18 +107,16 @@ class LMACDecoder(Decoder):
             if hidden is not None:
                 joined = joined + _resize(hidden, joined.shape[2:])
             hidden = relu(self.even_out[place](self.convolve[place](relu(joined))))
-        return self.head(_resize(hidden, size))
+        return self.head(_resize(hidden, size)) / TEMPERATURE
 
 
 def _evidence(plane: Tensor, gradient: Tensor) -> Tensor:
-    """Return activations times the mean gradient of their channels, scaled to a mean square of 1.
+    """Return activations times their gradient, which is scaled to a mean square of 1.
 
     The scale says how steep the logit is, not where the class is.
     """
-    weights = gradient.mean((2, 3), keepdim=True)
-    scale = weights.square().mean(1, keepdim=True).sqrt()
-    weights = torch.where(scale > 0, weights / scale, torch.zeros_like(weights))
-    return weights * plane
+    scale = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return torch.where(scale > 0, gradient / scale, torch.zeros_like(gradient)) * plane
 
 
 def _resize(planes: Tensor, size: Sequence[int]) -> Tensor:
