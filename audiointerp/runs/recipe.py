@@ -50,7 +50,7 @@ class Recipe:
         Masks to make and score; all by default.
     base : {"floor", "minimum", "quiet"}
         What a removed cell becomes, and what methods that hide parts of a clip put there.
-    domain : {"feature", "power"}
+    domain : {"feature", "power", "log1p"}
         What a mask multiplies.
     on : {"features", "audio"} or both
         What metrics are measured on.
@@ -65,7 +65,7 @@ class Recipe:
     progress : bool
         Show progress bars.
     extra : str or sequence of str
-        Families of metrics to compute that take many passes through the model, such as "curves".
+        Families of metrics to compute that are computed on request only, such as "curves".
     takes_all : bool
         Whether the methods were given as "all".
 
@@ -80,7 +80,7 @@ class Recipe:
     methods: str | Sequence[str] | None = None
     masks: str | Sequence[str] | None = None
     base: str = "floor"
-    domain: Literal["feature", "power"] = "feature"
+    domain: Literal["feature", "power", "log1p"] = "feature"
     on: Place | Sequence[Place] = "features"
     precision: str = "float32"
     target: Target = None
