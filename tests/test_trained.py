@@ -692,7 +692,7 @@ def test_the_command_writes_weights_card_and_learning_curve(name, tiny, monkeypa
     ("words", "message"),
     [
         (["saliency"], "unknown trained interpreter 'saliency'"),
-        (["lmac", "--option", "sparsity"], "expected name=value"),
+        (["lmac", "--option", "sparsity"], "expected NAME=VALUE"),
         (["lmac", "--option", "sparseness=1"], "no setting sparseness: it takes width, base"),
         (["lmac", "--option", "sparsity=much"], "sparsity is 'much'"),
         (["lmac", "--out", "a.pt"], "end in .safetensors"),

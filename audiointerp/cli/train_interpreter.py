@@ -93,7 +93,7 @@ def _read_option(text: str) -> tuple[str, int | float | str]:
     """Return the name and the value of ``name=value``."""
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise ValueError(f"--option {text}: expected name=value, such as sparsity=4")
+        raise ValueError(f"--option {text}: expected NAME=VALUE, a setting of the training")
     for kind in (int, float):
         try:
             return name, kind(value)
