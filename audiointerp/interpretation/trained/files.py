@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from audiointerp.arguments import build
-from audiointerp.interpretation.base import METHODS
-from audiointerp.interpretation.trained.base import Decoder, TrainedInterpreter
+from audiointerp.interpretation.base import METHODS, Interpreter
+from audiointerp.interpretation.trained.base import Decoder
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.described import WeightsError, read_described, write_described
 from audiointerp.model.signatures import SAFETENSORS, identify
@@ -85,7 +85,7 @@ def save_interpreter(
 
 def load_interpreter(
     path: str | os.PathLike[str], classifier: nn.Module, **options: Any
-) -> TrainedInterpreter:
+) -> Interpreter:
     """Return the trained interpreter of a weight file, bound to the classifier it was trained for.
 
     Parameters
@@ -193,10 +193,10 @@ def train_command(classifier: Path, method: str) -> str:
 
 
 def _decoder_type(method: str) -> type[Decoder]:
-    interpreter = METHODS.get(method)
-    if interpreter is None or not issubclass(interpreter, TrainedInterpreter):
-        raise ValueError(f"it is of the method {method!r:.100}, which this version does not have")
-    return interpreter.decoder_type
+    decoder_type = getattr(METHODS.get(method), "decoder_type", None)
+    if decoder_type is None:
+        raise ValueError(f"it is of the method {method!r:.100}, which this version cannot load")
+    return decoder_type
 
 
 def _read_field(text: Mapping[str, str], name: str, kind: type) -> Any:

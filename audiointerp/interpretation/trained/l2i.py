@@ -12,7 +12,8 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate, relu
 
 from audiointerp.interpretation.base import METHODS, check_whole
 from audiointerp.interpretation.facts import Facts
-from audiointerp.interpretation.trained.base import Decoder, Observation, TrainedInterpreter
+from audiointerp.interpretation.trained.base import Decoder, Observation
+from audiointerp.interpretation.trained.interpreter import TrainedInterpreter
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.heads import Head
 from audiointerp.processing import View

@@ -11,7 +11,8 @@ from torch.nn.functional import interpolate, relu
 
 from audiointerp.interpretation.base import METHODS, check_whole
 from audiointerp.interpretation.facts import Facts
-from audiointerp.interpretation.trained.base import Decoder, Observation, TrainedInterpreter
+from audiointerp.interpretation.trained.base import Decoder, Observation
+from audiointerp.interpretation.trained.interpreter import TrainedInterpreter
 from audiointerp.masking import BASES
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
