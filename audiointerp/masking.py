@@ -298,7 +298,7 @@ def apply_mask(
     mask: Tensor,
     base: float | Tensor,
     *,
-    domain: Literal["feature", "power"] = "feature",
+    domain: Literal["feature", "power", "log1p"] = "feature",
 ) -> tuple[Tensor, Tensor]:
     """Return the features with the mask kept, and with the mask removed.
 
@@ -313,9 +313,11 @@ def apply_mask(
         M, in [0, 1].
     base : float or Tensor broadcastable to the features
         What a cell becomes where it is removed; see `base_level`.
-    domain : {"feature", "power"}
+    domain : {"feature", "power", "log1p"}
         ``"power"`` takes dB features and mixes them as power instead: M = 0.5 is then -3 dB
-        rather than half-way down to the base.
+        rather than half-way down to the base. ``"log1p"`` mixes log(1 + magnitude), as the
+        published figures of L-MAC and L2I do: of magnitudes far below 1, M = 0.5 is -6 dB, far
+        above it half the decibels.
 
     Returns
     -------
@@ -362,9 +364,16 @@ def _mix_power(features: Tensor, base: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask == 1, features, torch.where(mask == 0, base, mixed))
 
 
+def _mix_log1p(features: Tensor, base: Tensor, mask: Tensor) -> Tensor:
+    loud, quiet = (torch.pow(10.0, level / 20).log1p() for level in (features, base))
+    mixed = 20 * torch.log10(torch.lerp(quiet, loud, mask).expm1())
+    return torch.where(mask == 1, features, torch.where(mask == 0, base, mixed))
+
+
 DOMAINS: Registry[Callable[[Tensor, Tensor, Tensor], Tensor]] = Registry("masking domain")
 DOMAINS["feature"] = _mix_features
 DOMAINS["power"] = _mix_power
+DOMAINS["log1p"] = _mix_log1p
 
 
 BASES: Registry[Callable[[Tensor, float], Tensor]] = Registry("masking base")

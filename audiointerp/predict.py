@@ -48,7 +48,7 @@ class Predict:
         returns a mask.
     base : {"floor", "minimum", "quiet"}
         What a removed cell becomes; see `audiointerp.masking.base_level`.
-    domain : {"feature", "power"}
+    domain : {"feature", "power", "log1p"}
         What a mask multiplies; see `audiointerp.masking.apply_mask`.
     on : {"features", "audio"} or both
         What the metrics are measured on: the masked features, or the masked sounds after
@@ -65,7 +65,7 @@ class Predict:
     duration : float, optional
         Seconds of a window of `predict`; the model's own by default.
     extra : str or sequence of str
-        Families of metrics to compute that take many passes through the model: "curves".
+        Families of metrics to compute that are computed on request only: "curves".
 
     Raises
     ------
@@ -89,7 +89,7 @@ class Predict:
         *,
         masks: Iterable[str] | None = None,
         base: str = "floor",
-        domain: Literal["feature", "power"] = "feature",
+        domain: Literal["feature", "power", "log1p"] = "feature",
         on: Place | Sequence[Place] = "features",
         precision: str = "float32",
         target: Target = None,

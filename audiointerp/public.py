@@ -16,9 +16,13 @@ from audiointerp.interpretation import (
     METHODS,
     GradCAMInterpreter,
     Interpreter,
+    L2IInterpreter,
     LIMEInterpreter,
+    LMACInterpreter,
     SaliencyInterpreter,
     SHAPInterpreter,
+    load_interpreter,
+    save_interpreter,
 )
 from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
@@ -58,7 +62,9 @@ __all__ = [
     "GradCAMInterpreter",
     "Interpretation",
     "Interpreter",
+    "L2IInterpreter",
     "LIMEInterpreter",
+    "LMACInterpreter",
     "LogMelSTFTSpectrogram",
     "LogSTFTSpectrogram",
     "MelSTFTSpectrogram",
@@ -81,9 +87,11 @@ __all__ = [
     "classifier",
     "load",
     "load_audio",
+    "load_interpreter",
     "load_panns",
     "make_masks",
     "measure_curves",
     "open_dataset",
+    "save_interpreter",
     "save_weights",
 ]

@@ -191,15 +191,15 @@ def test_two_trainings_to_files_of_one_name_are_both_right(workplace, monkeypatc
 
 def test_a_training_of_an_earlier_version_is_found_in_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = [recipe._run_dir(recipe.Path(out)) for out in ("a/x.safetensors", "x.safetensors")]
+    folders = [recipe.run_folder(recipe.Path(out)) for out in ("a/x.safetensors", "x.safetensors")]
     assert len(set(folders)) == 2
     earlier = tmp_path / "results" / "training" / "x"
     earlier.mkdir(parents=True)
     (earlier / "last.ckpt").touch()
-    assert recipe._run_dir(recipe.Path("a/x.safetensors")).resolve() == earlier
+    assert recipe.run_folder(recipe.Path("a/x.safetensors")).resolve() == earlier
     (tmp_path / folders[0]).mkdir(parents=True)
     (tmp_path / folders[0] / "last.ckpt").touch()
-    assert recipe._run_dir(recipe.Path("a/x.safetensors")) == folders[0]
+    assert recipe.run_folder(recipe.Path("a/x.safetensors")) == folders[0]
 
 
 CACHING = """

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from decoders import untrained
 from fewer import FEW
 
 from audiointerp.cli import main
@@ -77,8 +78,11 @@ def command(monkeypatch, *arguments):
 def test_every_method_is_made_from_what_its_constructor_names(method, weights):
     model, processor = load(weights[1])
     background = torch.full((2, 1, 65, 126), -100.0)
+    options = dict(FEW.get(method, {}))
+    if "weights" in METHODS[method].requires:
+        options["weights"] = untrained(method, model, background)
     interpreter = build_interpreter(
-        method, model, processor, background=background, base="quiet", seed=3, **FEW.get(method, {})
+        method, model, processor, background=background, base="quiet", seed=3, **options
     )
     features = torch.full((1, 1, 65, 126), -80.0)
     features[..., 20:40] = -10

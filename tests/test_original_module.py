@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from decoders import untrained
 from torch import nn
 from torch.nn import functional
 
@@ -138,12 +139,19 @@ def test_the_original_is_used_and_the_log_says_so_once(obstacle, caplog):
 WITHOUT_TRUTH = [name for name in METHODS if "truth" not in METHODS[name].requires]
 
 
+def weights_of(method: str) -> dict:
+    if "weights" not in METHODS[method].requires:
+        return {}
+    return {"weights": untrained(method, network().eval(), FEATURES)}
+
+
 @pytest.mark.parametrize("method", WITHOUT_TRUTH)
 def test_every_method_gives_the_map_of_the_network_without_the_obstacle(obstacle, method):
     model = obstructed(obstacle).train()
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
-    interpreter = METHODS[method](model, **SETTINGS.get(method, {}))
-    expected = METHODS[method](network(), **SETTINGS.get(method, {})).attribute(FEATURES, 1)
+    settings = SETTINGS.get(method, {}) | weights_of(method)
+    interpreter = METHODS[method](model, **settings)
+    expected = METHODS[method](network(), **settings).attribute(FEATURES, 1)
     for _ in range(2):  # the first run changes what is stored
         found = interpreter.attribute(FEATURES, 1)
         assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
@@ -201,7 +209,7 @@ def test_a_copy_that_calls_the_original_runs_it_in_evaluation_mode():
 def test_networks_of_few_bits_are_copied_and_explained_as_they_are(method, dtype):
     # Rounded for both: what is compared is the network's arithmetic.
     features, background = FEATURES.to(dtype), BACKGROUND.to(dtype)
-    settings = SETTINGS.get(method, {})
+    settings = SETTINGS.get(method, {}) | weights_of(method)
     needs = "background" in settings
     coarse = settings | ({"background": background} if needs else {})
     exact = settings | ({"background": background.float()} if needs else {})

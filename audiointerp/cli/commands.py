@@ -16,6 +16,7 @@ from audiointerp.cli import (
     sanity,
     tables,
     train,
+    train_interpreter,
 )
 from audiointerp.cli.wording import Command
 
@@ -32,6 +33,7 @@ for _command in (
     experiment.experiment,
     benchmark.benchmark,
     train.train,
+    train_interpreter.train_interpreter,
     tables.tables,
     check.check,
     sanity.sanity,

@@ -30,7 +30,9 @@ Places = Annotated[
 ]
 Extra = Annotated[
     list[str] | None,
-    typer.Option("--extra", help="Also metrics of many passes: curves, 'robust fidelity'."),
+    typer.Option(
+        "--extra", help="Also metrics on request: curves, 'robust fidelity', speechbrain."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="For everything that is drawn at random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …, mps.")]

@@ -11,6 +11,7 @@ from types import FrameType
 GO_ON = {
     "experiment": "the same command goes on with what is missing",
     "train": "the same command with --resume goes on after the last finished epoch",
+    "train-interpreter": "the same command with --resume goes on after the last finished epoch",
     "data": "run the same command again; a download goes on where it was",
 }
 """How to go on with the commands that keep what was finished; the others begin again."""

@@ -53,6 +53,7 @@ from audiointerp.evaluation.truth import (  # isort: skip
     why_no_truth,
 )
 from audiointerp.evaluation.curves import area, masking_curves, road  # isort: skip
+from audiointerp.evaluation import speechbrain  # noqa: F401  isort: skip (for its record)
 from audiointerp.evaluation.describe import metrics_table  # isort: skip
 
 __all__ = [

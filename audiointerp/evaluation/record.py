@@ -148,8 +148,9 @@ class Metric:
     compute : callable
         ``compute(evidence)``, a Tensor of shape (batch,); NaN for a clip without evidence.
     on_request : bool
-        Whether it takes many passes through the model, and is computed only where its family is
-        asked for: ``extra`` of a `Recipe` or a `Job`.
+        Whether it is computed only where its family is asked for, ``extra`` of a `Recipe` or a
+        `Job`: because it takes many passes through the model, or is for comparison with the tables
+        of others only.
     chance : str
         The fact of the truth that a random map's mean is, "foreground_share" or "event_share" (see
         `audiointerp.evaluation.truth_facts`); "" where it is the same for all clips, or not known.

@@ -16,6 +16,7 @@ from audiointerp.interpretation.base import (
 )
 from audiointerp.interpretation.rescale import UnsupportedLayerError
 from audiointerp.interpretation.segmentation import SEGMENTATIONS, Quickshift
+from audiointerp.interpretation.trained.files import load_interpreter, save_interpreter
 
 # In the order of tables: the published four, families of methods, references.
 # isort: off
@@ -78,6 +79,8 @@ from audiointerp.interpretation.surrogates import (
     ForestSurrogateInterpreter,
     LinearSurrogateInterpreter,
 )
+from audiointerp.interpretation.trained.lmac import LMACInterpreter
+from audiointerp.interpretation.trained.l2i import L2IInterpreter
 from audiointerp.interpretation.references import (
     EdgeReference,
     EnergyReference,
@@ -121,7 +124,9 @@ __all__ = [
     "IntegratedGradientsInterpreter",
     "Interpreter",
     "KernelSHAPInterpreter",
+    "L2IInterpreter",
     "LIMEInterpreter",
+    "LMACInterpreter",
     "LRPInterpreter",
     "LayerCAMInterpreter",
     "LinearSurrogateInterpreter",
@@ -144,6 +149,8 @@ __all__ = [
     "XGradCAMInterpreter",
     "ZPlusLRPInterpreter",
     "is_reference",
+    "load_interpreter",
     "method_label",
+    "save_interpreter",
     "select_background",
 ]

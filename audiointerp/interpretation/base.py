@@ -82,8 +82,9 @@ class Interpreter(ABC):
     kind : {"attribution", "mask"}
         Whether it returns a signed map, of which masks are made, or a mask directly.
     requires : frozenset of str
-        What it must be given: its constructor "background" (cells of clips to compare with) and
-        "base" (what hidden cells become), `explain` "truth" (the parts of the clips).
+        What it must be given: its constructor "background" (cells of clips to compare with),
+        "base" (what hidden cells become) and "weights" (of a decoder that was trained for the
+        classifier, found beside its file), `explain` "truth" (the parts of the clips).
     reference : bool
         Whether it is no method but a reference that tables compare methods with, which sees no
         network; see `audiointerp.interpretation.references`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -103,6 +104,8 @@ class TransferModel(nn.Module):
         What the outputs mean; softmax unless changed.
     normalize : bool
         Whether sounds are scaled to a peak of 1 before they are analysed; they are unless changed.
+    file : Path or None
+        The weight file that it was read from.
 
     Raises
     ------
@@ -133,6 +136,7 @@ class TransferModel(nn.Module):
         self.duration: float | None = None
         self.head: Head = Softmax()
         self.normalize = True
+        self.file: Path | None = None
         self.base = base
         self.classifier = nn.Linear(base.fc1.out_features, num_classes)
         self.apply(initialise)

@@ -7,6 +7,7 @@ a bare network, and returns a classifier.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -120,6 +121,12 @@ class Classifier(nn.Module):
     def target_layer(self) -> nn.Module | None:
         """The layer that Grad-CAM looks at by default, where the network names one."""
         return getattr(self.network, "target_layer", None)
+
+    @property
+    def file(self) -> Path | None:
+        """The weight file that the network was read from by `audiointerp.load`, None for others."""
+        file = getattr(self.network, "file", None)  # of a network of the user's it may be anything
+        return file if isinstance(file, Path) else None
 
     @property
     def needs_view(self) -> bool:

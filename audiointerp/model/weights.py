@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from audiointerp.arguments import several
@@ -25,24 +23,16 @@ from audiointerp.model import TransferModel, build_model
 from audiointerp.model.checkpoint import load_panns, published_model
 from audiointerp.model.classes import check_class_names
 from audiointerp.model.classifier import Classifier
+from audiointerp.model.described import WeightsError, as_bytes, read_described, write_described
 from audiointerp.model.heads import build_head
 from audiointerp.model.signatures import SAFETENSORS, identify
-from audiointerp.model.state import CheckpointError, check_tensors, check_values, read_content
+from audiointerp.model.state import CheckpointError, check_tensors, read_content
 from audiointerp.processing import FrontEnd, STFTSpectrogram, build_processor
-from audiointerp.storage import write_atomically
 
 FORMAT = "audiointerp-1"
 """Of files with a softmax head and normalised sounds, which say nothing of either."""
 FORMAT_WITH_HEAD = "audiointerp-2"
 """Of files that name their head and level, so that earlier versions refuse instead of guessing."""
-
-
-CHECKSUM = "crc32"
-"""Field of the text with the CRC-32 of all the rest; files of earlier versions have none."""
-
-
-class WeightsError(ValueError):
-    """A weight file that cannot be used; the message names the file and the likely mistake."""
 
 
 def save_weights(
@@ -110,22 +100,14 @@ def save_weights(
             "head": json.dumps(model.head.settings()),
             "normalize": json.dumps(model.normalize),
         }
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-    }
-    for name, value in tensors.items():
-        check_values(name, value, value.dtype)
-    metadata |= {CHECKSUM: _checksum(metadata, tensors)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not save_file, whose files only their owner can read.
-    return write_atomically(path, _in_order(save(tensors, metadata)))
+    return write_described(path, metadata, model.state_dict())
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Classifier:
     """Return the classifier of a weight file, ready to predict.
 
     It unpacks as ``model, processor``: the network in evaluation mode, with ``classes``,
-    ``duration``, ``head`` and ``card`` set, and the front end it was trained with.
+    ``duration``, ``head``, ``card`` and ``file`` set, and the front end it was trained with.
 
     Parameters
     ----------
@@ -164,6 +146,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
         raise WeightsError(
             f"{path}: the file does not describe its own tensors: {error}"
         ) from error
+    model.file = path.absolute()
     model.eval().to(device)
     return Classifier(
         model,
@@ -186,7 +169,7 @@ def model_hash(model: nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         kind = str(value.dtype).removeprefix("torch.")
         digest.update(f"{name} {kind} {tuple(value.shape)}".encode())
-        digest.update(_as_bytes(value.detach().cpu()))
+        digest.update(as_bytes(value.detach().cpu()))
     return digest.hexdigest()[:16]
 
 
@@ -233,25 +216,13 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise WeightsError(f"{path}: {_describe_checkpoint(path)}")
     if kind is not SAFETENSORS:
         raise WeightsError(f"{path}: {kind.description}, not a weight file: {kind.advice}")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a whole safetensors file ({error}); was the copy cut short?"
-        ) from error
-    if metadata.get("format") not in _FORMATS:
-        raise WeightsError(
-            f"{path}: a safetensors file without the settings that audiointerp.save_weights "
-            f"writes into it; is it another program's? {_LOAD_ELSEWHERE}"
-        )
-    written = metadata.pop(CHECKSUM, None)
-    if written is not None and written != _checksum(metadata, tensors):
-        raise WeightsError(
-            f"{path}: damaged, its content is not what its checksum is of; copy it again"
-        )
-    return metadata, tensors
+    return read_described(
+        path,
+        _FORMATS,
+        "a safetensors file without the settings that audiointerp.save_weights writes into it; is "
+        "it another program's, or an interpreter's, which audiointerp.load_interpreter reads? "
+        + _LOAD_ELSEWHERE,
+    )
 
 
 _LOAD_ELSEWHERE = (
@@ -314,31 +285,3 @@ def _expect(name: str, value: Any, *kinds: type) -> Any:
         names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
         raise ValueError(f"{name} is {value!r:.100}: expected {names}")
     return value
-
-
-def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Return the CRC-32 of a file's text and tensors, in whatever order they lie in it."""
-    value = zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
-        value = zlib.crc32(_as_bytes(tensor), value)
-    return f"{value:08x}"
-
-
-def _as_bytes(tensor: Tensor) -> memoryview:
-    # As bytes: NumPy has no bfloat16.
-    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
-
-
-def _in_order(content: bytes) -> bytes:
-    """Return a safetensors file with its text in the order of the fields; they come at random.
-
-    The header's length comes first, in 8 bytes, little-endian; it is padded to a multiple of 8.
-    """
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[8 + length :]))

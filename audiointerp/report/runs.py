@@ -301,7 +301,8 @@ def describe_run(run: Run) -> list[tuple[str, str]]:
     level = "" if clips["normalize"] else ", not normalised"
     if "channel" in clips:
         level += f", channel {clips['channel']}"
-    unit = "power" if settings["domain"] == "power" or not run.processor.log else "dB"
+    unit = {"power": "power", "log1p": "log(1 + magnitude)"}.get(settings["domain"], "dB")
+    unit = unit if run.processor.log else "power"
     floor = f"{run.processor.floor:g} {'dB' if run.processor.log else 'power'}"
     base = {
         "floor": f"the front end's floor, {floor}",

@@ -195,7 +195,9 @@ overwrite
             for name, dataset in sets.items():
                 what = f"the {CLEAN} clips (clean=False leaves them out)" if name == CLEAN else name
                 fitting = recipe.methods_for(what, has_parts=dataset.has_parts)
-                folders = {run_path(results, model_name, m, name): jobs[m] for m in fitting}
+                folders = {
+                    run_path(results, model_name, m, name): jobs[m] for m in fitting if m in jobs
+                }
                 requests.append((folders, dataset))
                 remarks |= {
                     folder: _remark_background(fold, train_folds)

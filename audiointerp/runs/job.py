@@ -60,7 +60,7 @@ class Job:
     batch_size : int, optional
         Most inputs that go through the model at once; results do not depend on it.
     extra : tuple of str
-        Families of metrics to compute that take many passes through the model; see
+        Families of metrics to compute that are computed on request only; see
         `audiointerp.evaluation.Metric.on_request`.
     """
 
@@ -79,10 +79,10 @@ class Job:
         front_end = self.classifier.front_end
         if front_end is None:
             raise ValueError("the classifier has no front end to analyse sound with")
-        if self.domain == "power" and not front_end.log:
+        if self.domain != "feature" and self.domain in DOMAINS and not front_end.log:
             raise ValueError(
-                f"{type(front_end).__name__} makes power already: domain='power' is for features "
-                "in dB, keep domain='feature'"
+                f"{type(front_end).__name__} makes power already: domain={self.domain!r} is for "
+                "features in dB, keep domain='feature'"
             )
         if self.interpreter.classifier.network is not self.classifier.network:
             raise ValueError(

@@ -19,6 +19,7 @@ from audiointerp.arguments import several
 from audiointerp.dataset import ClipDataset, open_dataset
 from audiointerp.evaluation.record import check_extra
 from audiointerp.interpretation import DEFAULT_METHODS, METHODS, Interpreter, select_background
+from audiointerp.interpretation.trained.files import has_weights
 from audiointerp.masking import MASKS, base_level
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import load
@@ -44,12 +45,12 @@ class Recipe:
     ----------
     methods : str or sequence of str, optional
         Names in ``METHODS``; ``DEFAULT_METHODS`` by default. "all" takes every method, as far as
-        what is interpreted allows; see `methods_for`.
+        what is interpreted and the classifier allow; see `methods_for` and `trained_for`.
     masks : str or sequence of str, optional
         Masks to make and score; all by default.
     base : {"floor", "minimum", "quiet"}
         What a removed cell becomes, and what methods that hide parts of a clip put there.
-    domain : {"feature", "power"}
+    domain : {"feature", "power", "log1p"}
         What a mask multiplies.
     on : {"features", "audio"} or both
         What metrics are measured on.
@@ -64,7 +65,7 @@ class Recipe:
     progress : bool
         Show progress bars.
     extra : str or sequence of str
-        Families of metrics to compute that take many passes through the model, such as "curves".
+        Families of metrics to compute that are computed on request only, such as "curves".
     takes_all : bool
         Whether the methods were given as "all".
 
@@ -79,7 +80,7 @@ class Recipe:
     methods: str | Sequence[str] | None = None
     masks: str | Sequence[str] | None = None
     base: str = "floor"
-    domain: Literal["feature", "power"] = "feature"
+    domain: Literal["feature", "power", "log1p"] = "feature"
     on: Place | Sequence[Place] = "features"
     precision: str = "float32"
     target: Target = None
@@ -148,6 +149,27 @@ class Recipe:
         warnings.warn(f"left out of all methods, {reason}", stacklevel=3)
         return tuple(name for name in self.methods if name not in needing)
 
+    def trained_for(self, classifier: Classifier, methods: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some methods that can explain a classifier: no decoder is missing.
+
+        Of all methods, trained ones that no weight file of the classifier's is there for are left
+        out, with a warning. One that was named stays: it cannot be built then.
+        """
+        untrained = [
+            name
+            for name in methods
+            if "weights" in METHODS[name].requires and not has_weights(classifier, name)
+        ]
+        if not (self.takes_all and untrained):
+            return tuple(methods)
+        of = "the classifier" if classifier.file is None else classifier.file.stem
+        warnings.warn(
+            f"left out of all methods, {', '.join(untrained)}: not trained for {of}; audiointerp "
+            "train-interpreter does that",
+            stacklevel=3,
+        )
+        return tuple(name for name in methods if name not in untrained)
+
     def jobs(
         self,
         classifier: Classifier,
@@ -155,9 +177,12 @@ class Recipe:
         *,
         methods: Sequence[str] | None = None,
     ) -> dict[str, Job]:
-        """Return a job for every method, or for some of them, by the method's name."""
+        """Return a job for every method, or for some of them, by the method's name.
+
+        Of all methods, those are left out that `trained_for` leaves out.
+        """
         jobs = {}
-        for method in self.methods if methods is None else methods:
+        for method in self.trained_for(classifier, self.methods if methods is None else methods):
             interpreter = build_interpreter(
                 method,
                 classifier,
@@ -237,6 +262,9 @@ def build_interpreter(
         If there is no such method.
     ValueError
         If it needs a background and none is given, or there is no front end.
+    WeightsError
+        If it is trained for one classifier, and the file of this one's decoder is not there or
+        cannot be used; ``weights`` names another.
     """
     interpreter = METHODS[method]
     front_end = as_classifier(model, processor).front_end

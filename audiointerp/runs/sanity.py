@@ -122,6 +122,7 @@ def check_sanity(
     classifier = as_classifier(classifier)
     recipe = Recipe(methods, base=base, seed=seed)
     names = recipe.methods_for("clips that are checked", has_parts=False)
+    names = recipe.trained_for(classifier, names)
     chosen = tuple(CHECKS) if checks is None else several(checks)
     kinds = several(similarities)
     for registry, given in ((CHECKS, chosen), (SIMILARITIES, kinds)):
@@ -152,10 +153,14 @@ def check_sanity(
     frames = []
     with tqdm(total=len(names) * len(chosen), desc="sanity", disable=not progress) as bar:
         for name in names:
+            interpreter = make[name](classifier)
+            if "weights" in interpreter.requires:
+                # The same decoder on the randomised networks, for which none was trained.
+                make[name] = partial(make[name], weights=interpreter.decoder)
             bench = _Bench(
                 classifier=classifier,
                 make=make[name],
-                interpreter=make[name](classifier),
+                interpreter=interpreter,
                 view=view,
                 logits=logits,
                 target=logits.argmax(1),

@@ -1,9 +1,10 @@
-"""The card of a weight file: what it was trained on, its licence, its scores and its mistakes."""
+"""The cards of weight files: what they were trained on, their licence, scores and mistakes."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +14,10 @@ import torch
 from audiointerp.dataset.base import ClipDataset, Fold
 from audiointerp.dataset.choose import made_by_package
 from audiointerp.dataset.esc50 import ESC50Dataset
+from audiointerp.interpretation.trained.base import Decoder
 from audiointerp.model import TransferModel
+from audiointerp.model.classifier import Classifier
+from audiointerp.model.weights import model_hash
 from audiointerp.processing import STFTSpectrogram
 from audiointerp.runs.classification import SetPredictions
 from audiointerp.training.loop import Training
@@ -79,14 +83,7 @@ def make_card(
         "best_epoch": training.best_epoch,
         "kept_epoch": training.kept_epoch,
         "command": command,
-        "versions": ", ".join(
-            (
-                f"Python {platform.python_version()}",
-                f"torch {torch.__version__}",
-                f"lightning {version('lightning')}",
-                f"audiointerp {__version__}",
-            )
-        ),
+        "versions": _versions(),
     }
 
 
@@ -137,6 +134,99 @@ def card_page(
         *_of_test(test),
     ]
     return "\n".join(lines)
+
+
+def decoder_card(
+    source: tuple[str, str],
+    classifier: Classifier,
+    settings: Mapping[str, Any],
+    best: pd.Series,
+    folds: tuple[tuple[Fold, ...], ...],
+    command: str,
+) -> dict[str, Any]:
+    """Return the card of a trained interpreter.
+
+    Parameters
+    ----------
+    source : (str, str)
+        What `source_and_licence` returned.
+    classifier : Classifier
+    settings : mapping
+        Of the objective.
+    best : Series
+        The history's row of the best epoch.
+    folds : tuple of tuple of int or str
+        Of the training and of the validation.
+    command : str
+    """
+    data, licence = source
+    return {
+        "method": settings["method"],
+        "classifier": "" if classifier.file is None else classifier.file.stem,
+        "classifier_hash": model_hash(classifier.network),
+        "data": data,
+        "folds": "; ".join(
+            f"{use} {', '.join(map(str, fold))}"
+            for use, fold in zip(("training", "validation"), folds, strict=True)
+        ),
+        "licence": licence,
+        "settings": {name: value for name, value in settings.items() if name != "method"},
+        "best_epoch": int(best["epoch"]),
+        "losses": {
+            name: round(float(value), 5)
+            for name, value in best.items()
+            if name not in ("epoch", "learning_rate")
+        },
+        "command": command,
+        "versions": _versions(),
+    }
+
+
+def decoder_page(name: str, decoder: Decoder, card: Mapping[str, Any], clips: int) -> str:
+    """Return a trained interpreter's card as a page of Markdown.
+
+    Parameters
+    ----------
+    name : str
+        Of the weight file.
+    decoder : Decoder
+    card : mapping
+        What `decoder_card` returned.
+    clips : int
+        How many it was trained on.
+    """
+    parameters = sum(value.numel() for value in decoder.state_dict().values())
+    lines = [
+        f"# {name}",
+        "",
+        f"A decoder of the method `{card['method']}` for the classifier {card['classifier']} "
+        f"(hash {card['classifier_hash']}) and for no other.",
+        "",
+        f"- Decoder: {_listed(decoder.settings())}; {parameters:,} numbers",
+        f"- Data: {card['data']}, {clips} clips; folds: {card['folds']}; no labels are used",
+        f"- Licence: {card['licence']}",
+        f"- Training: {_listed(card['settings'])}",
+        f"- Best epoch: {card['best_epoch']}, by the loss on the validation fold; "
+        + _listed(card["losses"]),
+        f"- Versions: {card['versions']}",
+        "",
+        "Made by",
+        "",
+        f"    {card['command']}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _versions() -> str:
+    return ", ".join(
+        (
+            f"Python {platform.python_version()}",
+            f"torch {torch.__version__}",
+            f"lightning {version('lightning')}",
+            f"audiointerp {__version__}",
+        )
+    )
 
 
 def _untrained(train: ClipDataset) -> list[str]:
@@ -212,5 +302,5 @@ def _label_table(test: SetPredictions) -> list[str]:
     ]
 
 
-def _listed(settings: dict[str, Any]) -> str:
+def _listed(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items() if name != "name")

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from audiointerp.model.state import check_tensors, read_content
 from audiointerp.storage import write_atomically
 
-_COLUMNS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
+_COLUMNS = ("epoch", "train_loss", "val_loss", "learning_rate")
 
 BEST, LAST, HISTORY = "best.ckpt", "last.ckpt", "history.csv"
+LOSS = "val_loss"
 
 
 def best_epoch(history: Sequence[dict[str, float]]) -> int:
@@ -24,15 +25,24 @@ def best_epoch(history: Sequence[dict[str, float]]) -> int:
     Parameters
     ----------
     history : sequence of dict
-        As `Training.history`. The score is ``val_map`` where it is there, else ``val_accuracy``.
+        As `Training.history`. The score is what `score_name` returns; where that is the loss, it
+        is the lowest that counts.
     """
-    best = max(history, key=lambda row: (row[score_name(row)], -row["val_loss"], -row["epoch"]))
-    return int(best["epoch"])
+
+    def rank(row: dict[str, float]) -> tuple[float, ...]:
+        name = score_name(row)
+        score = () if name == LOSS else (row[name],)
+        return (*score, -row[LOSS], -row["epoch"])
+
+    return int(max(history, key=rank)["epoch"])
 
 
 def score_name(columns: Container[str]) -> str:
-    """Return which column of a history the best epoch is chosen by."""
-    return "val_map" if "val_map" in columns else "val_accuracy"
+    """Return which column of a history the best epoch is chosen by.
+
+    ``val_map`` where it is there, else ``val_accuracy``, else ``val_loss``.
+    """
+    return next((name for name in ("val_map", "val_accuracy") if name in columns), LOSS)
 
 
 def read_earlier(

@@ -30,7 +30,7 @@ from audiointerp.dataset.batches import check_clips
 from audiointerp.device import resolve_device, to_double
 from audiointerp.evaluation.ranking import mean_average_precision
 from audiointerp.model import TransferModel
-from audiointerp.processing import STFTSpectrogram
+from audiointerp.processing import FrontEnd, STFTSpectrogram
 from audiointerp.runs.classification import check_set, shares_of
 from audiointerp.storage import check_writable, claim, replacing
 from audiointerp.training import augment
@@ -39,6 +39,7 @@ from audiointerp.training.checkpoints import (
     BEST,
     HISTORY,
     LAST,
+    LOSS,
     best_epoch,
     is_finished,
     load_epoch,
@@ -243,7 +244,7 @@ def fit(
         "head": None if model.head.name == "softmax" else model.head.settings(),
         "processor": processor.settings(),
         "clips": [len(train), len(validation)],
-        "clip_ids": [_fingerprint(train.clip_ids), _fingerprint(validation.clip_ids)],
+        "clip_ids": [fingerprint(train.clip_ids), fingerprint(validation.clip_ids)],
     }
     check_numbers(settings)
     hardware = resolve_device(device)
@@ -255,12 +256,13 @@ def fit(
             check_writable(out, folder=True)
             task = _Task(model, processor, (spec_augment, holes), settings, out)
             loaders = (
-                _loader(train, batch_size, num_workers, seed),
-                _loader(validation, batch_size, num_workers),
+                make_loader(train, batch_size, num_workers, seed),
+                make_loader(validation, batch_size, num_workers),
             )
             sets = {"training": train, "validation": validation}
             check_clips(sets if test is None else sets | {"test": test}, progress=progress)
-            _train(task, loaders, hardware, dropout_scale, earlier is not None, progress)
+            with _scaled_dropout(model, dropout_scale):
+                run(task, loaders, hardware, resume=earlier is not None, progress=progress)
             earlier = task.history
         best = best_epoch(earlier)
         kept, file = (best, out / BEST) if keep == "best" else (len(earlier), out / LAST)
@@ -269,38 +271,44 @@ def fit(
     return Training(model.eval(), pd.DataFrame(earlier), best, kept, file)
 
 
-class _Task(LightningModule):
-    """One step, one epoch: what Lightning calls. The history is the only record of progress."""
+class Epochs(LightningModule):
+    """What every training does beside its steps: the history is the only record of progress.
+
+    A subclass has the steps, which call `count`. What is random in a step comes from
+    `generator`.
+
+    Parameters
+    ----------
+    model : Module
+        What is trained.
+    processor : FrontEnd
+    settings : dict
+        Of the training, ready for JSON, with ``learning_rate``, ``weight_decay``, ``batch_size``,
+        ``epochs``, ``clips``, ``patience``, ``seed`` and ``precision``.
+    out : Path
+        Folder of checkpoints and history.
+    """
 
     def __init__(
-        self,
-        model: TransferModel,
-        processor: STFTSpectrogram,
-        augmentations: tuple[SpecAugment | None, RandomHoles | None],
-        settings: dict[str, Any],
-        out: Path,
+        self, model: nn.Module, processor: FrontEnd, settings: dict[str, Any], out: Path
     ) -> None:
         super().__init__()
         self.model = model
         self.processor = processor
-        self.spec_augment, self.holes = augmentations
         self.settings = settings
         self.out = out
         self.history: list[dict[str, float]] = []
-        self.head = model.head
-        self.num_labels = model.head.num_classes(model.num_classes)
         self.has_started = False
         self._sums: dict[str, float] = {}
-        self._validated: list[tuple[Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> dict[str, Any]:
+        """Return AdamW and its rate: a rise, then half a cosine."""
         optimiser = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.settings["learning_rate"],
             weight_decay=self.settings["weight_decay"],
         )
-        steps = math.ceil(self.settings["clips"][0] / self.settings["batch_size"])
-        total = steps * self.settings["epochs"]
+        total = self.total_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, total))
         return {
             "optimizer": optimiser,
@@ -308,56 +316,20 @@ class _Task(LightningModule):
         }
 
     def on_train_start(self) -> None:
+        """Check that the history is of the epochs that are done."""
         done = self.trainer.current_epoch
         if done != len(self.history):
             raise ValueError(f"its progress is {done} epochs, its history {len(self.history)}")
         self.has_started = True
 
     def on_train_epoch_start(self) -> None:
+        """Begin the epoch's sums anew."""
         self._sums = {}
-        self._validated = []
-
-    def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
-        del batch_idx
-        seed = _mix_seed(self.settings["seed"], self.global_step)
-        generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)  # dropout's; `fit` gives the caller's state back
-        features, targets = self._augmented(batch, generator)
-        logits = self.head.logits(self.model(features))
-        loss = self.head.loss(logits, targets, label_smoothing=self.settings["label_smoothing"])
-        if not torch.isfinite(loss):
-            rate, precision = (self.settings[name] for name in ("learning_rate", "precision"))
-            raise TrainingError(
-                f"the loss is {float(loss.detach())} in epoch {self.current_epoch + 1}: lower the "
-                f"learning rate, now {rate}, or use the precision 32-true, now {precision}"
-            )
-        self._count("train", loss, logits.detach(), targets)
-        return loss
-
-    def validation_step(self, batch: Clip, batch_idx: int) -> None:
-        del batch_idx
-        with self._full_precision():
-            logits = self.head.logits(self.model(self.processor(batch.waveform)))
-        targets = self._targets(batch).to(logits)
-        # Softmax takes indices too, and sums them as it always did: shares differ in a last digit.
-        is_index = self.head.name == "softmax" and batch.label.ndim == 1
-        loss = self.head.loss(logits, batch.label if is_index else targets)
-        self._count("val", loss, logits, targets)
-        if not self.head.exclusive:
-            self._validated.append((self.head.probabilities(logits).cpu(), targets.cpu() > 0))
 
     def on_train_epoch_end(self) -> None:
         """Enter the epoch, then keep it: as the last one, and as the best one if it is."""
         epoch = self.current_epoch + 1
-        row: dict[str, float] = {"epoch": epoch}
-        for phase in ("train", "val"):
-            for measure in ("loss", "accuracy"):
-                total, clips = self._sums[f"{phase}_{measure}"], self._sums[f"{phase}_clips"]
-                row[f"{phase}_{measure}"] = total / clips
-        if self._validated:
-            scores, truth = (torch.cat(each).numpy() for each in zip(*self._validated, strict=True))
-            row["val_map"] = float(mean_average_precision(scores, truth))
-        row["learning_rate"] = self._last_rate
+        row = {"epoch": epoch} | self.measured() | {"learning_rate": self._last_rate}
         self.history = [*self.history, row]
         self.out.mkdir(parents=True, exist_ok=True)
         best = best_epoch(self.history)
@@ -369,13 +341,112 @@ class _Task(LightningModule):
         self.trainer.should_stop = patience is not None and epoch - best >= patience
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep settings and history."""
         checkpoint["training"] = {"settings": self.settings, "history": self.history}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history back."""
         self.history = checkpoint["training"]["history"]
 
+    @property
+    def total_steps(self) -> int:
+        """The number of steps of all epochs."""
+        steps = math.ceil(self.settings["clips"][0] / self.settings["batch_size"])
+        return steps * self.settings["epochs"]
+
+    def generator(self) -> torch.Generator:
+        """Return the step's generator, on the CPU, and seed torch's own by the same number."""
+        seed = _mix_seed(self.settings["seed"], self.global_step)
+        torch.manual_seed(seed)  # dropout's; `run` gives the caller's state back
+        return torch.Generator().manual_seed(seed)
+
+    def count(self, phase: str, clips: int, **sums: float) -> None:
+        """Add what was measured of some clips: sums over them, by what is measured."""
+        self._last_rate = self.optimizers().param_groups[0]["lr"]
+        for name, value in (*sums.items(), ("clips", clips)):
+            key = f"{phase}_{name}"
+            self._sums[key] = self._sums.get(key, 0) + value
+
+    def measured(self) -> dict[str, float]:
+        """Return the epoch's means over the clips, by phase and measure."""
+        counts = {phase: self._sums[f"{phase}_clips"] for phase in ("train", "val")}
+        return {
+            name: total / counts[name.partition("_")[0]]
+            for name, total in self._sums.items()
+            if not name.endswith("_clips")
+        }
+
+    def check_loss(self, loss: Tensor) -> Tensor:
+        """Return a loss that the training can go on with.
+
+        Raises
+        ------
+        TrainingError
+            If it is infinite or NaN.
+        """
+        if not torch.isfinite(loss):
+            rate, precision = (self.settings[name] for name in ("learning_rate", "precision"))
+            raise TrainingError(
+                f"the loss is {float(loss.detach())} in epoch {self.current_epoch + 1}: lower the "
+                f"learning rate, now {rate}, or use the precision 32-true, now {precision}"
+            )
+        return loss
+
+    def full_precision(self) -> torch.autocast:
+        """Features and validation in float32, whatever the training: what inference will see."""
+        return torch.autocast(self.device.type, enabled=False)
+
+
+class _Task(Epochs):
+    """The steps of a classifier's training."""
+
+    def __init__(
+        self,
+        model: TransferModel,
+        processor: STFTSpectrogram,
+        augmentations: tuple[SpecAugment | None, RandomHoles | None],
+        settings: dict[str, Any],
+        out: Path,
+    ) -> None:
+        super().__init__(model, processor, settings, out)
+        self.spec_augment, self.holes = augmentations
+        self.head = model.head
+        self.num_labels = model.head.num_classes(model.num_classes)
+        self._validated: list[tuple[Tensor, Tensor]] = []
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._validated = []
+
+    def training_step(self, batch: Clip, batch_idx: int) -> Tensor:
+        del batch_idx
+        features, targets = self._augmented(batch, self.generator())
+        logits = self.head.logits(self.model(features))
+        loss = self.head.loss(logits, targets, label_smoothing=self.settings["label_smoothing"])
+        self._count("train", self.check_loss(loss), logits.detach(), targets)
+        return loss
+
+    def validation_step(self, batch: Clip, batch_idx: int) -> None:
+        del batch_idx
+        with self.full_precision():
+            logits = self.head.logits(self.model(self.processor(batch.waveform)))
+        targets = self._targets(batch).to(logits)
+        # Softmax takes indices too, and sums them as it always did: shares differ in a last digit.
+        is_index = self.head.name == "softmax" and batch.label.ndim == 1
+        loss = self.head.loss(logits, batch.label if is_index else targets)
+        self._count("val", loss, logits, targets)
+        if not self.head.exclusive:
+            self._validated.append((self.head.probabilities(logits).cpu(), targets.cpu() > 0))
+
+    def measured(self) -> dict[str, float]:
+        row = super().measured()
+        if self._validated:
+            scores, truth = (torch.cat(each).numpy() for each in zip(*self._validated, strict=True))
+            row["val_map"] = float(mean_average_precision(scores, truth))
+        return row
+
     def _augmented(self, batch: Clip, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), self._full_precision():
+        with torch.no_grad(), self.full_precision():
             waveform = augment.time_shift(batch.waveform, self.settings["time_shift"], generator)
             features = self.processor(waveform)
             if self.spec_augment is not None:
@@ -389,20 +460,10 @@ class _Task(LightningModule):
     def _targets(self, batch: Clip) -> Tensor:
         return shares_of(batch.label, self.num_labels)
 
-    def _full_precision(self) -> torch.autocast:
-        """Features and validation in float32, whatever the training: what inference will see."""
-        return torch.autocast(self.device.type, enabled=False)
-
     def _count(self, phase: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         clips = len(targets)
-        self._last_rate = self.optimizers().param_groups[0]["lr"]
-        for name, value in (
-            ("loss", float(loss.detach()) * clips),
-            ("accuracy", self._count_right(logits, targets)),
-            ("clips", clips),
-        ):
-            key = f"{phase}_{name}"
-            self._sums[key] = self._sums.get(key, 0) + value
+        right = self._count_right(logits, targets)
+        self.count(phase, clips, loss=float(loss.detach()) * clips, accuracy=right)
 
     def _count_right(self, logits: Tensor, targets: Tensor) -> float:
         """Return how many clips are right, each by the share of its labels where these are free.
@@ -415,24 +476,39 @@ class _Task(LightningModule):
         return float(to_double(decided == (targets >= 0.5)).mean(1).sum())
 
 
-def _train(
-    task: _Task,
+def run(
+    task: Epochs,
     loaders: tuple[DataLoader[Clip], DataLoader[Clip]],
     hardware: torch.device,
-    dropout_scale: float,
+    *,
     resume: bool,
     progress: bool,
 ) -> None:
-    """Run Lightning; model, front end and random state come back to where and what they were."""
+    """Run Lightning; model, front end and random state come back to where and what they were.
+
+    Parameters
+    ----------
+    task : Epochs
+    loaders : pair of DataLoader
+        Of the training and the validation clips; see `make_loader`.
+    hardware : torch.device
+    resume : bool
+        Whether to go on from the last checkpoint in the task's folder.
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        If the training cannot go on from the checkpoint.
+    TrainingError
+        See `Epochs.check_loss`.
+    """
     settings = task.settings
     home = next(task.model.parameters()).device
     task.model.to(memory_format=torch.channels_last)  # convolutions run faster so
     try:
-        with (
-            _quiet(),
-            _random_state_kept(hardware),
-            _scaled_dropout(task.model, dropout_scale),
-        ):
+        with _quiet(), _random_state_kept(hardware):
             trainer = Trainer(
                 max_epochs=settings["epochs"],
                 callbacks=[_Progress()] if progress else None,
@@ -487,14 +563,15 @@ class _Progress(Callback):
         done, total = trainer.current_epoch, trainer.max_epochs
         self._bar = tqdm(desc="training", unit="epoch", total=total, initial=done)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: _Task) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Epochs) -> None:
         del trainer
         if pl_module.history:
             row = pl_module.history[-1]
             score = score_name(row)
-            best = max(row[score] for row in pl_module.history)
-            shown = {"loss": f"{row['train_loss']:.3f}", score: f"{row[score]:.1%}"}
-            self._bar.set_postfix(shown | {"best": f"{best:.1%}"})
+            best = pl_module.history[best_epoch(pl_module.history) - 1][score]
+            form = ".3f" if score == LOSS else ".1%"
+            shown = {"loss": f"{row['train_loss']:.3f}", score: format(row[score], form)}
+            self._bar.set_postfix(shown | {"best": format(best, form)})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del trainer, pl_module
@@ -514,7 +591,8 @@ def _rate(step: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
-def _fingerprint(names: Iterable[str]) -> str:
+def fingerprint(names: Iterable[str]) -> str:
+    """Return a hash of names and their order."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
@@ -522,7 +600,7 @@ def _mix_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _loader(
+def make_loader(
     dataset: ClipDataset, batch_size: int, num_workers: int = 0, seed: int | None = None
 ) -> DataLoader[Clip]:
     """Load batches: in the set's order, or shuffled if there is a seed."""

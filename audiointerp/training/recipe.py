@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -262,7 +262,7 @@ time_shift, patience, keep, seed, device, precision, resume, overwrite, num_work
             processor,
             train,
             validation,
-            out=_run_dir(out) if run_dir is None else run_dir,
+            out=run_folder(out) if run_dir is None else run_dir,
             test=test,
             spec_augment=panns_stripes(processor, train.num_samples) if spec_augment else None,
             holes=RandomHoles(holes, level=processor.floor) if holes else None,
@@ -411,19 +411,50 @@ def command_line(
 
     A folder of the user's appears as ``ESC50_ROOT``: where it lies says nothing to others.
     """
+    return command_words(["audiointerp", "train"], data, out, options, _OPTIONS, _ALWAYS)
+
+
+def command_words(
+    head: Sequence[str],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    always: Collection[str] = ("seed",),
+) -> str:
+    """Return a command that trains something, as a card shows it.
+
+    Parameters
+    ----------
+    head : sequence of str
+        The command's first words.
+    data : "synthetic" or path
+        A folder of the user's appears as ``ESC50_ROOT``: where it lies says nothing to others.
+    out : path
+        The weight file that it writes.
+    options : mapping
+        By the names of the arguments.
+    defaults : mapping
+        The arguments that are shown and their defaults; those that have it are left out.
+    always : collection of str
+        Those that are shown even so.
+    """
     name = str(data) if made_by_package(data) else "ESC50_ROOT"
-    words = ["audiointerp", "train", "--data", name, "--out", f"weights/{Path(out).name}"]
-    for option, default in _OPTIONS.items():
+    words = [*head, "--data", name, "--out", f"weights/{Path(out).name}"]
+    for option, default in defaults.items():
         value = options.get(option, default)
         flag = "--" + option.replace("_", "-")
         if isinstance(default, tuple):
             value = tuple(value)
-        if value == default and option not in _ALWAYS:
+        if value == default and option not in always:
             continue
         if isinstance(default, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
             continue
-        values = value if isinstance(default, tuple) else [value]
+        if isinstance(value, Mapping):
+            value = [f"{key}={_short(each)}" for key, each in value.items()]
+            flag = flag.removesuffix("s")
+        values = value if isinstance(value, tuple | list) else [value]
         words += [word for one in values for word in (flag, _short(one))]
     return shlex.join(words)
 
@@ -534,7 +565,7 @@ def _initialise(
     return f"{name}, with its classifier"
 
 
-def _run_dir(out: Path) -> Path:
+def run_folder(out: Path) -> Path:
     """Return the folder of the training of a weight file: another one for every file."""
     folder = Path("results", "training")
     earlier = folder / out.stem  # of earlier versions, the same for all files of one name
