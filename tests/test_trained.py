@@ -39,7 +39,7 @@ from audiointerp.runs.sanity import check_sanity
 from audiointerp.training.interpreter import _OPTIONS, fit_interpreter, train_interpreter
 from audiointerp.training.loop import TrainingError
 from audiointerp.training.nmf import factorise
-from audiointerp.training.objectives import L2IObjective, LMACObjective, draw_targets
+from audiointerp.training.objectives import L2IObjective, LMACObjective, Step, draw_targets
 
 TRAINED = {"lmac": LMACInterpreter, "l2i": L2IInterpreter}
 each_method = pytest.mark.parametrize("name", TRAINED)
@@ -261,13 +261,38 @@ def test_the_loss_of_lmac_is_its_formula(head, guidance):
 
 
 def test_the_second_class_is_explained_as_often_as_asked_for():
-    logits = torch.tensor([[1.0, 3.0, 2.0]]).expand(400, 3)
-    assert (draw_targets(logits, 0.25) == 1).all()
-    drawn = draw_targets(logits, 0.25, torch.Generator().manual_seed(0))
-    assert set(drawn.tolist()) == {1, 2}
-    assert (drawn == 2).double().mean().item() == pytest.approx(0.25, abs=0.07)
-    one = torch.zeros(4, 1)
-    assert (draw_targets(one, 1.0, torch.Generator()) == 0).all()
+    logits = torch.tensor([[1.0, 3.0, 2.0]]).expand(800, 3)
+    others = torch.tensor([0.25, 0.0]).repeat(400)
+    drawn = draw_targets(logits, others, torch.Generator().manual_seed(0))
+    assert (drawn[1::2] == 1).all()
+    assert set(drawn[::2].tolist()) == {1, 2}
+    assert (drawn[::2] == 2).double().mean().item() == pytest.approx(0.25, abs=0.07)
+    one = draw_targets(torch.zeros(4, 1), torch.ones(4), torch.Generator())
+    assert (one == 0).all()
+
+
+def test_only_of_mixed_clips_another_class_is_explained(monkeypatch):
+    classifier = wrap(Network())
+    view = classifier.front_end.analyse(sounds(3))
+    other = sounds(3)
+    other[1] = sounds(3, seed=5)[1]
+    clean = classifier.front_end.analyse(other)
+    decoder = untrained("lmac", classifier, view)
+    objective = LMACObjective(others=1.0)
+    explained = []
+    monkeypatch.setattr(
+        LMACObjective,
+        "masking_losses",
+        lambda *arguments: explained.append(arguments[-1]) or {"loss": torch.zeros(3)},
+    )
+    step = Step(torch.Generator().manual_seed(0), 0.0)
+    objective.losses(decoder, classifier, classifier, view, clean, step)
+    objective.losses(decoder, classifier, classifier, view, clean)
+    first, second = classifier.network(view.cells).topk(2).indices.unbind(1)
+    expected = first.clone()
+    expected[1] = second[1]
+    assert torch.equal(explained[0], expected)
+    assert torch.equal(explained[1], first)
 
 
 def test_the_loss_of_l2i_is_its_formula():

@@ -138,11 +138,11 @@ def draw_targets(logits: Tensor, others: float, generator: torch.Generator | Non
     -------
     Tensor of int64, shape (batch,)
     """
-    if generator is None or logits.shape[1] == 1:
+    if logits.shape[1] == 1:
         return logits.argmax(1)
     first, second = logits.topk(2).indices.unbind(1)
-    is_other = torch.rand(len(logits), generator=generator) < others
-    return torch.where(is_other.to(logits.device), second, first)
+    is_other = torch.rand(len(logits), generator=generator).to(others) < others
+    return torch.where(is_other, second, first)
 
 
 def draw_logistic(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -187,8 +187,10 @@ class LMACObjective(Objective):
         Masking base.
     keep, remove, sparsity, guidance, alike : float
     others : float
-        Probability that the network's second class is explained instead of the first, so that
-        decoders learn to tell classes apart. The paper explains the first only.
+        Probability that of a clip into which another one was mixed the network's second class is
+        explained instead of the first, so that decoders learn to tell classes apart. The paper
+        explains the first only. Of other clips there is nothing of a second class to keep, and
+        its large loss would outweigh the rest.
 
     Raises
     ------
@@ -240,14 +242,14 @@ class LMACObjective(Objective):
         step: Step | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss; in validation also what `masking_losses` measures. See `Objective`."""
-        seen = observe(
-            model,
-            described,
-            decoder.layers,
-            clips,
-            lambda logits: draw_targets(logits, self.others, step and step.generator),
-            gradient=True,
-        )
+
+        def choose(logits: Tensor) -> Tensor:
+            if step is None:
+                return logits.argmax(1)
+            is_mixed = (clips.cells != clean.cells).flatten(1).any(1)
+            return draw_targets(logits, self.others * is_mixed, step.generator)
+
+        seen = observe(model, described, decoder.layers, clips, choose, gradient=True)
         logit = decoder(seen, clips.cells.shape[2:])
         if not logit.isfinite().all():  # no mask, and a loss that ends the training
             return {"loss": logit.mean((1, 2, 3)) * float("nan")}
