@@ -78,7 +78,7 @@ def test_every_segmentation_takes_a_constant_clip_of_a_bare_network(name, cells)
     segment_clip(SEGMENTATIONS[name](), Clip(cells))
 
 
-@pytest.mark.parametrize("name", set(SEGMENTATIONS) - SOFT)
+@pytest.mark.parametrize("name", sorted(set(SEGMENTATIONS) - SOFT))
 @pytest.mark.parametrize("gain", [0.1, 7.0])
 def test_hard_segments_do_not_depend_on_the_level_of_the_recording(name, gain):
     front_end = stft()

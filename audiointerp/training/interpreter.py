@@ -33,7 +33,7 @@ from audiointerp.runs.recipe import open_set
 from audiointerp.speed.inference import evaluation_mode, fast_copy
 from audiointerp.storage import check_writable, claim, write_atomically
 from audiointerp.training.card import decoder_card, decoder_page, source_and_licence
-from audiointerp.training.checkpoints import BEST, best_epoch, is_finished, load_best, read_earlier
+from audiointerp.training.checkpoints import BEST, best_epoch, is_finished, load_epoch, read_earlier
 from audiointerp.training.loop import Epochs, fingerprint, make_loader, run
 from audiointerp.training.objectives import OBJECTIVES, Objective, Step, check_number
 from audiointerp.training.recipe import Fold, command_words, run_folder
@@ -203,7 +203,7 @@ def fit_interpreter(
                 classifier.to(home)
             earlier = task.history
         best = best_epoch(earlier)
-        load_best(decoder, out / BEST, best)
+        load_epoch(decoder, out / BEST, best)
     return DecoderTraining(decoder.eval().cpu(), pd.DataFrame(earlier), best)
 
 
