@@ -111,7 +111,7 @@ SETTINGS = {
     "expected_gradients": {"background": BACKGROUND},
     "guided_gradcam": {"target_layers": "deep"},
     # Levels on the way from -100 would be rounded by as much as these clips' cells differ.
-    "integrated_gradients": {"base": -4.0},
+    "integrated_gradients": {"base": -1.0},
     # Far from the clips the network is so certain that values are rounding.
     "rise": {"num_samples": 100, "base": -1.0},
     "freqrise": {"num_samples": 100, "base": -1.0},

@@ -69,8 +69,8 @@ class DeepLIFTInterpreter(RewritingInterpreter):
         family="relevance",
         passes="2 forward, 1 backward",
         source="Shrikumar et al., ICML 2017",
-        fails="Explains the difference to a clip without sound, which the network has never seen: "
-        "how it gets there is of no consequence to the rule",
+        fails="Explains the difference to a clip that is at the base everywhere, which the network "
+        "has never seen; a cell at the base counts for nothing",
         sums_to="f_c(x) less f_c of the masking base in every cell",
     )
     requires = frozenset({"base"})

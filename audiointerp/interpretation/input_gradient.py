@@ -48,8 +48,8 @@ class InputGradientInterpreter(Interpreter):
         family="gradient",
         passes="1 forward, 1 backward",
         source="Shrikumar et al., arXiv 1605.01713, 2016",
-        fails="A derivative at one point, noisy and near 0 where the class is certain, now larger "
-        "in loud cells whatever the network makes of them",
+        fails="A derivative at one point, noisy and near 0 where the class is certain; loud cells "
+        "count more whatever the network makes of them",
     )
     requires = frozenset({"base"})
 
