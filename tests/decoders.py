@@ -43,7 +43,9 @@ def untrained(name: str, model: nn.Module, view: View | torch.Tensor) -> Decoder
             return LMACDecoder(layers, channels, width=4)
         rows = [plane.shape[2] for plane in seen.planes]
         bins, classes = view.cells.shape[2], seen.logits.shape[1]
-        decoder = L2IDecoder(layers, channels, rows, bins, classes, components=bins, width=16)
+        decoder = L2IDecoder(
+            layers, channels, rows, bins, classes, components=bins, width=16, threshold=0.3
+        )
         decoder.dictionary.copy_(torch.eye(bins) + 0.1)
         return decoder
 

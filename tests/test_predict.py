@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from decoders import untrained
 from fewer import FEW
 
 from audiointerp.dataset import AudioError, Contamination, ESC50Dataset, SyntheticDataset
@@ -64,8 +65,11 @@ def make(model, processor, waveforms):
     """Return a maker of Predict objects for a method's name."""
 
     def build(method="saliency", **options):
+        few = dict(FEW.get(method, {}))
+        if "weights" in METHODS[method].requires:
+            few["weights"] = untrained(method, model, processor(waveforms))
         interpreter = build_interpreter(
-            method, model, processor, background=processor(waveforms), **FEW.get(method, {})
+            method, model, processor, background=processor(waveforms), **few
         )
         return Predict(model, processor, interpreter, **options)
 
@@ -121,7 +125,8 @@ def test_clips_interpreted_together_are_interpreted_as_alone(make, waveforms, me
         torch.testing.assert_close(
             result.attribution, alone.attribution, rtol=0, atol=float(scale) * 1e-4
         )
-        for mask in ("minmax", "sigmoid"):  # those that no rounding can tip over
+        # Those that no rounding can tip over.
+        for mask in {"minmax", "sigmoid", "identity"} & result.masks.keys():
             torch.testing.assert_close(result.masks[mask], alone.masks[mask], rtol=0, atol=1e-4)
             for part in ("in", "out"):
                 np.testing.assert_allclose(

@@ -50,7 +50,7 @@ def test_one_line_says_how_to_go_on(capsys, command, line, number):
 
 def test_the_advice_is_for_commands_that_there_are():
     groups = {group.name for group in app.registered_groups}
-    commands = {command.callback.__name__ for command in app.registered_commands}
+    commands = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     assert set(GO_ON) <= groups | commands
 
 

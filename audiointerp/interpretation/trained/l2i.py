@@ -174,7 +174,8 @@ class L2IInterpreter(TrainedInterpreter):
     factorisation of log(1 + magnitude). A decoder makes the components' activations of the frozen
     network's, so that they rebuild the clip, are few, and are enough for a linear layer to give
     what the classifier gives. The mask keeps, of every cell, the share of the components whose
-    relevance for the class is above the decoder's threshold.
+    relevance for the class is above the decoder's threshold; one that lies near it can be kept in
+    one numeric precision and not in another.
 
     Classes are told apart by the decoder's own linear layer, which imitates the classifier: layers
     of the classifier after those that the decoder reads are not looked at. The diagnostics of
