@@ -90,6 +90,8 @@ def probability(model, features):
     return model(features).double().softmax(1).numpy()
 
 
+DIVIDING = {"lrp_epsilon", "attnlrp"}
+"""Methods that divide by sums that may nearly cancel, which enlarges rounding."""
 WITHOUT_TRUTH = [name for name in METHODS if "truth" not in METHODS[name].requires]
 
 
@@ -127,7 +129,8 @@ def test_clips_interpreted_together_are_interpreted_as_alone(make, waveforms, me
         )
         # Those that no rounding can tip over.
         for mask in {"minmax", "sigmoid", "identity"} & result.masks.keys():
-            torch.testing.assert_close(result.masks[mask], alone.masks[mask], rtol=0, atol=1e-4)
+            within = 1e-3 if method in DIVIDING else 1e-4
+            torch.testing.assert_close(result.masks[mask], alone.masks[mask], rtol=0, atol=within)
             for part in ("in", "out"):
                 np.testing.assert_allclose(
                     result.audio(mask, part).waveform, alone.audio(mask, part).waveform, atol=1e-3
