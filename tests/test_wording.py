@@ -32,7 +32,7 @@ PYTHON_ONLY = {
     *("activation_axes", "backend", "classes", "duration", "fold_batch_norm", "licence"),
     *("output", "outputs", "target_layers"),
     # no option of any command, which give what fits
-    *("attempts", "domain", "keep", "num_classes", "path", "resamples", "sample_rate"),
+    *("attempts", "domain", "hide", "num_classes", "path", "resamples", "sample_rate"),
 }
 HINT = re.compile(r"(?<![\w?&./'])([a-z][a-z_]*)=(?!=)")
 
