@@ -182,8 +182,9 @@ class LRPInterpreter(_RelevanceInterpreter):
     ``lrp_gamma``, ``lrp_zplus``, ``lrp_wsquare`` and ``lrp_flat``.
 
     **What a cell's value means.** Rules that look at inputs hold x = 0 to be nothing, but a cell of
-    0 dB is loud and one of -100 dB is nothing. The input is therefore counted from the masking base: a
-    cell's contribution to the first layers is w·(X - base), and w·base is part of their bias.
+    0 dB is loud and one of -100 dB is nothing. The input is therefore counted from the masking
+    base: a cell's contribution to the first layers is w·(X - base), and w·base is part of their
+    bias.
     Above the floor such inputs are never negative, as rectified activations are, for which the z⁺
     rule was derived (deep Taylor decomposition). Operations before the first layer that act on
     every cell on its own, such as the batch norm over bins that PANNs begin with, are counted
