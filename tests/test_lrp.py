@@ -753,6 +753,7 @@ def test_settings_hold_the_rules_of_every_layer():
         "base": -90.0,
     }
     assert "base" not in FlatLRPInterpreter(nn.Identity()).settings()
+    assert "base" not in LRPInterpreter(wrap(Convolutions())).settings()
     assert WSquareLRPInterpreter(nn.Identity()).settings()["rules"]["input"] == {"name": "wsquare"}
 
 

@@ -94,7 +94,9 @@ class _RelevanceInterpreter(Interpreter):
                 if rule is not None
             }
         }
-        return settings if self.base is None else settings | {"base": describe(self.base)}
+        if self.base is None or self.classifier.needs_view:  # which is compared with silence
+            return settings
+        return settings | {"base": describe(self.base)}
 
     def _explain(self, view: View, target: Tensor | None) -> Explanation:
         model = self._fast_classifier(backward=True)
@@ -179,9 +181,10 @@ class LRPInterpreter(_RelevanceInterpreter):
     Other composites are given by `composite`, or have names of their own: ``lrp_epsilon``,
     ``lrp_gamma``, ``lrp_zplus``, ``lrp_wsquare`` and ``lrp_flat``.
 
-    **What a cell's value means.** Rules that look at inputs hold x = 0 to be nothing, and a cell of
-    0 dB is the loudest sound there is. The input is therefore counted from the masking base: a
-    cell's contribution to the first layers is w·(X - base), and w·base is part of their bias.
+    **What a cell's value means.** Rules that look at inputs hold x = 0 to be nothing, but a cell of
+    0 dB is loud and one of -100 dB is nothing. The input is therefore counted from the masking
+    base: a cell's contribution to the first layers is w·(X - base), and w·base is part of their
+    bias.
     Above the floor such inputs are never negative, as rectified activations are, for which the z⁺
     rule was derived (deep Taylor decomposition). Operations before the first layer that act on
     every cell on its own, such as the batch norm over bins that PANNs begin with, are counted
