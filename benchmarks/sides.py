@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 import audiointerp.dataset.batches
 import audiointerp.interpretation.base
-import audiointerp.interpretation.segmentation
+import audiointerp.interpretation.segmentation.base
 import audiointerp.interpretation.shap
 import audiointerp.runs.clip
 import audiointerp.runs.sets
@@ -270,7 +270,7 @@ def left_out(*changes: str) -> Iterator[None]:
                 )
             elif change in ("segments ahead", "beside the network"):
                 modules = {
-                    "segments ahead": [audiointerp.interpretation.segmentation],
+                    "segments ahead": [audiointerp.interpretation.segmentation.base],
                     "beside the network": [audiointerp.dataset.batches, audiointerp.runs.sets],
                 }[change]
                 for module in modules:

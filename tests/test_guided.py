@@ -104,7 +104,7 @@ def test_captum_agrees_on_guided_gradcam_of_cnn14(cnn14):
     given = cells.mT.clone().requires_grad_()
     layer = model.base.conv_block2
     coarse = LayerGradCam(turned, layer).attribute(given, TARGET)
-    coarse = F.interpolate(coarse, size=given.shape[2:], mode="bilinear").clamp(min=0)
+    coarse = F.interpolate(coarse.clamp(min=0), size=given.shape[2:], mode="bilinear")
     expected = (GuidedBackprop(turned).attribute(given, TARGET) * coarse).mT
     found = METHODS["guided_gradcam"](model, layer).attribute(cells, TARGET)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()

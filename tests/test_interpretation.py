@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import warnings
 
 import pytest
@@ -130,6 +131,35 @@ def test_the_facts_of_a_method_are_stated(name):
     assert not method.facts.fails.endswith(".")
     if method.facts.draws:
         assert "seed" in inspect.signature(method).parameters
+
+
+VERSIONS = re.compile(r"(?:about )?(\d+) forward(?:, (\d+) backward)?")
+COUNTED = sorted(
+    name
+    for name, method in METHODS.items()
+    # Rules of relevance run parts of the network again in the backward pass.
+    if VERSIONS.fullmatch(method.facts.passes) and method.facts.family != "relevance"
+)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_passes_are_those_that_are_stated(name, model):
+    """With the default settings, on cells enough for their grids."""
+    cells = 4 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(2))
+    rows = {"forward": 0, "backward": 0}
+
+    def count_backward(gradient):
+        rows["backward"] += len(gradient)
+
+    def count(module, inputs, output):
+        rows["forward"] += len(output)
+        if output.requires_grad:
+            output.register_hook(count_backward)
+
+    model.conv1.register_forward_hook(count)
+    METHODS[name](model, fold_batch_norm=False).attribute(cells, 0)
+    forward, backward = VERSIONS.fullmatch(METHODS[name].facts.passes).groups(default="0")
+    assert rows == {"forward": int(forward), "backward": int(backward)}
 
 
 @each_method

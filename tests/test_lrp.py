@@ -734,7 +734,7 @@ def test_probabilities_are_refused():
 @pytest.mark.parametrize("value", [-0.1, math.inf, "a", True])
 def test_settings_of_rules_are_checked(value):
     model = nn.Identity()
-    with pytest.raises(ValueError, match=r"epsilon must be a number above 0, got"):
+    with pytest.raises(ValueError, match=r"epsilon must be a positive number, got"):
         EpsilonLRPInterpreter(model, epsilon=value)
     with pytest.raises(ValueError, match=r"gamma must be a number of at least 0, got"):
         GammaLRPInterpreter(model, gamma=value)

@@ -93,6 +93,28 @@ def test_what_maps_depend_on_agrees_with_maps_made_by_hand():
         assert found.loc["saliency", column] == pytest.approx(np.mean(each), abs=1e-5)
 
 
+@pytest.fixture
+def few_methods():
+    """Leave three methods, and put all back in their order."""
+    every = dict(METHODS)
+    METHODS.clear()
+    METHODS.update({name: every[name] for name in ("lmac", "energy", "ideal")})
+    yield
+    METHODS.clear()
+    METHODS.update(every)
+
+
+@pytest.mark.usefixtures("few_methods")
+def test_of_all_methods_those_without_weights_are_left_out():
+    classifier = ai.load("weights/shortcut_logmel.safetensors")
+    clips = open_set("synthetic", classifier, folds=5, clips=1)
+    with pytest.warns(UserWarning, match="left out of all methods, lmac: not trained for"):
+        found = check_methods(classifier, Recipe("all", progress=False), clips)
+    assert list(found.index) == ["energy"]
+    with pytest.raises(ValueError, match="Train it by"):
+        check_methods(classifier, Recipe(["lmac"], progress=False), clips)
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     results = tmp_path_factory.mktemp("methods")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -395,13 +393,6 @@ def test_time_segments_follow_the_front_end():
     explanation = METHODS["linear_surrogate"](classifier, num_samples=60).explain(view, 0)
     assert explanation.diagnostics["segments"][0] == 11  # 1 s and the last frame, at 0.1 s
     assert (explanation.attribution == explanation.attribution[:, :, :1]).all()
-
-
-def test_a_missing_scikit_learn_is_named(monkeypatch, model):
-    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
-    interpreter = METHODS["forest_surrogate"](model, num_samples=10)
-    with pytest.raises(ImportError, match=r"pip install 'audiointerp\[surrogate\]'"):
-        interpreter.attribute(randn(1, 1, 12, 20).double())
 
 
 # --- all of them --------------------------------------------------------------------------------

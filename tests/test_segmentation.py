@@ -8,7 +8,6 @@ import pytest
 import torch
 from networks import RATE, Network, sounds, stft, wrap
 from skimage.segmentation import felzenszwalb, slic
-from sklearn.decomposition import non_negative_factorization
 from torch import nn
 
 import audiointerp as ai
@@ -162,22 +161,20 @@ def test_harmonic_and_percussive_weights_tell_a_tone_from_a_click():
     np.testing.assert_allclose(np.stack([harmonic, percussive]), expected, atol=1e-9)
 
 
-def test_nmf_is_scikit_learns(clip):
-    segmentation = NMF(components=4, iterations=30, seed=1)
-    spectra, levels = segmentation.start(clip.magnitudes())
-    spectra, levels, _ = non_negative_factorization(
-        clip.magnitudes(),
-        W=spectra.copy(),
-        H=levels.copy(),
-        n_components=4,
-        init="custom",
-        solver="mu",
-        beta_loss="kullback-leibler",
-        max_iter=30,
-        tol=0,
-    )
-    parts = spectra.T[:, :, None] * levels[:, None]
-    np.testing.assert_allclose(segmentation(clip), parts / parts.sum(0), atol=1e-6)
+def test_nmf_takes_sounds_apart_that_share_no_bin():
+    """Two sounds that are each alone at times have one factorisation: each is a component."""
+    random = np.random.default_rng(0)
+    levels = random.uniform(0.1, 1, (2, 40))
+    levels[0, :10] = levels[1, 10:20] = 1e-5
+    spectra = random.uniform(1, 2, (2, 3))
+    magnitudes = np.vstack([np.outer(*each) for each in zip(spectra, levels, strict=True)])
+    cells = 20 * np.log10(magnitudes)
+    weights = NMF(components=2, iterations=500, seed=1)(Clip(cells, unit="dB"))
+    low = weights[:, :3].mean((1, 2)).argmax()
+    loud = magnitudes > 0.1
+    np.testing.assert_allclose(weights[low, :3][loud[:3]], 1, atol=1e-3)
+    np.testing.assert_allclose(weights[low, 3:][loud[3:]], 0, atol=1e-3)
+    np.testing.assert_allclose(weights.sum(0), 1)
 
 
 def test_nmf_finds_two_sounds():

@@ -20,7 +20,8 @@ from audiointerp.model.weights import load
 from audiointerp.processing import FRONT_ENDS
 from audiointerp.runs.classification import SetPredictions, accuracy, classify_set
 from audiointerp.training import recipe
-from audiointerp.training.loop import TrainingError, fit
+from audiointerp.training.epochs import TrainingError
+from audiointerp.training.loop import fit
 from audiointerp.training.recipe import (
     _OPTIONS,
     Start,

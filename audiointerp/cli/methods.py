@@ -10,7 +10,7 @@ import typer
 from audiointerp.cli.options import Base, Device, Methods, Seed, Subset, read_fold
 from audiointerp.cli.wording import say, say_table
 
-_SHOWN = ("family", "passes", "requires", "package", "guarantees", "fails", "source")
+_SHOWN = ("family", "passes", "requires", "guarantees", "fails", "source")
 """What is said of a method that is named."""
 
 
@@ -55,18 +55,10 @@ def methods(
         if lone:
             raise ValueError(f"{', '.join(lone)}: only where methods are measured, with --weights")
         if not name:
-            say_table(table[["family", "passes", "requires", "guarantees", "package"]])
+            say_table(table[["family", "passes", "requires", "guarantees"]])
         for each in name or ():
             say(f"{each}: {METHODS[each].__doc__.splitlines()[0]}")
-            for fact in (
-                "family",
-                "passes",
-                "requires",
-                "package",
-                "guarantees",
-                "fails",
-                "source",
-            ):
+            for fact in _SHOWN:
                 if table.loc[each, fact]:
                     say(f"  {fact}: {table.loc[each, fact]}")
         return

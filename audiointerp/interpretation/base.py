@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -399,6 +400,29 @@ def check_whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return operator.index(value)
+
+
+def check_positive(name: str, value: Any, *, zero: bool = False) -> float:
+    """Return `value` as a float.
+
+    Parameters
+    ----------
+    name : str
+        Of the setting, for the message.
+    value : float
+    zero : bool
+        Whether it may be 0.
+
+    Raises
+    ------
+    ValueError
+        If it is no finite number above 0, or of at least 0 where that is allowed.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and (value > 0 or (zero and value == 0))):
+        wanted = "a number of at least 0" if zero else "a positive number"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return float(value)
 
 
 def _positions(where: Tensor) -> list[int]:

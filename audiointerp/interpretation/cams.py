@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,10 +9,16 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from audiointerp.device import to_double
-from audiointerp.interpretation.base import METHODS, check_whole, pick
+from audiointerp.interpretation.base import METHODS, check_positive, check_whole, pick
 from audiointerp.interpretation.facts import Facts
 from audiointerp.interpretation.gradcam import weigh_by_mean
-from audiointerp.interpretation.layers import ForwardCAM, GradientCAM, Layers, Run
+from audiointerp.interpretation.layers import (
+    ClassActivationMap,
+    ForwardCAM,
+    GradientCAM,
+    Layers,
+    Run,
+)
 
 
 @METHODS.register("gradcamplusplus")
@@ -169,8 +174,38 @@ class LayerCAMInterpreter(GradientCAM):
         return (gradients.clamp(min=0) * planes).sum(1, keepdim=True)
 
 
+class PrincipalComponentMap(ClassActivationMap):
+    """A map that is a first principal component, which can be taken of centred values.
+
+    Parameters
+    ----------
+    model, target_layers, batch_size, fold_batch_norm
+        See `ClassActivationMap`.
+    centred : bool, default False
+        Subtract each channel's mean over the plane first.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Layers = None,
+        *,
+        centred: bool = False,
+        batch_size: int | None = None,
+        fold_batch_norm: bool = True,
+    ) -> None:
+        super().__init__(
+            model, target_layers, batch_size=batch_size, fold_batch_norm=fold_batch_norm
+        )
+        self.centred = bool(centred)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the method's name and all its settings, ready for JSON."""
+        return super().settings() | {"centred": self.centred}
+
+
 @METHODS.register("eigencam")
-class EigenCAMInterpreter(ForwardCAM):
+class EigenCAMInterpreter(PrincipalComponentMap, ForwardCAM):
     """Eigen-CAM: the first principal component of a layer's activations. It knows no class.
 
     The activations are a matrix A, a row for each cell of the plane and a column for each channel;
@@ -211,30 +246,12 @@ class EigenCAMInterpreter(ForwardCAM):
         signed=False,
     )
 
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: Layers = None,
-        *,
-        centred: bool = False,
-        batch_size: int | None = None,
-        fold_batch_norm: bool = True,
-    ) -> None:
-        super().__init__(
-            model, target_layers, batch_size=batch_size, fold_batch_norm=fold_batch_norm
-        )
-        self.centred = bool(centred)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the method's name and all its settings, ready for JSON."""
-        return super().settings() | {"centred": self.centred}
-
     def _weigh(self, run: Run, layer: str, planes: Tensor) -> Tensor:
         return first_component(planes, centred=self.centred)
 
 
 @METHODS.register("eigengradcam")
-class EigenGradCAMInterpreter(GradientCAM):
+class EigenGradCAMInterpreter(PrincipalComponentMap, GradientCAM):
     """Eigen-CAM of g∘A, the activations times the gradient of the class's logit.
 
     A method of the grad-cam library, without a paper of its own. The sign of the singular vector is
@@ -266,24 +283,6 @@ class EigenGradCAMInterpreter(GradientCAM):
         fails="One component of the evidence: evidence for and against the class in different "
         "channels adds up instead of cancelling, so that often all cells have one sign",
     )
-
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: Layers = None,
-        *,
-        centred: bool = False,
-        batch_size: int | None = None,
-        fold_batch_norm: bool = True,
-    ) -> None:
-        super().__init__(
-            model, target_layers, batch_size=batch_size, fold_batch_norm=fold_batch_norm
-        )
-        self.centred = bool(centred)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the method's name and all its settings, ready for JSON."""
-        return super().settings() | {"centred": self.centred}
 
     def _weigh(self, gradients: Tensor, planes: Tensor) -> Tensor:
         return first_component(gradients * planes, centred=self.centred)
@@ -353,9 +352,7 @@ class FinerCAMInterpreter(GradientCAM):
             model, target_layers, batch_size=batch_size, fold_batch_norm=fold_batch_norm
         )
         self.num_similar = check_whole("num_similar", num_similar, 1)
-        if not (math.isfinite(gamma) and gamma >= 0):
-            raise ValueError(f"gamma must be a number of at least 0, got {gamma!r}")
-        self.gamma = float(gamma)
+        self.gamma = check_positive("gamma", gamma, zero=True)
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON."""

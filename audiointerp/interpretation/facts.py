@@ -35,8 +35,6 @@ class Facts:
         Whether another class can have another map.
     signed : bool
         Whether cells can be negative, which speak against the class.
-    package : str
-        The optional package that it needs, by its name for pip; ``""`` for none.
     """
 
     family: Family
@@ -48,4 +46,3 @@ class Facts:
     draws: bool = False
     class_sensitive: bool = True
     signed: bool = True
-    package: str = ""

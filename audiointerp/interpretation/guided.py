@@ -116,9 +116,8 @@ class GuidedBackpropInterpreter(Interpreter):
 class GuidedGradCAMInterpreter(Interpreter):
     """Guided Grad-CAM: guided backpropagation where Grad-CAM is positive, times it.
 
-    The map of `GuidedBackpropInterpreter` times the positive part of the map of
-    `GradCAMInterpreter`, which is resized to the cells. In the original the positive part is taken
-    before the map is resized; that differs where neighbours in the layer differ in sign.
+    The map of `GuidedBackpropInterpreter` times Grad-CAM's, of which the positive part is taken in
+    the layer's own size, before it is resized to the cells.
 
     Parameters
     ----------
@@ -158,7 +157,7 @@ class GuidedGradCAMInterpreter(Interpreter):
         fold_batch_norm: bool = True,
     ) -> None:
         super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
-        self.gradcam = GradCAMInterpreter(
+        self.gradcam = _PositiveGradCAM(
             model, target_layers, batch_size=batch_size, fold_batch_norm=fold_batch_norm
         )
 
@@ -172,7 +171,14 @@ class GuidedGradCAMInterpreter(Interpreter):
         model = self._fast_classifier(keep=self.gradcam.target_layers)
         parts = self._in_batches(view, coarse.target)
         fine = torch.cat([guided_gradient(model, *part)[0] for part in parts])
-        return Explanation(fine * coarse.attribution.clamp(min=0), coarse.target)
+        return Explanation(fine * coarse.attribution, coarse.target)
+
+
+class _PositiveGradCAM(GradCAMInterpreter):
+    """Grad-CAM with the ReLU of its paper."""
+
+    def _weigh(self, gradients: Tensor, planes: Tensor) -> Tensor:
+        return super()._weigh(gradients, planes).clamp(min=0)
 
 
 def guided_gradient(model: Classifier, view: View, target: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from audiointerp.device import to_double
-from audiointerp.interpretation.base import METHODS
+from audiointerp.interpretation.base import METHODS, check_positive
 from audiointerp.interpretation.baseline import Base
 from audiointerp.interpretation.facts import Facts
 from audiointerp.interpretation.hidden import Filling
@@ -48,8 +47,8 @@ class LIME(Estimator):
     def __post_init__(self) -> None:
         self._check_whole("num_samples", 2)
         self._check_whole("seed", 0)
-        _check_positive("kernel_width", self.kernel_width)
-        _check_positive("alpha", self.alpha)
+        check_positive("kernel_width", self.kernel_width)
+        check_positive("alpha", self.alpha)
 
     def design(self, parts: int, number: int = 0) -> Tensor:
         """Return which parts the versions keep, each with probability 1/2; the first keeps all."""
@@ -130,7 +129,7 @@ class LIMEInterpreter(SegmentInterpreter):
     name = "lime"
     facts = Facts(
         family="perturbation",
-        passes="1000 forward",
+        passes="1001 forward",
         source="Ribeiro et al., KDD 2016",
         fails="A map says little where the fit is poor (`local_fit` near 0), and its resolution is "
         "that of the segments",
@@ -243,8 +242,3 @@ def weighted_ridge(
     fit = torch.where(total > 0, 1 - left / total, torch.zeros_like(total))
     level = response[:, 0] + mean_change
     return coefficients, level - (centre * coefficients).sum(1), fit
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -20,6 +20,7 @@ from audiointerp.interpretation.baseline import Base, base_cells, check_base, de
 from audiointerp.interpretation.facts import Facts
 from audiointerp.interpretation.relevance import (
     VALUE_FREE,
+    AttentionPropagation,
     Composite,
     Epsilon,
     Flat,
@@ -57,7 +58,7 @@ class _RelevanceInterpreter(Interpreter):
         See `Interpreter`.
     """
 
-    attention: ClassVar[bool] = False
+    propagation: ClassVar[type[Propagation]] = Propagation
     of_size: ClassVar[bool] = False
     """Whether the size of the logit is handed back, whatever its sign."""
 
@@ -132,7 +133,7 @@ class _RelevanceInterpreter(Interpreter):
             reference = torch.zeros_like(x)  # silence
         else:
             reference = base_cells(self.base, view.cells).to(x)
-        rules = Propagation(model.network, self.composite, attention=self.attention)
+        rules = self.propagation(model.network, self.composite)
         with rules:
             returned = model.network(rules.watch(x, reference))
         logits = model.read_logits(returned, len(view)).detach()
@@ -353,7 +354,7 @@ class GammaLRPInterpreter(_RelevanceInterpreter):
     Raises
     ------
     ValueError
-        As `LRPInterpreter`; or if gamma is not above 0.
+        As `LRPInterpreter`; or if gamma is negative or not finite.
 
     References
     ----------
@@ -543,7 +544,7 @@ class FlatLRPInterpreter(_ValueFreeInterpreter):
 
 
 @METHODS.register("attnlrp")
-class AttnLRPInterpreter(_RelevanceInterpreter):
+class AttnLRPInterpreter(EpsilonLRPInterpreter):
     """AttnLRP: the ε rule in every layer, and rules for attention and normalisation.
 
     For transformers of `nn.MultiheadAttention`, of ``scaled_dot_product_attention`` or of products
@@ -579,7 +580,7 @@ class AttnLRPInterpreter(_RelevanceInterpreter):
     """
 
     name = "attnlrp"
-    attention = True
+    propagation = AttentionPropagation
     facts = Facts(
         family="relevance",
         passes=_PASSES,
@@ -587,22 +588,3 @@ class AttnLRPInterpreter(_RelevanceInterpreter):
         fails="Biases and softmax absorb relevance or add to it, so the map can add up to many "
         "times the logit",
     )
-    requires = frozenset({"base"})
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        base: Base = -100.0,
-        epsilon: float = 1e-6,
-        batch_size: int | None = None,
-        fold_batch_norm: bool = True,
-    ) -> None:
-        rule = Epsilon(epsilon)
-        super().__init__(
-            model,
-            Composite(rule, rule),
-            base,
-            batch_size=batch_size,
-            fold_batch_norm=fold_batch_norm,
-        )

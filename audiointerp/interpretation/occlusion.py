@@ -68,7 +68,7 @@ class OcclusionInterpreter(PerturbationInterpreter):
     name = "occlusion"
     facts = Facts(
         family="perturbation",
-        passes="about 466 forward",
+        passes="about 467 forward",
         source="Zeiler and Fergus, ECCV 2014",
         fails="Misses what is there twice: hiding one of two equal sounds changes little",
     )

@@ -343,11 +343,5 @@ class SegmentInterpreter(PerturbationInterpreter):
         return kept.to(clip.cells.device) if kept.dtype is torch.bool else kept.to(clip.cells)
 
 
-def residual(missed: Tensor, change: Tensor, scale: Tensor) -> Tensor:
-    """Return how far a sum is from what it promises: |missed| / max(|change|, 0.001·scale)."""
-    least = (1e-3 * scale).clamp(min=torch.finfo(torch.float64).tiny)
-    return missed.abs() / change.abs().maximum(least)
-
-
 def _ask(number: int, clip: HiddenClip, kept: Tensor) -> Request:
     return Request(number, len(kept), lambda start, stop: clip.versions(kept[start:stop]))

@@ -65,37 +65,81 @@ class SmoothMasks:
         return torch.stack(parts).to(like.dtype)
 
 
-class SmoothMaskInterpreter(PerturbationInterpreter):
-    """What RISE and FreqRISE share; a subclass says how masked clips are mixed.
+@METHODS.register("rise")
+class RISEInterpreter(PerturbationInterpreter):
+    """RISE: which cells are kept when the class's probability is high.
+
+    With p_i the probability of the class under the mask M_i of n, the map is Σ (p_i - p̄) M_i / Σ
+    M_i: how much higher the probability is where a cell is kept. The paper's Σ p_i M_i / (n·keep),
+    without the mean p̄, is positive everywhere and orders cells in the same way, but for the chance
+    by which some are kept more often than others.
+
+    A mask multiplies the difference of the cells to the base, in the cells' unit. The diagnostic of
+    `explain` is ``"samples"``, the number of versions.
 
     Parameters
     ----------
-    model, hide, base, output, batch_size, fold_batch_norm, progress
-        See `PerturbationInterpreter`.
-    num_samples : int
-    grid : tuple of int
-    keep : float
-    centred : bool
-    seed : int
+    model : Classifier or Module
+        See `Interpreter`.
+    num_samples : int, default 1000
+        Masks; the paper takes 4000 and more.
+    grid : tuple of int, default (7, 7)
+        Points of the coarse grids over frequency and time, at most as many as there are cells.
+    keep : float, default 0.5
+        Probability that a point keeps the cells around it.
+    centred : bool, default True
+        Whether the mean probability is taken off; False for the paper's map.
+    hide : {"base"} or Filling, default "base"
+        What hidden cells become; see `audiointerp.interpretation.hidden`.
+    base : float or callable, default -100.0
+        The masking base in the features' unit; see `audiointerp.interpretation.baseline.Base`.
+    output : {"probability", "logit"}, default "probability"
+        What is averaged.
+    batch_size : int, optional
+        Versions per forward pass, of one or several clips; by default what suits the device.
+    seed : int, default 0
+        For the masks, which are the same for all clips of a size.
+    fold_batch_norm : bool, default True
+        See `Interpreter`.
+    progress : bool, default False
+        Show a bar over the versions.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range or unknown.
+
+    References
+    ----------
+    V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box
+    Models", BMVC 2018.
     """
 
-    mix: ClassVar[Mix]
+    name = "rise"
+    mix: ClassVar[Mix] = "cells"
+    facts = Facts(
+        family="perturbation",
+        passes="1001 forward",
+        source="Petsiuk et al., BMVC 2018",
+        fails="Noisy with few masks, and blurred by the width of the grid",
+        draws=True,
+    )
 
     def __init__(
         self,
         model: nn.Module,
         *,
-        num_samples: int,
-        grid: tuple[int, int],
-        keep: float,
-        centred: bool,
-        hide: str | Filling,
-        base: Base,
-        output: Output,
-        batch_size: int | None,
-        seed: int,
-        fold_batch_norm: bool,
-        progress: bool,
+        num_samples: int = 1000,
+        grid: tuple[int, int] = (7, 7),
+        keep: float = 0.5,
+        centred: bool = True,
+        hide: str | Filling = "base",
+        base: Base = -100.0,
+        output: Output = "probability",
+        batch_size: int | None = None,
+        seed: int = 0,
+        fold_batch_norm: bool = True,
+        progress: bool = False,
     ) -> None:
         super().__init__(
             model,
@@ -165,104 +209,12 @@ class SmoothMaskInterpreter(PerturbationInterpreter):
             )
 
 
-@METHODS.register("rise")
-class RISEInterpreter(SmoothMaskInterpreter):
-    """RISE: which cells are kept when the class's probability is high.
-
-    With p_i the probability of the class under the mask M_i of n, the map is Σ (p_i - p̄) M_i / Σ
-    M_i: how much higher the probability is where a cell is kept. The paper's Σ p_i M_i / (n·keep),
-    without the mean p̄, is positive everywhere and orders cells in the same way, but for the chance
-    by which some are kept more often than others.
-
-    A mask multiplies the difference of the cells to the base, in the cells' unit. The diagnostic of
-    `explain` is ``"samples"``, the number of versions.
-
-    Parameters
-    ----------
-    model : Classifier or Module
-        See `Interpreter`.
-    num_samples : int, default 1000
-        Masks; the paper takes 4000 and more.
-    grid : tuple of int, default (7, 7)
-        Points of the coarse grids over frequency and time, at most as many as there are cells.
-    keep : float, default 0.5
-        Probability that a point keeps the cells around it.
-    centred : bool, default True
-        Whether the mean probability is taken off; False for the paper's map.
-    hide : {"base"} or Filling, default "base"
-        What hidden cells become; see `audiointerp.interpretation.hidden`.
-    base : float or callable, default -100.0
-        The masking base in the features' unit; see `audiointerp.interpretation.baseline.Base`.
-    output : {"probability", "logit"}, default "probability"
-        What is averaged.
-    batch_size : int, optional
-        Versions per forward pass, of one or several clips; by default what suits the device.
-    seed : int, default 0
-        For the masks, which are the same for all clips of a size.
-    fold_batch_norm : bool, default True
-        See `Interpreter`.
-    progress : bool, default False
-        Show a bar over the versions.
-
-    Raises
-    ------
-    ValueError
-        If a setting is out of range or unknown.
-
-    References
-    ----------
-    V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box
-    Models", BMVC 2018.
-    """
-
-    name = "rise"
-    mix = "cells"
-    facts = Facts(
-        family="perturbation",
-        passes="1000 forward",
-        source="Petsiuk et al., BMVC 2018",
-        fails="Noisy with few masks, and blurred by the width of the grid",
-        draws=True,
-    )
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        num_samples: int = 1000,
-        grid: tuple[int, int] = (7, 7),
-        keep: float = 0.5,
-        centred: bool = True,
-        hide: str | Filling = "base",
-        base: Base = -100.0,
-        output: Output = "probability",
-        batch_size: int | None = None,
-        seed: int = 0,
-        fold_batch_norm: bool = True,
-        progress: bool = False,
-    ) -> None:
-        super().__init__(
-            model,
-            num_samples=num_samples,
-            grid=grid,
-            keep=keep,
-            centred=centred,
-            hide=hide,
-            base=base,
-            output=output,
-            batch_size=batch_size,
-            seed=seed,
-            fold_batch_norm=fold_batch_norm,
-            progress=progress,
-        )
-
-
 Over = Literal["time-frequency", "frequency"]
 _OVER: tuple[Over, ...] = ("time-frequency", "frequency")
 
 
 @METHODS.register("freqrise")
-class FreqRISEInterpreter(SmoothMaskInterpreter):
+class FreqRISEInterpreter(RISEInterpreter):
     """FreqRISE: RISE with masks that multiply the amplitude of the sound.
 
     As the masks of an STFT do, and unlike `RISEInterpreter`, whose masks multiply decibels. The map
@@ -298,7 +250,7 @@ class FreqRISEInterpreter(SmoothMaskInterpreter):
     mix = "amplitude"
     facts = Facts(
         family="perturbation",
-        passes="1000 forward",
+        passes="1001 forward",
         source="Brüsch et al., NLDL 2025",
         fails="Noisy with few masks, and blurred by the width of the grid",
         draws=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,17 +12,13 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
+from audiointerp.interpretation.additivity import sum_residual
 from audiointerp.interpretation.base import METHODS, check_whole
 from audiointerp.interpretation.baseline import Base
 from audiointerp.interpretation.facts import Facts
 from audiointerp.interpretation.game import Output
 from audiointerp.interpretation.hidden import Filling
-from audiointerp.interpretation.perturbation import (
-    Estimate,
-    Estimator,
-    SegmentInterpreter,
-    residual,
-)
+from audiointerp.interpretation.perturbation import Estimate, Estimator, SegmentInterpreter
 from audiointerp.interpretation.segmentation import ClipSegmentation, Segmentation
 
 _ALL, _NONE = 0, 1
@@ -38,20 +35,21 @@ class ShapleyEstimator(Estimator):
         """Return the Shapley values, with ``"residual"`` and ``"samples"``.
 
         The residual is by how much they miss v(all) - v(none), relative to it; see
-        `audiointerp.interpretation.perturbation.residual`.
+        `audiointerp.interpretation.additivity.sum_residual`.
         """
         found, missed = [], []
         for design, value in zip(kept, values, strict=True):
             phi = self.shapley_values(design, value)
-            change, scale = value[_ALL] - value[_NONE], value[_ALL].abs() + value[_NONE].abs()
             found.append(phi)
-            missed.append(residual(phi.sum() - change, change, scale))
+            missed.append(
+                sum_residual(phi.sum()[None], value[_ALL][None], value[_NONE][None, None])
+            )
         samples = torch.tensor([len(value) for value in values])
-        return Estimate(found, {"residual": torch.stack(missed), "samples": samples})
+        return Estimate(found, {"residual": torch.cat(missed), "samples": samples})
 
+    @abstractmethod
     def shapley_values(self, kept: Tensor, values: Tensor) -> Tensor:
         """Return the Shapley values (parts,) of one clip's design and values."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -326,7 +324,7 @@ class KernelSHAPInterpreter(SegmentInterpreter):
     name = "kernelshap"
     facts = Facts(
         family="perturbation",
-        passes="1000 forward",
+        passes="1001 forward",
         source="Lundberg and Lee, NeurIPS 2017",
         fails="Averages over clips with most parts hidden, which the network never saw; with many "
         "parts for the samples it is noisy",
@@ -399,7 +397,7 @@ class PermutationSHAPInterpreter(SegmentInterpreter):
     name = "permutation_shap"
     facts = Facts(
         family="perturbation",
-        passes="952 forward",
+        passes="953 forward",
         source="Castro et al., 2009",
         fails="Averages over clips with most parts hidden, which the network never saw; few orders "
         "are noisy",

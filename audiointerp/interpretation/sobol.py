@@ -132,7 +132,7 @@ class SobolInterpreter(SegmentInterpreter):
     name = "sobol"
     facts = Facts(
         family="perturbation",
-        passes="2112 forward",
+        passes="2113 forward",
         source="Fel et al., NeurIPS 2021",
         fails="Does not tell what speaks for the class from what speaks against it",
         draws=True,

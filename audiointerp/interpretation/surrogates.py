@@ -132,20 +132,9 @@ class ForestSurrogate(Surrogate):
         self._check_whole("trees", 50)
 
     def fit(self, kept: Tensor, values: Tensor) -> tuple[Tensor, float]:
-        """Return the importances and R² of the versions that a tree has not seen.
+        """Return the importances and R² of the versions that a tree has not seen."""
+        from sklearn.ensemble import RandomForestRegressor
 
-        Raises
-        ------
-        ImportError
-            If scikit-learn is not installed.
-        """
-        try:
-            from sklearn.ensemble import RandomForestRegressor
-        except ImportError as error:
-            raise ImportError(
-                "the method forest_surrogate needs scikit-learn: "
-                "pip install 'audiointerp[surrogate]'"
-            ) from error
         design = kept.cpu().numpy()
         response = (values / _STEP).round().mul(_STEP).cpu().numpy()
         forest = RandomForestRegressor(
@@ -208,7 +197,7 @@ class LinearSurrogateInterpreter(SegmentInterpreter):
     name = "linear_surrogate"
     facts = Facts(
         family="perturbation",
-        passes="1000 forward",
+        passes="1001 forward",
         source="Bolaños et al., Interspeech 2025",
         fails="Tells frames apart, not bins, and says little where the fit is poor (`local_fit` "
         "near 0)",
@@ -271,8 +260,6 @@ class ForestSurrogateInterpreter(SegmentInterpreter):
     ------
     ValueError
         If a setting is out of range or unknown, or a segmentation returns something else.
-    ImportError
-        In `attribute`, if scikit-learn is not installed.
 
     References
     ----------
@@ -284,13 +271,12 @@ class ForestSurrogateInterpreter(SegmentInterpreter):
     name = "forest_surrogate"
     facts = Facts(
         family="perturbation",
-        passes="1000 forward",
+        passes="1001 forward",
         source="Bolaños et al., Interspeech 2025",
         fails="Tells frames apart, not bins, and does not tell what speaks for the class from what "
         "speaks against it",
         draws=True,
         signed=False,
-        package="scikit-learn",
     )
 
     def __init__(

@@ -37,7 +37,8 @@ def check_methods(
 ) -> pd.DataFrame:
     """Return what the maps of methods depend on, and what they cost.
 
-    Methods that need the parts of the clips are left out.
+    Methods that need the parts of the clips are left out; of all methods, trained ones too that no
+    weight file is there for, see `Recipe.trained_for`.
 
     Parameters
     ----------
@@ -58,7 +59,8 @@ def check_methods(
         means over the clips, 1 where a map depends on neither. ``seconds`` for a clip, and
         ``forward_passes``, the same in units of a forward pass of the network.
     """
-    names = [name for name in recipe.methods if "truth" not in METHODS[name].requires]
+    fitting = [name for name in recipe.methods if "truth" not in METHODS[name].requires]
+    names = recipe.trained_for(classifier, fitting)
     waveforms, _ = stack_waveforms(clips)
     view = analyse(classifier, waveforms)
     with evaluation_mode(classifier.network):

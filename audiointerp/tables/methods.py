@@ -26,7 +26,7 @@ MEASURED = {
     "classes": "other class",
     "forward_passes": "time",
 }
-"""What `audiointerp.runs.methods.measure_methods` measures, as the page heads it."""
+"""What `audiointerp.report.methods.measure_methods` measures, as the page heads it."""
 
 
 def method_table() -> pd.DataFrame:
@@ -36,9 +36,8 @@ def method_table() -> pd.DataFrame:
     -------
     DataFrame
         Indexed by ``method``, in the order of the registry: ``family``, ``kind``, ``passes``,
-        ``requires``, ``package`` (the optional one that it needs), ``guarantees`` in words,
-        ``sums_to`` (what a map adds up to), ``draws`` (at random, by a seed),
-        ``class_sensitive``, ``signed``, ``fails`` and ``source``; see
+        ``requires``, ``guarantees`` in words, ``sums_to`` (what a map adds up to), ``draws`` (at
+        random, by a seed), ``class_sensitive``, ``signed``, ``fails`` and ``source``; see
         `audiointerp.interpretation.facts.Facts`.
 
     Examples
@@ -57,7 +56,6 @@ def _facts(method: type[Interpreter]) -> dict[str, object]:
         "kind": method.kind,
         "passes": facts.passes,
         "requires": ", ".join(sorted(method.requires)),
-        "package": facts.package,
         "guarantees": _guarantees(method),
         "sums_to": facts.sums_to,
         "draws": facts.draws,
@@ -74,7 +72,7 @@ def methods_markdown(measured: Mapping[str, pd.DataFrame] | None = None) -> str:
     Parameters
     ----------
     measured : mapping of str to DataFrame, optional
-        What `audiointerp.runs.methods.measure_methods` found, by the name of the set.
+        What `audiointerp.report.methods.measure_methods` found, by the name of the set.
 
     Returns
     -------
@@ -90,7 +88,7 @@ def methods_markdown(measured: Mapping[str, pd.DataFrame] | None = None) -> str:
             [
                 f"`{name}`",
                 row["passes"],
-                row["requires"] + (f"; package {row['package']}" if row["package"] else ""),
+                row["requires"],
                 row["guarantees"],
                 row["fails"],
                 row["source"],

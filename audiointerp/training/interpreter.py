@@ -23,6 +23,7 @@ from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import check_clips
 from audiointerp.dataset.contamination import active_rms, contaminate
 from audiointerp.device import device_of, resolve_device
+from audiointerp.interpretation.base import check_whole
 from audiointerp.interpretation.trained.base import Decoder
 from audiointerp.interpretation.trained.files import default_path, read_decoder, save_interpreter
 from audiointerp.model.classifier import Classifier
@@ -34,7 +35,7 @@ from audiointerp.speed.inference import evaluation_mode, fast_copy
 from audiointerp.storage import check_writable, claim, write_atomically
 from audiointerp.training.card import decoder_card, decoder_page, source_and_licence
 from audiointerp.training.checkpoints import BEST, best_epoch, is_finished, load_epoch, read_earlier
-from audiointerp.training.loop import Epochs, fingerprint, make_loader, run
+from audiointerp.training.epochs import Epochs, fingerprint, make_loader, run
 from audiointerp.training.objectives import OBJECTIVES, Objective, Step, check_number
 from audiointerp.training.recipe import Fold, command_words, run_folder
 
@@ -158,7 +159,13 @@ def fit_interpreter(
         If a recording has clips in both sets.
     """
     _check_sets(classifier, train, validation)
-    _check_numbers(epochs, batch_size, patience, seed)
+    for name, value, least in (
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 1),
+        ("patience", 1 if patience is None else patience, 1),
+        ("seed", seed, 0),
+    ):
+        check_whole(name, value, least)
     check_number("learning_rate", learning_rate, 1e-12, 1e3)
     check_number("weight_decay", weight_decay, 0, 1e3)
     check_number("mix", mix, 0, 1)
@@ -446,14 +453,3 @@ def _check_sets(classifier: Classifier, train: ClipDataset, validation: ClipData
             "be chosen by clips trained on; did you give both the same folds?"
         )
     warn_shared(train, validation, ("training set", "validation set"))
-
-
-def _check_numbers(epochs: int, batch_size: int, patience: int | None, seed: int) -> None:
-    for name, value, least in (
-        ("epochs", epochs, 1),
-        ("batch_size", batch_size, 1),
-        ("patience", patience, 1),
-        ("seed", seed, 0),
-    ):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}")

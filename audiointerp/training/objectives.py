@@ -25,7 +25,6 @@ from audiointerp.masking import BASES, apply_mask, base_level
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.registry import Registry
-from audiointerp.training.nmf import factorise
 
 _SURE = 0.5
 """Share of a training from which on the masks of L-MAC are not drawn any more."""
@@ -387,7 +386,7 @@ class L2IObjective(Objective):
         spectra = draw_frames(classifier, train, self.frames, seed)
         spectra = log_magnitude(spectra, log=decoder.log)
         decoder.scale.fill_(spectra.square().mean().sqrt().clamp(min=1e-6))
-        dictionary, _ = factorise(
+        dictionary = learn_dictionary(
             spectra / decoder.scale, self.components, iterations=self.iterations, seed=seed
         )
         decoder.dictionary.copy_(dictionary)
@@ -449,6 +448,38 @@ def draw_frames(classifier: Classifier, clips: ClipDataset, count: int, seed: in
         cells = classifier.front_end.analyse(clips[place].waveform[None].to(device)).cells[0, 0]
         drawn.append(cells[:, torch.randperm(cells.shape[1], generator=generator)[:each]])
     return torch.cat(drawn, 1)
+
+
+def learn_dictionary(
+    spectra: Tensor, components: int, *, iterations: int = 200, seed: int = 0
+) -> Tensor:
+    """Return the spectra that some frames are made of, by non-negative matrix factorisation.
+
+    In the least-squares sense, by scikit-learn's coordinate descent.
+
+    Parameters
+    ----------
+    spectra : Tensor, shape (bins, frames)
+        Not negative.
+    components : int
+    iterations : int
+    seed : int
+        Draws where the factorisation starts.
+
+    Returns
+    -------
+    Tensor, shape (bins, components)
+        Of the spectra's dtype and device; the largest value of every column is 1, or 0 where the
+        component is not used.
+    """
+    from sklearn.decomposition import NMF
+
+    factorisation = NMF(
+        components, init="random", max_iter=iterations, tol=0, random_state=seed
+    ).fit(spectra.T.cpu().numpy())
+    dictionary = torch.from_numpy(factorisation.components_.T).to(spectra)
+    largest = dictionary.amax(0)
+    return dictionary / torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
 def plane_channels(classifier: Classifier, layers: Sequence[str], view: View) -> list[int]:

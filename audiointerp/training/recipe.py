@@ -36,8 +36,9 @@ from audiointerp.training.augment import SpecAugment
 from audiointerp.training.card import card_page, make_card, source_and_licence
 from audiointerp.training.checkpoints import LAST
 from audiointerp.training.checks import check_keep, check_numbers
+from audiointerp.training.epochs import TrainingError
 from audiointerp.training.holes import RandomHoles
-from audiointerp.training.loop import Training, TrainingError, fit
+from audiointerp.training.loop import Training, fit
 
 AUDIOSET = "audioset"
 _PANNS_BINS = 64
