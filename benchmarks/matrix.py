@@ -4,7 +4,8 @@
 
 ``FOLDER`` holds the paper's recordings of horse, room and white noise. What ``results/methods``
 holds already is not done again; the tables that the page is made of are kept there as CSV files.
-Without arguments the page is made anew of these, and nothing is measured.
+Without arguments the page is made anew of these, and nothing is measured. ``--picture`` draws one
+clip through all methods, into ``docs/figures/methods.png``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+import torch
 
+import audiointerp as ai
+from audiointerp.plots import plot_attributions
 from audiointerp.report.methods import measure_methods
+from audiointerp.runs.recipe import Recipe, open_set
 from audiointerp.spreadsheet import to_csv
 from audiointerp.tables.methods import methods_markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "methods"
 PAGE = ROOT / "docs" / "methods.md"
+PICTURE = ROOT / "docs" / "figures" / "methods.png"
 START, END = "<!-- matrix -->\n", "<!-- end -->"
 TITLES = {
     "synthetic": "Measured on the synthetic set",
@@ -48,6 +54,24 @@ def with_matrix(page: str) -> str:
     return f"{before}{START}\n{methods_markdown(measured)}\n{END}{after}"
 
 
+def draw() -> None:
+    """Draw one clip of the synthetic set and the map of its class by every method."""
+    classifier = ai.load(ROOT / "weights" / "synthetic_logmel_robust.safetensors")
+    clips = open_set("synthetic", classifier, folds=5)
+    place = next(n for n, name in enumerate(clips.clip_ids) if name.startswith("5-dog"))
+    view = classifier.front_end.analyse(clips[place].waveform[None])
+    recipe = Recipe("all", progress=False)
+    background = recipe.background("synthetic", classifier)
+    names = recipe.methods_for("the picture's clip", has_parts=False)
+    jobs = recipe.jobs(classifier, background, methods=names)
+    target = torch.tensor([classifier.classes.index("dog")])
+    maps = {name: job.interpreter.attribute(view, target) for name, job in jobs.items()}
+    heading = f"{clips.clip_ids[place]}: every method, class dog"
+    picture = plot_attributions(view.cells, maps, classifier.front_end, heading=heading)
+    picture.savefig(PICTURE, dpi=200)
+    print(PICTURE)
+
+
 def main() -> None:
     """Measure what is asked for and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,7 +79,10 @@ def main() -> None:
     parser.add_argument("--esc10", help="ESC-50's folder: measure on ESC-10")
     parser.add_argument("--noises", type=Path, help="folder of the paper's three noises")
     parser.add_argument("--clips", type=int, default=10, help="clips under every noise")
+    parser.add_argument("--picture", action="store_true", help="draw one clip by all methods")
     arguments = parser.parse_args()
+    if arguments.picture:
+        draw()
     kinds = ("logmel_robust", "logstft_robust")
     if arguments.synthetic:
         weights = [ROOT / "weights" / f"synthetic_{kind}.safetensors" for kind in kinds]

@@ -201,3 +201,25 @@ def test_letters_that_no_font_has_are_their_codes_and_a_warning_says_what_to_ins
     assert len(caught) == 1
     assert text.get_text() == r"rain \U0010fffd \U0010fffd"
     figure.savefig(io.BytesIO(), format="pdf")  # without the warnings of matplotlib
+
+
+def test_letters_shrink_before_any_is_left_out():
+    figure = Figure(figsize=(4, 2))
+    name = "integrated_gradients"
+    small = as_written(figure.text(0, 0, name, fontsize=8), inches=0.8, smallest=5)
+    assert small.get_text() == name
+    assert 5 <= small.get_fontsize() < 8
+    assert small.get_window_extent().width <= 0.8 * figure.dpi
+    short = as_written(figure.text(0, 0, "rise", fontsize=8), inches=0.8, smallest=5)
+    assert short.get_fontsize() == 8
+    long = as_written(figure.text(0, 0, 3 * name, fontsize=8), inches=0.8, smallest=5)
+    assert long.get_fontsize() == 5
+    assert "…" in long.get_text()
+
+
+def test_a_name_that_fits_is_whole_though_an_ellipsis_is_wider_than_a_letter():
+    figure = Figure(figsize=(4, 2))
+    for name in ("ablationcam", "illicit", "fullgrad"):
+        width = figure.text(0, 0, name, fontsize=8).get_window_extent().width / figure.dpi
+        inches = 1.1 * width  # some of the room is kept in reserve
+        assert as_written(figure.text(0, 0, name, fontsize=8), inches=inches).get_text() == name

@@ -212,6 +212,8 @@ _MOST_COLUMNS = 8
 _LEFT, _RIGHT, _GAP = 0.62, 0.06, 0.06
 _CAPTION, _COLUMN, _HEADING, _BOTTOM = 0.15, 0.16, 0.24, 0.72
 """Inches around and between the panels of a sheet."""
+_SMALLEST = 5.0
+"""Points that the names of panels may shrink to."""
 
 
 def _draw_sheet(
@@ -237,7 +239,7 @@ def _draw_sheet(
     for place, (name, tiles) in enumerate(rows):
         bottom = _BOTTOM + (len(rows) - 1 - place) * step
         beside = axes.text(0.03, bottom + height / 2, name, rotation=90, va="center", fontsize=8)
-        as_written(beside, inches=height)
+        as_written(beside, inches=height, smallest=_SMALLEST)
         _write_hertz(axes, processor, bottom, height)
         below = rows[place + 1][1] if place + 1 < len(rows) else []
         for column, tile in enumerate(tiles):
@@ -245,13 +247,13 @@ def _draw_sheet(
             _draw_panel(axes, one_clip(tile.cells, processor), box, tile.look)
             top = {"x": box[0] + width / 2, "y": bottom + height + 0.045}
             caption = axes.text(**top, s=tile.caption, ha="center", fontsize=7)
-            as_written(caption, inches=width)
+            as_written(caption, inches=width, smallest=_SMALLEST)
             if column >= len(below):
                 _write_times(axes, processor, tile.cells.shape[-1], box)
     for column, name in enumerate(columns):
         middle = _LEFT + column * (width + _GAP) + width / 2
         above = axes.text(middle, _BOTTOM + len(rows) * step, name, ha="center", fontsize=8)
-        as_written(above, inches=width)
+        as_written(above, inches=width, smallest=_SMALLEST)
     above = axes.text(PRINT_WIDTH / 2, total - 0.15, heading, ha="center", fontsize=8)
     as_written(above, inches=PRINT_WIDTH - 0.1)
     _draw_scales(axes, rows[0][1][0].look)

@@ -118,7 +118,9 @@ def _preference(family: str) -> tuple[int, str]:
     return next(ranks, len(_PREFERRED)), family
 
 
-def as_written(text: Text, *, inches: float | None = None, lines: bool = False) -> Text:
+def as_written(
+    text: Text, *, inches: float | None = None, smallest: float | None = None, lines: bool = False
+) -> Text:
     """Have a text of a picture drawn as it is written: no formulas, no TeX, all its letters.
 
     Parameters
@@ -127,6 +129,9 @@ def as_written(text: Text, *, inches: float | None = None, lines: bool = False) 
         As ``Axes.set_title``, ``Axes.text`` and the like return it.
     inches : float, optional
         Room across. Of a text that is longer, the middle is left out, with an ellipsis there.
+    smallest : float, optional
+        Points that its letters may shrink to before anything is left out; by default they keep
+        their size.
     lines : bool
         Whether a newline begins a new line; otherwise its code is written.
 
@@ -136,7 +141,8 @@ def as_written(text: Text, *, inches: float | None = None, lines: bool = False) 
         The same, changed.
     """
     words = text.get_text()
-    _set(text, [spell(line) for line in (words.split("\n") if lines else [words])], inches)
+    spelt = [spell(line) for line in (words.split("\n") if lines else [words])]
+    _set(text, spelt, inches, smallest)
     return text
 
 
@@ -200,32 +206,40 @@ def write_legend(
     return legend
 
 
-def _set(text: Text, lines: Sequence[Spelling], inches: float | None) -> None:
+def _set(
+    text: Text, lines: Sequence[Spelling], inches: float | None, smallest: float | None = None
+) -> None:
     text.set_parse_math(False)
     text.set_usetex(False)
     text.set_fontfamily(list(dict.fromkeys(name for line in lines for name in line.families)))
     text.set_text("\n".join(line.text for line in lines))
     if inches is not None:
-        _fit(text, inches)
+        _fit(text, inches, smallest)
 
 
-def _fit(text: Text, inches: float) -> None:
-    """Leave out the middle of a text that is wider than its room."""
+def _fit(text: Text, inches: float, smallest: float | None) -> None:
+    """Shrink a text that is wider than its room, then leave out its middle."""
     whole = text.get_text()
     if len(whole) * text.get_fontsize() <= 72 * inches:  # no letter is wider than it is high
         return
     rotation = text.get_rotation()
     text.set_rotation(0)
     room = _RESERVE * inches * text.get_figure().dpi
-    fits, tried = 0, len(whole)
-    while fits < tried:
-        middle = (fits + tried + 1) // 2
-        text.set_text(shortened(whole, middle))
-        if text.get_window_extent().width <= room:
-            fits = middle
-        else:
-            tried = middle - 1
-    text.set_text(shortened(whole, fits))
+    if smallest is not None:
+        # Step by step: hinted letters do not scale evenly.
+        while text.get_window_extent().width > room and text.get_fontsize() > smallest:
+            text.set_fontsize(max(smallest, text.get_fontsize() - 0.25))
+    if text.get_window_extent().width > room:
+        # The whole is not tried again: an ellipsis may be wider than the letter it stands for.
+        fits, tried = 0, len(whole) - 1
+        while fits < tried:
+            middle = (fits + tried + 1) // 2
+            text.set_text(shortened(whole, middle))
+            if text.get_window_extent().width <= room:
+                fits = middle
+            else:
+                tried = middle - 1
+        text.set_text(shortened(whole, fits))
     text.set_rotation(rotation)
 
 
