@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 
 import methods
+import perturbation_pairs
 import sides
 
 
@@ -73,6 +74,11 @@ def test_a_pair_of_methods_is_timed_and_agrees_where_it_should(name, both, monke
     clips = both[1].features[..., :64]
     monkeypatch.setattr(both[1], "features", clips)
     monkeypatch.setattr(both[1], "background", clips[:2])
+    monkeypatch.setattr(perturbation_pairs, "SAMPLES", 80)
+    options = methods.PAIRS[name].options
+    for option, few in {"num_samples": 80, "num_permutations": 1}.items():
+        if option in options:
+            monkeypatch.setitem(options, option, few)
     row = methods.measure(name, both[1], 1, 1)
     assert row["ratio"] > 0
     assert row.get("difference", 0) < 1e-3

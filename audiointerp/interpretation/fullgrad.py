@@ -78,7 +78,7 @@ class FullGradInterpreter(RewritingInterpreter):
     name = "fullgrad"
     facts = Facts(
         family="gradient",
-        passes="1 forward, 1 backward",
+        passes="2 forward, 1 backward",
         source="Srinivas and Fleuret, NeurIPS 2019",
         fails="A bias says what the network assumes of any clip, and its terms lie where it is "
         "used, not where there is sound",
