@@ -17,7 +17,7 @@ from audiointerp.cli import main
 from audiointerp.cli.commands import app
 from audiointerp.interpretation import METHODS
 from audiointerp.model.randomise import list_layers, randomised
-from audiointerp.report.methods import TRUTH, measure_methods
+from audiointerp.report.methods import SHOWN, measure_methods
 from audiointerp.runs.methods import check_methods
 from audiointerp.runs.recipe import Recipe, open_set
 from audiointerp.tables.methods import MEASURED, method_table, methods_markdown
@@ -132,7 +132,7 @@ def test_truth_is_that_of_the_runs(measured):
         folder = results / "synthetic_logmel_robust" / f"{method}_white"
         table = pd.read_csv(folder / "csvs" / "topK_30.csv")
         table = table[table["is_correct"]]
-        for name in TRUTH:
+        for name in SHOWN:
             assert row[name] == pytest.approx(table[name].mean())
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
     ideal = found.set_index("method").loc["ideal"]

@@ -36,9 +36,9 @@ def parts(seed=0, count=3):
     return View(mixture), Truth(View(foreground), View(background))
 
 
-def test_five_references_follow_the_four_methods():
+def test_references_follow_the_four_methods():
     assert list(METHODS)[:4] == list(ai.DEFAULT_METHODS)
-    assert REFERENCES == ["random", "energy", "excess", "edge", "ideal"]
+    assert REFERENCES == ["random", "energy", "excess", "smooth_excess", "edge", "ideal"]
     assert not any(METHODS[name].reference for name in ai.DEFAULT_METHODS)
     assert method_label("random") == "random (reference)"
     assert method_label("gradcam") == "gradcam"
@@ -106,6 +106,20 @@ def test_excess_is_the_level_above_the_quiet_level_of_each_band():
     steady = torch.arange(BINS).float()[None, None, :, None].expand(1, 1, BINS, FRAMES).clone()
     steady[..., 4, 6] += 30
     assert METHODS["excess"](Bare()).attribute(steady).nonzero().tolist() == [[0, 0, 4, 6]]
+
+
+def test_smooth_excess_is_scipys_gaussian_of_the_excess():
+    features = cells().double()
+    excess = METHODS["excess"](Bare()).attribute(features)[:, 0].numpy()
+    for widths in ({}, {"bins": 0.5, "frames": 3.0}, {"bins": 0, "frames": 1.5}):
+        found = METHODS["smooth_excess"](Bare(), **widths).attribute(features)
+        sigma = tuple(({"bins": 1, "frames": 2} | widths).values())
+        for clip, own in zip(found[:, 0], excess, strict=True):
+            expected = ndimage.gaussian_filter(own, sigma, mode="nearest", truncate=4)
+            # Its kernel ends at a whole number of cells, rounded instead of rounded up.
+            np.testing.assert_allclose(clip, expected, atol=0.02)
+    with pytest.raises(ValueError, match="frames must be"):
+        METHODS["smooth_excess"](Bare(), frames=-1.0)
 
 
 def test_edge_is_scipys_sobel_magnitude():

@@ -88,6 +88,7 @@ from audiointerp.interpretation.references import (
     IdealReference,
     RandomReference,
     Reference,
+    SmoothExcessReference,
 )
 # isort: on
 
@@ -139,6 +140,7 @@ __all__ = [
     "SHAPInterpreter",
     "SaliencyInterpreter",
     "ScoreCAMInterpreter",
+    "SmoothExcessReference",
     "SmoothGradInterpreter",
     "SobolInterpreter",
     "SquaredSmoothGradInterpreter",

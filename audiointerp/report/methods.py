@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from audiointerp.device import resolve_device
+from audiointerp.masking import IDENTITY
 from audiointerp.runs.benchmark import LEVEL_MASK, run_benchmark
 from audiointerp.runs.experiment import TEST_FOLD
 from audiointerp.runs.methods import check_methods
@@ -15,7 +16,7 @@ from audiointerp.runs.recipe import ALL, TRAIN_FOLDS, Recipe, load_models, open_
 from audiointerp.runs.targets import TrueLabels
 from audiointerp.tables.leaderboard import load_benchmark, make_leaderboard
 
-TRUTH = ("AUPRC", "SI_SDRi", "FF")
+SHOWN = ("AUPRC", "SI_SDRi", "FF", "FidIn", "AI", "AD", "AG", "SPS", "COMP")
 """The metrics that are measured under noise."""
 
 
@@ -48,7 +49,7 @@ def measure_methods(
     methods : str or sequence of str
         Names in ``METHODS``; "all" by default.
     mask : str
-        The mask that FF and the sound are of.
+        The mask that fidelity, simplicity and the sound are of.
     clips : int, optional
         Clips under every noise, class by class; None for all.
     checked_clips : int
@@ -59,10 +60,10 @@ def measure_methods(
     Returns
     -------
     DataFrame
-        ``model`` and ``method``; ``AUPRC``, ``SI_SDRi`` and ``FF``, each the mean over the clips
+        ``model``, ``method`` and ``mask``; the metrics of `SHOWN`, each the mean over the clips
         that are classified correctly, with its 95 % bootstrap interval in ``…_low`` and
         ``…_high``; and what `check_methods` returns, NaN where a method needs the parts of the
-        clips.
+        clips. Methods that return a mask have a second row, of this mask itself: "identity".
 
     Raises
     ------
@@ -70,7 +71,12 @@ def measure_methods(
         If no clip is classified correctly, or as `run_benchmark`.
     """
     recipe = Recipe(
-        methods, masks=mask, base=base, seed=seed, progress=progress, target=TrueLabels()
+        methods,
+        masks=(mask, IDENTITY),
+        base=base,
+        seed=seed,
+        progress=progress,
+        target=TrueLabels(),
     )
     models = load_models(weights, resolve_device(device))
     run_benchmark(
@@ -88,9 +94,18 @@ def measure_methods(
         recipe=recipe,
     )
     board = load_benchmark(results, models=list(models))
-    tables = make_leaderboard(board[board["method"].isin(recipe.methods)], mask=mask, seed=seed)
-    shown = [f"{name}{end}" for name in TRUTH for end in ("", "_low", "_high")]
-    found = tables.frames["leaderboard"][["model", "method", *shown]]
+    board = board[board["method"].isin(recipe.methods)]
+    shown = [f"{name}{end}" for name in SHOWN for end in ("", "_low", "_high")]
+    found = pd.concat(
+        [
+            make_leaderboard(board, mask=name, seed=seed)
+            .frames["leaderboard"][["model", "method", *shown]]
+            .assign(mask=name)
+            for name in (mask, IDENTITY)
+            if (board["mask"] == name).any()
+        ]
+    )
+    found.insert(2, "mask", found.pop("mask"))
     checked = []
     for name, classifier in models.items():
         clean = {"folds": fold, "clips": checked_clips, "subset": subset, "cache_dir": cache_dir}
@@ -98,4 +113,4 @@ def measure_methods(
         background = recipe.background(data, classifier, folds=train_folds, subset=subset)
         table = check_methods(classifier, recipe, chosen, background=background)
         checked.append(table.reset_index().assign(model=name))
-    return found.merge(pd.concat(checked), on=["model", "method"], how="left", validate="1:1")
+    return found.merge(pd.concat(checked), on=["model", "method"], how="left", validate="m:1")

@@ -20,7 +20,7 @@ from audiointerp.dataset import ClipDataset, open_dataset
 from audiointerp.evaluation.record import check_extra
 from audiointerp.interpretation import DEFAULT_METHODS, METHODS, Interpreter, select_background
 from audiointerp.interpretation.trained.files import has_weights
-from audiointerp.masking import MASKS, base_level
+from audiointerp.masking import IDENTITY, MASKS, base_level
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import load
 from audiointerp.processing import FrontEnd, View
@@ -47,7 +47,8 @@ class Recipe:
         Names in ``METHODS``; ``DEFAULT_METHODS`` by default. "all" takes every method, as far as
         what is interpreted and the classifier allow; see `methods_for` and `trained_for`.
     masks : str or sequence of str, optional
-        Masks to make and score; all by default.
+        Masks to make and score; all by default. "identity", the map itself, is made of the maps of
+        methods that return a mask, and of no other.
     base : {"floor", "minimum", "quiet"}
         What a removed cell becomes, and what methods that hide parts of a clip put there.
     domain : {"feature", "power", "log1p"}
@@ -98,6 +99,13 @@ class Recipe:
         if self.masks is not None:
             object.__setattr__(self, "masks", several(self.masks))
         check_names(self.methods, self.masks or ())
+        if self.masks == (IDENTITY,):
+            mapping = [name for name in self.methods if METHODS[name].kind != "mask"]
+            if mapping:
+                raise ValueError(
+                    f"the mask {IDENTITY!r} is that of methods that return one; name another one "
+                    f"for {', '.join(mapping)}"
+                )
         check_different("place to measure on", choose_places(self.on))
         if isinstance(self.target, list | tuple):
             check_different("label to explain", self.target)
@@ -191,10 +199,13 @@ class Recipe:
                 seed=self.seed,
                 progress=self.progress,
             )
+            masks = choose_masks(self.masks, interpreter)
+            if interpreter.kind != "mask":
+                masks = tuple(name for name in masks if name != IDENTITY)
             jobs[method] = Job(
                 classifier,
                 interpreter,
-                masks=choose_masks(self.masks, interpreter),
+                masks=masks,
                 base=self.base,
                 domain=self.domain,
                 on=choose_places(self.on),
@@ -429,6 +440,7 @@ def check_names(methods: Sequence[str], masks: Sequence[str]) -> None:
     for method in methods:
         METHODS[method]
     for mask in masks:
-        MASKS[mask]
+        if mask != IDENTITY:
+            MASKS[mask]
     check_different("method", methods)
     check_different("mask", masks)

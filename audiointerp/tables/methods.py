@@ -8,6 +8,7 @@ import pandas as pd
 
 from audiointerp.evaluation import METRICS
 from audiointerp.interpretation import METHODS, Interpreter, method_label
+from audiointerp.masking import IDENTITY
 
 _FAMILIES = {
     "gradient": "Gradients of the class's logit",
@@ -22,11 +23,19 @@ MEASURED = {
     "AUPRC": "AUPRC",
     "SI_SDRi": "SI_SDRi",
     "FF": "FF",
+    "FidIn": "FidIn",
+    "AI": "AI",
+    "AD": "AD",
+    "AG": "AG",
+    "SPS": "SPS",
+    "COMP": "COMP",
     "weights": "other weights",
     "classes": "other class",
     "forward_passes": "time",
 }
 """What `audiointerp.report.methods.measure_methods` measures, as the page heads it."""
+WITH_INTERVALS = ("AUPRC", "SI_SDRi")
+"""What the page shows with its interval."""
 
 
 def method_table() -> pd.DataFrame:
@@ -118,11 +127,14 @@ def _guarantees(method: type[Interpreter]) -> str:
 def _measured_markdown(rows: pd.DataFrame) -> str:
     columns = [name for name in MEASURED if name in rows and rows[name].notna().any()]
     heads = ["Method", *(MEASURED[name] for name in columns)]
-    lines = [
-        [method_label(row["method"]), *(_value(row, name) for name in columns)]
-        for _, row in rows.iterrows()
-    ]
+    lines = [[_label(row), *(_value(row, name) for name in columns)] for _, row in rows.iterrows()]
     return _markdown(heads, lines, numbers=True)
+
+
+def _label(row: pd.Series) -> str:
+    """Return the name of a row: its method, and that the mask is the method's own."""
+    own = "its own mask" if row.get("mask") == IDENTITY else ""
+    return ", ".join(filter(None, [method_label(row["method"]), own]))
 
 
 def _value(row: pd.Series, name: str) -> str:
@@ -133,7 +145,7 @@ def _value(row: pd.Series, name: str) -> str:
         return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
     decimals = METRICS[name].decimals if name in METRICS else 2
     text = f"{value:.{decimals}f}"
-    if f"{name}_low" in row:
+    if name in WITH_INTERVALS:
         low, high = row[f"{name}_low"], row[f"{name}_high"]
         text += f" ({low:.{decimals}f} – {high:.{decimals}f})"
     return text.replace("-", "−")
