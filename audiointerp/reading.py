@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -364,25 +364,39 @@ def read_array(path: Pathlike, shape: tuple[int, ...] | None = None) -> np.ndarr
     """
     path = _regular(path)
     with path.open("rb") as file:
-        try:
-            version = npy.read_magic(file)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            found, is_fortran, dtype = read(file)
-        except Exception as error:  # whatever numpy's reader of headers meets in one
-            raise FileError(f"{path}: is damaged or no array of numpy") from error
-        if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8) or not dtype.isnative:
-            raise FileError(f"{path}: holds {dtype}, expected floating-point numbers")
+        found, is_fortran, dtype = _read_array_header(file, path)
         if shape is not None and found != shape:
             raise FileError(f"{path}: has the shape {found}, expected {shape}")
-        count = math.prod(found)
-        there = os.fstat(file.fileno()).st_size - file.tell()
-        if min(found, default=0) < 0 or count * dtype.itemsize != there:
-            raise FileError(
-                f"{path}: is damaged: its header says {found} numbers of {dtype.itemsize} bytes, "
-                f"{there} bytes follow"
-            )
-        array = np.fromfile(file, dtype, count)
+        array = np.fromfile(file, dtype, math.prod(found))
     return array.reshape(found, order="F" if is_fortran else "C")
+
+
+def check_array(path: Pathlike) -> None:
+    """Raise what `read_array` does for a damaged file, by its header and its length alone."""
+    path = _regular(path)
+    with path.open("rb") as file:
+        _read_array_header(file, path)
+
+
+def _read_array_header(
+    file: BinaryIO, path: Path
+) -> tuple[tuple[int, ...], bool, np.dtype[np.floating]]:
+    """Return shape, order and type of an array whose file is as long as these say."""
+    try:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        found, is_fortran, dtype = read(file)
+    except Exception as error:  # whatever numpy's reader of headers meets in one
+        raise FileError(f"{path}: is damaged or no array of numpy") from error
+    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8) or not dtype.isnative:
+        raise FileError(f"{path}: holds {dtype}, expected floating-point numbers")
+    there = os.fstat(file.fileno()).st_size - file.tell()
+    if min(found, default=0) < 0 or math.prod(found) * dtype.itemsize != there:
+        raise FileError(
+            f"{path}: is damaged: its header says {found} numbers of {dtype.itemsize} bytes, "
+            f"{there} bytes follow"
+        )
+    return found, is_fortran, dtype
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Write files and folders so that no reader ever sees half of one and no two runs write the same.
 
 Every write of the package goes through here: an error names the file, and what was there before
-stays. `claim` keeps two runs apart.
+stays. What is written is flushed to the disk before it takes its name, so that a power cut leaves
+the file of before or the new one, never an empty one. `claim` keeps two runs apart.
 """
 
 from __future__ import annotations
@@ -239,7 +240,9 @@ def replacing(path: PathLike) -> Iterator[Path]:
     try:
         with naming(path, temporary):
             yield temporary
+            flush(temporary)
             os.replace(temporary, path)
+            flush(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -270,9 +273,42 @@ def append(path: PathLike, content: str) -> None:
         try:
             while rest:  # a disk that becomes full takes a part first
                 rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
         except BaseException:
             file.truncate(size)
             raise
+
+
+def flush(path: PathLike) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    Parameters
+    ----------
+    path : path
+        A file or a folder. Nothing is done for a folder where the system cannot open one
+        (Windows) or its file system does not flush any.
+    """
+    is_folder = os.path.isdir(path)
+    if is_folder and os.name == "nt":
+        return
+    # Windows flushes only what is open for writing.
+    place = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(place)
+    except OSError:
+        if not is_folder:
+            raise
+    finally:
+        os.close(place)
+
+
+def _flush_tree(folder: Path) -> None:
+    """Flush all files of a folder and of those in it, then the folders."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            if not os.path.islink(os.path.join(place, name)):
+                flush(os.path.join(place, name))
+        flush(place)
 
 
 @contextmanager
@@ -337,10 +373,12 @@ def replacing_folder(
         try:
             with naming(path, new):
                 yield new
+                _flush_tree(new)
             if path.exists():
                 _check_free(path, new, written)
                 path.rename(old)
             new.rename(path)
+            flush(path.parent)
         finally:
             _settle(path, new, old, written)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -273,6 +276,51 @@ def test_damaged_and_pickled_attributions_are_made_again(tmp_path):
     assert run.load_attribution(CLIPS[0], (20, 30)) is None
     np.save(file, np.array([{"a": 1}]), allow_pickle=True)
     assert run.load_attribution(CLIPS[0], (1,)) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 320, b"cut"])
+@pytest.mark.parametrize("explained", [False, True])
+def test_a_clip_whose_map_is_damaged_is_interpreted_again(tmp_path, content, explained):
+    """As a power cut leaves files that were not flushed: short, or full of zeros."""
+    names = {clip: f"{clip}@3" if explained else clip for clip in CLIPS}
+    options = {"explained": explained, "begin": True}
+    run = make(tmp_path, **options)
+    run.save_attributions({name: np.ones((2, 3)) for name in names.values()})
+    labelled = {"explained": "dog"} if explained else {}
+    all_rows = {
+        key: [each | labelled for each in of_clips] for key, of_clips in rows(*CLIPS).items()
+    }
+    run.append(all_rows)
+    run.finish({"clips": 4})
+    (run.attributions / f"{names[CLIPS[1]]}.npy").write_bytes(content)
+    (run.attributions / f"{names[CLIPS[2]]}.npy").unlink()
+    (run.attributions / ".left by a killed run.npy").write_bytes(b"")
+    with pytest.warns(UserWarning, match=f"1 clips are interpreted again.*{CLIPS[1]}"):
+        again = make(tmp_path, explained=explained, begin=False)
+    assert again.todo == [CLIPS[1]]
+    assert not again.is_finished
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert make(tmp_path, clips=CLIPS[2:], explained=explained, begin=False).todo == []
+
+
+def test_a_run_that_is_killed_as_it_begins_can_be_taken_up(tmp_path, monkeypatch):
+    """Wherever it is: after every file that it replaces."""
+    before = os.replace
+    for writes in range(4):
+        folder, left = tmp_path / str(writes), iter(range(writes))
+
+        def kill(source, target, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            before(source, target)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(os, "replace", kill)
+            make(folder)
+        run = make(folder)
+        run.append(rows(*CLIPS))
+        assert run.done == set(CLIPS)
 
 
 def test_diagnostics_outlive_an_interruption(tmp_path):

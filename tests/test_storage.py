@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -325,6 +326,49 @@ def test_the_error_of_a_full_disk_names_the_file(tmp_path, name, write):
         if each.is_file() and each.name != "run.json"
     ]
     assert all(each == path for each in left)  # no temporary file
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """The order in which files are flushed and take their names."""
+    order: list[tuple[str, str]] = []
+    flushing, replacing_ = os.fsync, os.replace
+
+    def fsync(number):
+        order.append(("flush", Path(os.readlink(f"/proc/self/fd/{number}")).name))
+        flushing(number)
+
+    def replace(source, target):
+        order.append(("name", Path(target).name))
+        replacing_(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    return order
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux for open files' names")
+class TestAPowerCut:
+    """Leaves what was flushed: content goes to the disk before the name, then the folder."""
+
+    def test_finds_a_replaced_file_whole(self, tmp_path, disk):
+        write_atomically(tmp_path / "file", "content")
+        (first, temporary), *rest = disk
+        assert first == "flush"
+        assert temporary.startswith(".file.")
+        assert rest == [("name", "file"), ("flush", tmp_path.name)]
+
+    def test_finds_rows_that_were_appended(self, tmp_path, disk):
+        append(tmp_path / "rows.csv", "a,b\n")
+        assert disk == [("flush", "rows.csv")]
+
+    def test_finds_a_replaced_folder_whole(self, tmp_path, disk):
+        with replacing_folder(tmp_path / "result") as new:
+            (new / "inner").mkdir()
+            for name in ("one", "inner/two"):
+                (new / name).write_text("content")
+        assert {name for _, name in disk[:-1]} == {"one", "two", "inner", ".result.new"}
+        assert disk[-1] == ("flush", tmp_path.name)
 
 
 def test_rows_that_a_full_disk_takes_only_half_of_are_taken_back(tmp_path):

@@ -14,6 +14,10 @@ clips goes on when it is asked for more of them, and keeps them all when it is a
 many were asked for is the one setting that changes no row. The folds are compared, although they
 change no row either: a table of two folds would be of no test set.
 
+What is written is on the disk before what says that it is there: ``run.json`` before tables, maps
+before their rows. A map that is there and damaged is made again, with its rows; one that somebody
+removed is not missed.
+
 A run whose tables lack a metric that exists now is completed: its clips are measured again, by
 their saved maps where these are there.
 """
@@ -23,6 +27,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +44,7 @@ from audiointerp.reading import (
     WHOLE,
     FileError,
     advising,
+    check_array,
     check_fields,
     listed,
     parse_number,
@@ -159,8 +165,8 @@ class RunFolder:
         self.attributions.mkdir(parents=True, exist_ok=True)
         for table in self._tables.values():
             table.parent.mkdir(exist_ok=True)
+        self._write_run({})  # first: tables without it would be of nobody knows what
         self._write_tables(self._rows)
-        self._write_run({})
 
     def load_attribution(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         """Return a saved attribution map by its name, or None where there is no usable one."""
@@ -258,11 +264,34 @@ class RunFolder:
     def _read_complete_rows(self) -> dict[tuple[str, str], pd.DataFrame]:
         """Return the rows that stay: a wanted clip is measured again unless it is in every table.
 
-        Those of a clip that is not wanted stay in the tables they are in.
+        And unless its map is damaged. Rows of a clip that is not wanted stay in the tables they
+        are in.
         """
         rows = {key: self._read_table(path) for key, path in self._tables.items()}
         again = set(self.clips) - _complete(rows.values())
+        again |= self._damaged()
         return {key: table[~table["clip"].isin(again)] for key, table in rows.items()}
+
+    def _damaged(self) -> set[str]:
+        """Return the wanted clips with a damaged map, and warn of them."""
+        if self._overwrite or not self.attributions.is_dir():
+            return set()
+        found: dict[str, FileError] = {}
+        wanted = set(self.clips)
+        for file in sorted(self.attributions.glob("*.npy")):
+            clip = file.stem.rpartition("@")[0] if len(self.keys) > 1 else file.stem
+            try:
+                if clip in wanted:
+                    check_array(file)
+            except FileError as error:
+                found[clip] = error
+        if found:
+            warnings.warn(
+                f"{len(found)} clips are interpreted again, their maps are damaged: "
+                f"{next(iter(found.values()))}",
+                stacklevel=2,
+            )
+        return set(found)
 
     def _read_table(self, path: Path) -> pd.DataFrame:
         """Return the rows of a table with all columns, none where a metric is missing."""
