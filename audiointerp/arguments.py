@@ -1,4 +1,4 @@
-"""What callers give: one thing or several, and settings by name."""
+"""Normalise arguments: one name or several, and settings by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place where a device is chosen, where a model is, and where double precision is."""
+"""Device selection, the device of a model, and where double precision is available."""
 
 from __future__ import annotations
 

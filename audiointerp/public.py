@@ -1,4 +1,4 @@
-"""The names that `audiointerp` offers."""
+"""Public names of `audiointerp`."""
 
 from __future__ import annotations
 

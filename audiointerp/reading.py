@@ -1,4 +1,4 @@
-"""Read files that others may have made or damaged: text, JSON, CSV, arrays; what to pass over.
+"""Read files that may be damaged or edited by others: text, JSON, CSV, arrays.
 
 Whatever is wrong with a file, the error is a `FileError` that names it and says what to do.
 """

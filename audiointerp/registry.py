@@ -1,4 +1,4 @@
-"""Named choices: methods, masks, metrics, models and front ends are looked up here by name.
+"""Registries: methods, masks, metrics, models and front ends by name.
 
 `check_different` finds names that collide.
 """

@@ -1,4 +1,4 @@
-"""Sounds to listen to: players for notebooks and pages, files on disk; encoded in this one place.
+"""Sounds: players for notebooks and pages, files on disk; the only place that encodes audio.
 
 A player in a notebook holds its sound. As 16-bit WAV that is 430 kB for 5 s at 32 kHz, 10 MB for
 four methods and three masks; so players are MP3 unless WAV is asked for. What MP3 of the highest

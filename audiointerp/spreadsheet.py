@@ -1,4 +1,4 @@
-"""Write tables as CSV without formulas; `audiointerp.reading.read_csv` reads them back exactly.
+"""Write CSV tables without formulas; `audiointerp.reading.read_csv` reads them back exactly.
 
 A spreadsheet takes a cell that begins with ``=``, ``+``, ``-`` or ``@`` for a formula, which can
 read other cells and open addresses; names of files and classes may begin so. Such a text is written

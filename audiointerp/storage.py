@@ -1,4 +1,4 @@
-"""Write files and folders so that no reader ever sees half of one and no two runs write the same.
+"""Write files and folders atomically and durably, and lock them against concurrent runs.
 
 Every write of the package goes through here: an error names the file, and what was there before
 stays. What is written is flushed to the disk before it takes its name, so that a power cut leaves

@@ -1,4 +1,4 @@
-"""Names and messages as text that is safe to show."""
+"""Make names and messages safe to display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which code made a number: the package's version, its commit, and what it computes with."""
+"""Provenance information: package version, commit, and library versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands, put together; the library is imported inside them, so that help comes at once."""
+"""Register the commands. The library is imported inside them, so that help appears at once."""
 
 from __future__ import annotations
 

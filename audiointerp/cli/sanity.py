@@ -1,4 +1,4 @@
-"""Check whether methods depend on the network and the class, and not on faint noise."""
+"""Run sanity checks: dependence on the network and on the class, stability under faint noise."""
 
 from __future__ import annotations
 

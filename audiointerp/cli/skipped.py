@@ -1,4 +1,4 @@
-"""Report what a command skipped, and results that say nothing."""
+"""Report clips that a command skipped and degenerate results."""
 
 from __future__ import annotations
 

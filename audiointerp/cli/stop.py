@@ -1,4 +1,4 @@
-"""End a command that is stopped with one line that says how to go on."""
+"""Handle Ctrl-C and SIGTERM: clean up and print how to resume."""
 
 from __future__ import annotations
 

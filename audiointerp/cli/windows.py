@@ -1,4 +1,4 @@
-"""Report how recordings were cut into windows."""
+"""Report how recordings were split into windows."""
 
 from __future__ import annotations
 

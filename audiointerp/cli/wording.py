@@ -1,4 +1,4 @@
-"""What commands print: options instead of Python's arguments, and no control characters.
+"""Console output: option names instead of Python arguments, control characters escaped.
 
 The library tells a Python user to pass ``overwrite=True``. On the command line that is
 ``--overwrite``, which the command itself knows: messages are put into its options here.

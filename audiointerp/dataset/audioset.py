@@ -1,4 +1,4 @@
-"""AudioSet: its classes, and the clips of its tables that are there as sound files.
+"""AudioSet: class names, and the clips of its tables whose sound files are present.
 
 The names of the classes come from AudioSet's ontology, Google, CC BY 4.0.
 """

@@ -1,4 +1,4 @@
-"""What every set of labelled clips has in common: clips, classes, folds, noise and a cache."""
+"""Base class of all labelled sets: clips, classes, folds, noise, cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the clips of a set: in batches ahead of the work on them, or all once to check them."""
+"""Prefetch batches of a set's clips in a thread, or read all clips once to check them."""
 
 from __future__ import annotations
 

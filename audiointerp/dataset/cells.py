@@ -1,4 +1,4 @@
-"""Read tables (CSV, TSV, Parquet) cell by cell, with errors that say where."""
+"""Read tables (CSV, TSV, Parquet) cell by cell, with error messages that give the position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reduce the channels of a sound to one, and say why the result is silent or nearly so."""
+"""Mix channels down to one, and explain why the result is silent or nearly silent."""
 
 from __future__ import annotations
 

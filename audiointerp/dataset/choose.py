@@ -1,4 +1,4 @@
-"""Open a set by what a user calls it: a folder, a table, or a set that the package makes."""
+"""Open a data set from the name, folder or table that a user gives."""
 
 from __future__ import annotations
 

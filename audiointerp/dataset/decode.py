@@ -1,4 +1,4 @@
-"""Decode sound files block by block, refusing those that would give wrong samples."""
+"""Decode sound files block by block, and refuse files that would decode to wrong samples."""
 
 from __future__ import annotations
 

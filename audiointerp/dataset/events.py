@@ -1,4 +1,4 @@
-"""Read tables of events: what sounds in each recording, from which second to which."""
+"""Read tables of events: label, onset and offset in each recording."""
 
 from __future__ import annotations
 

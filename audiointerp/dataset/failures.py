@@ -1,4 +1,4 @@
-"""What counts as the failure of one clip, and what ends a run.
+"""Decide which errors skip one clip and which end a run.
 
 Whatever goes wrong with one clip is that clip's failure: the run goes on with the others and
 reports it. A run ends with the error itself where this would say nothing of the clip: if the disk

@@ -1,4 +1,4 @@
-"""What sets of sound files have in common: parts and windows of files, names, what is cut off."""
+"""Shared parts of file-based sets: segments and windows of files, names, truncation."""
 
 from __future__ import annotations
 

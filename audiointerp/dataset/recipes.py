@@ -1,4 +1,4 @@
-"""How the synthetic set's sounds are made: one recipe per class, one per kind of background.
+"""Synthesis recipes of the synthetic set: one per class, one per kind of background.
 
 A recipe is a function of a random generator alone. It draws everything that varies within its
 class (pitch, formants, tempo, number and onset of repetitions, timbre, durations) and returns five

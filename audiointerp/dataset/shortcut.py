@@ -1,4 +1,4 @@
-"""The synthetic set with a planted shortcut: a sound that gives a class away.
+"""The synthetic set with a planted shortcut: a sound that predicts the class.
 
 Clips of one class carry a sound that has nothing to do with it, such as the beep of a recorder.
 A network trained on them may learn the beep beside the class; a clip of another class that beeps

@@ -1,4 +1,4 @@
-"""Read a recording of any length in blocks, as windows that overlap; memory does not grow with it.
+"""Read a recording of any length in blocks, as overlapping windows, in constant memory.
 
 The windows are those of the whole recording, resampled at once: joined without overlap they are
 what `audiointerp.dataset.load_audio` returns.

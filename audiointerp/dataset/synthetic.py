@@ -1,4 +1,4 @@
-"""A synthetic stand-in for ESC-50 whose clips come with their parts.
+"""A synthetic stand-in for ESC-50 whose foregrounds and backgrounds are known.
 
 Ten of ESC-50's classes, each clip an event of its class in the foreground over a background at a
 known level. Because both are known apart, so is the ideal binary mask of every clip: the cells of

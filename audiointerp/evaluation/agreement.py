@@ -1,4 +1,4 @@
-"""Do two metrics order methods alike? Rank correlations of their means, with intervals."""
+"""Rank agreement between metrics: correlations of the methods' means, with intervals."""
 
 from __future__ import annotations
 

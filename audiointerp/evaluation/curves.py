@@ -1,4 +1,4 @@
-"""Insertion and deletion: the class's probability while cells are added, or taken away, in order.
+"""Insertion and deletion curves: class probability while cells are added or removed in order.
 
 Cells follow each other in the order of the map, the highest first, equal ones by position, as in
 the top-K masks: a share of 30 % keeps the very cells that ``topK_30`` does. Hidden cells become

@@ -1,4 +1,4 @@
-"""The metrics in words, made from their records."""
+"""Descriptions of metrics in words, generated from their records."""
 
 from __future__ import annotations
 

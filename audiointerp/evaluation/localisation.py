@@ -1,4 +1,4 @@
-"""Localisation: whether a map lies where the sound that it explains truly is.
+"""Localisation: whether a map lies where the explained sound is.
 
 In cells, a map is compared with the ideal binary mask over the counted cells; see
 `audiointerp.evaluation.truth.Truth`. In time, its positive part, summed over frequency, is compared

@@ -1,4 +1,4 @@
-"""Average precision: how well scores rank the clips that have a label above those that do not."""
+"""Average precision: whether clips that have a label rank above those that do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A metric as a record, and the evidence that metrics are computed from.
+"""The record of a metric, and the evidence that metrics are computed from.
 
 `METRICS` is the only place that states facts about metrics: tables, plots, the report and the
 tests read names, units, directions and bounds from there.

@@ -1,4 +1,4 @@
-"""F-Fidelity: fidelity measured by removing random cells of what a mask selects, a few at a time.
+"""F-Fidelity: fidelity measured by removing random subsets of the selected cells.
 
 FF removes all that a mask selects, FidIn all that it does not: holes of a size and shape that the
 network may never have met, so that its answer may be one to the hole. F-Fidelity removes a random

@@ -1,4 +1,4 @@
-"""Sanity of attribution maps: dependence on the network and the class, steadiness, fidelity.
+"""Sanity of attribution maps: dependence on network and class, stability, infidelity.
 
 Pure functions of tensors and callables, one value per clip; `audiointerp.runs.sanity` runs them.
 Norms are Euclidean over a clip's cells. NaN where there is no evidence: a constant map has no

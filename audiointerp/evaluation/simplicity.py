@@ -1,4 +1,4 @@
-"""Simplicity: how few cells an interpretation needs, seen from the mask alone."""
+"""Simplicity: how few cells an interpretation needs, computed from the mask alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sound: how near what a mask keeps is to the clean foreground of the clip."""
+"""Sound quality: how close the masked sound is to the clean foreground."""
 
 from __future__ import annotations
 

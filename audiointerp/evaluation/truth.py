@@ -1,4 +1,4 @@
-"""What is known to be true of a batch of clips: their parts, their events and their labels."""
+"""Ground truth of a batch of clips: their parts, events and labels."""
 
 from __future__ import annotations
 

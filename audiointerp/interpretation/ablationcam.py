@@ -1,4 +1,4 @@
-"""Ablation-CAM: a layer's activations, weighted by what the score loses without each channel."""
+"""Ablation-CAM: activations of a layer, weighted by the drop in score without each channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps that add up to what they explain: by how much they miss it, and what to do then."""
+"""Additive maps: how far their sum misses the explained value, and how to report it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Background clips: what methods take that compare a clip with others."""
+"""Background clips for methods that compare a clip with others."""
 
 from __future__ import annotations
 

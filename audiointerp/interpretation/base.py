@@ -1,4 +1,4 @@
-"""What all methods share: input checks, a model left as it was found, the explanation."""
+"""Base class of all methods: input checks, an unchanged model, the explanation."""
 
 from __future__ import annotations
 

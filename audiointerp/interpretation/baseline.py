@@ -1,4 +1,4 @@
-"""What a method compares a clip with where it needs a level for cells that hold nothing."""
+"""Baselines of methods that need a level for cells without content."""
 
 from __future__ import annotations
 

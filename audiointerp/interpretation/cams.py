@@ -1,4 +1,4 @@
-"""Class activation maps that need one pass: by gradients, or by the activations alone."""
+"""Class activation maps that need a single pass: gradient-based, or from activations alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers of a clip, which depend on the clip and a seed and on nothing else."""
+"""Random numbers that depend only on a clip and a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a method before it runs: its family, cost, guarantees and known failures."""
+"""Facts about a method: family, cost, guarantees and known failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The value function of perturbation methods: what the model says of versions of clips."""
+"""The value function of perturbation methods: the model's output for perturbed clips."""
 
 from __future__ import annotations
 

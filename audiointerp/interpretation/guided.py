@@ -1,4 +1,4 @@
-"""Guided backpropagation: only what speaks for the class passes back through a ReLU."""
+"""Guided backpropagation: only positive gradients pass back through a ReLU."""
 
 from __future__ import annotations
 

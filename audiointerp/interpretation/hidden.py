@@ -1,4 +1,4 @@
-"""What hidden parts of a clip become in perturbation methods, by name in `FILLINGS`.
+"""Fillings: what replaces hidden parts of a clip in perturbation methods, by name in `FILLINGS`.
 
 A new way is a subclass of `Filling` under ``FILLINGS.register``.
 """

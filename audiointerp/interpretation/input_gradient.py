@@ -1,4 +1,4 @@
-"""Input×Gradient: how far each cell lies above the base, times the slope of the class's logit."""
+"""Input×Gradient: the level of each cell above the base times the gradient of the class logit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What class activation maps share: a network's layers, their planes, and the way to the cells.
+"""Shared parts of class activation maps: layers, their planes, and resizing to the cells.
 
 A new class activation map is a subclass of `GradientCAM` or `ForwardCAM` that says how a layer's
 channels are weighed.

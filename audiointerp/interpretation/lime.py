@@ -1,4 +1,4 @@
-"""LIME: hide random segments of the spectrogram, fit a linear model to what the classifier says."""
+"""LIME: hide random segments of the spectrogram and fit a linear model to the outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation: the logit is passed back from layer to layer, to the cells."""
+"""Layer-wise relevance propagation: the logit is propagated back, layer by layer, to the cells."""
 
 from __future__ import annotations
 

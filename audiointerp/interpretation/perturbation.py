@@ -1,4 +1,4 @@
-"""Perturbation methods as a composition: what is hidden, how, and what is made of the answers.
+"""Perturbation methods as a composition: segmentation, filling and estimator.
 
 A segmentation (`segmentation`) says what is hidden together, a filling (`hidden`) what it becomes,
 the value function (`game`) what the model says of such versions. An `Estimator` chooses the

@@ -1,4 +1,4 @@
-"""Reference maps to compare methods with: a floor, baselines that see no network, a ceiling.
+"""Reference maps to compare methods with: a floor, baselines without a network, a ceiling.
 
 They are filed in `METHODS` beside the methods and run like them. A method that does not beat
 ``random`` says nothing of the network, one that does not beat ``energy`` says less than the

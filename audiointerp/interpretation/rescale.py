@@ -1,4 +1,4 @@
-"""The DeepLIFT rescale rule as a backward pass of its own.
+"""The DeepLIFT rescale rule, implemented as a modified backward pass.
 
 One forward pass of the baselines records what goes into every nonlinearity. One forward pass of the
 clips builds a graph in which every nonlinearity's derivative is replaced by Δout/Δin against one

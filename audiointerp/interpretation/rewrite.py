@@ -1,4 +1,4 @@
-"""Rewrite a network so that every nonlinearity is a layer that the rescale rule can see.
+"""Rewrite a network so that every nonlinearity is a layer, as the rescale rule needs.
 
 The network is traced by torch.fx, as a whole or part by part. Nonlinear functions such as
 ``F.relu`` become layers. Operations without a rule, such as the product of two activations, are

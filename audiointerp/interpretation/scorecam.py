@@ -1,4 +1,4 @@
-"""Score-CAM: a layer's activations, weighted by the score of what each channel leaves of a clip."""
+"""Score-CAM: activations of a layer, weighted by the score of the clip masked by each channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapley values of the parts of a clip: by a weighted regression, or by sampled permutations."""
+"""Shapley values of a clip's parts: weighted regression or sampled permutations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SmoothGrad and its like: statistics of the gradient over noisy copies of the clip."""
+"""SmoothGrad and variants: statistics of the gradient over noisy copies of the clip."""
 
 from __future__ import annotations
 

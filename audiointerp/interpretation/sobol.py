@@ -1,4 +1,4 @@
-"""Sobol indices: how much of the variance of the class's probability each part has a share in."""
+"""Sobol indices: the share of each part in the variance of the class probability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Surrogates: a linear model or a random forest of which time segments are kept."""
+"""Surrogate models: linear or random-forest regression on which time segments are kept."""
 
 from __future__ import annotations
 

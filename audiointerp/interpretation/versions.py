@@ -1,4 +1,4 @@
-"""Gradients at many versions of every clip: points on a path, noisy copies."""
+"""Gradients at many versions of each clip: points on a path, noisy copies."""
 
 from __future__ import annotations
 

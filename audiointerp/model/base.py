@@ -1,4 +1,4 @@
-"""What all PANNs models share: input check, bn0, pooling head, classifier and settings."""
+"""Base class of the PANNs models: input check, bn0, pooling head, classifier, settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published PANNs weights: fetched with their checksum, loaded without running code.
+"""Published PANNs weights: downloaded with a checksum, loaded without executing code.
 
 `load_panns` returns a published network as it is, an AudioSet tagger; `transfer_panns` loads what
 lies below its last layer into a network for other classes.

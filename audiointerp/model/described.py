@@ -1,4 +1,4 @@
-"""Files of tensors with a text that describes them: safetensors with a checksum of all they hold.
+"""Tensor files with a description: safetensors with a checksum of the whole content.
 
 What the text says is the business of those who write it: `audiointerp.model.weights` for
 classifiers, `audiointerp.interpretation.trained.files` for trained interpreters.

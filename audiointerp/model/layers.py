@@ -1,4 +1,4 @@
-"""Layers that PANNs share, with every activation and pooling a module that methods can see."""
+"""Layers shared by PANNs models; every activation and pooling is a module that methods can see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read scores out of what a network returns: tensors, dicts, tuples, objects with ``.logits``."""
+"""Extract scores from what a network returns: tensors, dicts, tuples, objects with ``.logits``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations of any layer as planes over frequency and time, for Grad-CAM and its like."""
+"""Activations of any layer as planes over frequency and time, for Grad-CAM and similar methods."""
 
 from __future__ import annotations
 

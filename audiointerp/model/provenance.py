@@ -1,4 +1,4 @@
-"""What a network was trained on, as its card says, and whether a set has clips of it.
+"""Training data of a network, as its card states it, and overlap with a given set.
 
 A weight file's card holds, under ``trained_on``, the folds, hashes of the recordings that were used
 for training and for validation, and the classes without a training clip. Older cards have the

@@ -1,4 +1,4 @@
-"""Copies of a network with layers whose parameters are drawn anew, from the output to the input."""
+"""Copies of a network with randomised layers, from the output to the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is, by its content: weights, or what is taken for weights by mistake."""
+"""Recognise a file by its content: weights, or files commonly mistaken for weights."""
 
 from __future__ import annotations
 

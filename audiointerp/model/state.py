@@ -1,4 +1,4 @@
-"""Weights out of checkpoint files, whatever they are wrapped in, read without running code.
+"""Read weights from checkpoint files, whatever wraps them, without executing code.
 
 `load_checkpoint` puts them into a module. Wrappers are found by the names of the module's own
 weights: where all of these stand in the file behind a common prefix, such as ``state_dict.model.``

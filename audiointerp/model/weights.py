@@ -1,4 +1,4 @@
-"""Weight files that carry all it takes to use them: front end, architecture, classes, licence.
+"""Self-contained weight files: front end, architecture, classes, licence.
 
 A file is in the safetensors format, which holds tensors and text and cannot run code. The text
 says how to build the processor and the model; a file whose tensors do not fit it is refused.

@@ -1,4 +1,4 @@
-"""Names beside the points of a picture, placed so that none covers another."""
+"""Labels of points in a plot, placed without overlap."""
 
 from __future__ import annotations
 

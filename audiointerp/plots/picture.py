@@ -1,4 +1,4 @@
-"""A figure that shows itself in a notebook and saves itself for the screen or for print."""
+"""A figure that displays itself in a notebook and is saved for screen or print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""At which frequencies attribution lies: maps summed over time."""
+"""Frequency profiles of attribution: maps summed over time."""
 
 from __future__ import annotations
 

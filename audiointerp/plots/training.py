@@ -1,4 +1,4 @@
-"""A training and its outcome: learning curves, confusion matrix."""
+"""Plots of a training: learning curves, confusion matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Write names into pictures as they are.
+r"""Draw names in plots literally.
 
 matplotlib reads ``$a_b$`` as a formula and fails at ``$\foo$``, leaves out legend entries that
 begin with an underscore, and draws boxes for letters that its font lacks. Names of files, classes

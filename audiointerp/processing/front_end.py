@@ -1,4 +1,4 @@
-"""What every front end offers: cells from a waveform, a waveform from changed cells, axes."""
+"""Interface of front ends: waveform to cells, changed cells to waveform, axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front end of networks that take a waveform: their sound is changed through its STFT."""
+"""Front end of waveform networks: the sound is modified through its STFT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some clips of runs to look at and listen to: made again from the set and the saved maps.
+"""Selected clips of runs to see and hear, recreated from the set and the saved maps.
 
 A run keeps numbers and attribution maps. Its settings say which clips it was of; with the set at
 hand, every sound that was scored can be made again, by the same gains. What can be checked is:

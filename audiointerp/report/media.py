@@ -1,4 +1,4 @@
-"""Pictures and sounds as a page embeds them."""
+"""Images and sounds as embedded in a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure every method on a set and write what was found: the matrix of methods with numbers."""
+"""Measure every method on a set: the matrix of methods with numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fill a page's template: everything it shows goes in, nothing is loaded.
+"""Fill a page template; the page is self-contained.
 
 A page's content security policy lets the browser run the script and the style that are in it, show
 pictures and play sounds that are in it, and reach nothing else.

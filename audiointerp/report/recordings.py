@@ -1,4 +1,4 @@
-"""The timelines of recordings, read from the folders that `RecordingInterpretation.save` writes."""
+"""Timelines of recordings, read from folders written by `RecordingInterpretation.save`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page of an experiment's runs: what was run, means by mask, every clip, and what was heard.
+"""Page of an experiment's runs: settings, means by mask, every clip, sounds.
 
 The numbers are those of the runs' tables; means are made in the page, over the clips that its
 reader asks for. `audiointerp.report.listen` adds what there is to look at and listen to.

@@ -1,4 +1,4 @@
-"""A page of saved interpretations, made from the folders that `Interpretation.save` writes.
+"""Page of saved interpretations, made from folders written by `Interpretation.save`.
 
 The model is not needed: spectrograms and masks are computed again from the saved sound and
 attribution map, numbers are copied.

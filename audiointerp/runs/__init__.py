@@ -1,1 +1,1 @@
-"""One clip's work, and the same over files and over sets: what `audiointerp.predict` rests on."""
+"""Interpretation of one clip, of files and of sets; the basis of `audiointerp.predict`."""

@@ -1,4 +1,4 @@
-"""Benchmark methods against what is known of the clips: every model, method, noise and level."""
+"""Benchmark methods against the ground truth: every model, method, noise and level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a classifier makes of a set: the labels of every clip, accuracy, mAP, confusion."""
+"""Classify a set: labels of every clip, accuracy, mAP, confusion matrix."""
 
 from __future__ import annotations
 

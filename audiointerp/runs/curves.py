@@ -1,4 +1,4 @@
-"""Whole insertion and deletion curves of some clips, to be looked at."""
+"""Full insertion and deletion curves of a few clips, for inspection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sound files instead of sets: every model and method, as pictures, sounds and tables.
+"""Interpret individual audio files: every model and method, as pictures, sounds and tables.
 
 The command line calls these functions and adds nothing to them.
 """

@@ -1,4 +1,4 @@
-"""A job: one method on one classifier, and how its maps are masked and measured."""
+"""A job: one method on one classifier, with its masks and metrics."""
 
 from __future__ import annotations
 

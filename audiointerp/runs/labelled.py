@@ -1,4 +1,4 @@
-"""A batch of a set's clips, with their labels and what is known of them, explained for a run."""
+"""A batch of labelled clips, with ground truth where known, explained for a run."""
 
 from __future__ import annotations
 

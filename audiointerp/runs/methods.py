@@ -1,4 +1,4 @@
-"""Check every method on some clips: what its maps depend on and what they cost."""
+"""Check every method on a few clips: what its maps depend on, and its cost."""
 
 from __future__ import annotations
 

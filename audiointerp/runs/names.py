@@ -1,4 +1,4 @@
-"""Names of folders and files that results are saved under."""
+"""Names of result folders and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build the parts of a run from names and settings: models, methods, sets, backgrounds."""
+"""Build components from registered names: models, methods, sets, backgrounds."""
 
 from __future__ import annotations
 

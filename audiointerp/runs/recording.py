@@ -1,4 +1,4 @@
-"""The interpretation of a recording that is longer than the model's clips."""
+"""Interpretation of a recording that is longer than the model's clips."""
 
 from __future__ import annotations
 

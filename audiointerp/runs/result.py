@@ -1,4 +1,4 @@
-"""One clip's interpretation: what the model said, what it looked at, what it listened to."""
+"""Interpretation of one clip: prediction, map, masks, sounds and metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sanity checks of methods on a classifier and some clips, as one table of numbers."""
+"""Sanity checks of methods on a classifier and some clips, as one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results folder of one run: what is written where, and how a run is taken up again.
+"""Results folder of one run: its files, and how an interrupted run resumes.
 
 ::
 

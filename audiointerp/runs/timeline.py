@@ -1,4 +1,4 @@
-"""What a classifier makes of every window of a recording."""
+"""Class probabilities of every window of a recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a recording is cut into windows, which of them are interpreted, and what is left out."""
+"""Windows of a recording: how they are cut, which are interpreted, what is omitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A faster copy of a model: folded batch norm, ReLUs in place, weights laid out for speed."""
+"""Faster inference copy of a model: folded batch norm, in-place ReLUs, optimised weight layout."""
 
 from __future__ import annotations
 

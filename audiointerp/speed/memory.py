@@ -1,4 +1,4 @@
-"""How a network's activations get their memory: from a heap that keeps it, in batches that fit.
+"""Memory of activations: a heap that keeps freed blocks, and batch sizes that fit.
 
 Importing it loads no torch, so that `audiointerp.speed.share_processors` is still in time.
 """

@@ -1,4 +1,4 @@
-"""In how many bits a network computes: a context for everything that runs inside it."""
+"""Numeric precision contexts."""
 
 from __future__ import annotations
 

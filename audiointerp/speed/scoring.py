@@ -1,4 +1,4 @@
-"""Masked clips → class probabilities: every distinct input once, in full batches.
+"""Masked clips → class probabilities: distinct inputs only, in full batches.
 
 Several of the fourteen masks often coincide (``topK_5`` and ``topK_5_pos``, say, wherever 5 % of
 the cells are positive). Equal masks are scored once.

@@ -1,4 +1,4 @@
-"""How many processors a process may use, and how its threads wait for each other.
+"""Number of processors a process may use, and how its threads wait.
 
 Imports no torch: OpenMP reads its settings when torch loads it.
 """

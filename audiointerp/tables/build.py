@@ -1,4 +1,4 @@
-"""Rows of a frame → captioned tables: one for each family of metrics, as wide as a page."""
+"""Rows of a frame → captioned tables: one per family of metrics, at page width."""
 
 from __future__ import annotations
 

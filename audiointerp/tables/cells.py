@@ -1,4 +1,4 @@
-"""What the tables for reading are made of: cells, the headings of columns, and rows."""
+"""Building blocks of display tables: cells, column headings, rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables → HTML, as notebooks show them: readable on light and dark pages, and without styles."""
+"""Tables → HTML for notebooks: readable on light and dark pages, and without styles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which methods find the sound? Results of a benchmark → leaderboard, levels and agreement.
+"""Leaderboard of methods: benchmark results → rankings, levels and agreement.
 
 `load_benchmark` reads the runs, `make_leaderboard` makes the tables and pictures. What a row pools:
 the clips of a model under every noise of the main level, explained by their true label.

@@ -1,4 +1,4 @@
-"""Many short texts on a page of a PDF, drawn fast."""
+"""Draw many short texts on a PDF page quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bookmarks and links for a PDF that matplotlib wrote, which can make neither.
+"""Add bookmarks and links to a PDF written by matplotlib, which supports neither.
 
 A PDF may be extended at its end: new versions of some objects, and a table of where they are. So
 the file stays as it was, and what is added is small. Adobe, "PDF Reference", 1.4: 3.4.5 (updates),

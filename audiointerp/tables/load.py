@@ -1,4 +1,4 @@
-"""Results folders → one long table, whatever metrics each run was made with."""
+"""Results folders → one long table, whatever metrics each run has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matrix of methods: cost, requirements, guarantees, known failures, what was measured."""
+"""The matrix of methods: cost, requirements, guarantees, known failures, measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes on results: which clips a mean lacks, what its neighbours are of, what is degenerate.
+"""Notes on results: missing clips, differing settings, degenerate maps, leakage.
 
 A mean of four clips next to one of ten, a mask that keeps everything, clips that the model was
 trained on: none of these shows in the number. `find_notes` finds them in the rows of some runs and

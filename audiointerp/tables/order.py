@@ -1,4 +1,4 @@
-"""The order of names in tables: as they are registered, then others by the alphabet."""
+"""Order of names in tables: registration order first, then alphabetical."""
 
 from __future__ import annotations
 

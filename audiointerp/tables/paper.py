@@ -1,4 +1,4 @@
-"""The tables of a paper, made from results: of masks, methods, experiments, and the summaries.
+"""Tables of a paper, made from results: by mask, method and experiment, and summaries.
 
 `make_tables` returns them twice: the numbers in full as frames, and captioned and rounded for
 reading. They show themselves in a notebook; `audiointerp.tables.files` writes them.
@@ -121,8 +121,7 @@ def make_tables(results: pd.DataFrame, *, resamples: int = 5_000, seed: int = 0)
 
 
 _PLANE_LEGEND = (
-    "Each metric is scaled from 0 (worthless) to 1 (best). On the front is what nothing beats in "
-    "both."
+    "Each metric is scaled from 0 (worthless) to 1 (best). Pareto-optimal pairs lie on the front."
 )
 
 

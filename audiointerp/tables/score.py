@@ -1,4 +1,4 @@
-"""The score of a method and mask: the metrics scaled to [0, 1] and taken together."""
+"""Score of a method and mask: metrics scaled to [0, 1] and combined."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def normalise(means: ArrayLike, cells: float, names: Sequence[str] | None = None
     A metric where higher is better becomes (value - low)/(high - low), else 1 minus that, cut to
     [0, 1]; `score_range` gives low and high. For FF that is max(FF, 0), for AI and AG the hundredth
     part, for AD 1 - AD/100, for COMP 1 - COMP/ln N; FidIn and SPS stay as they are. Zero always
-    means a mask that is good for nothing: removing it costs nothing, it alone keeps nothing of the
-    class, it selects nothing. The mean is cut, not the clips: noise about zero stays zero.
+    means an uninformative mask: removing it costs nothing, it alone keeps nothing of the class, it
+    selects nothing. The mean is cut, not the clips: noise about zero stays zero.
 
     The ranges are those of the definitions, not of the rows compared. From minimum to maximum of
     the rows, the worst row of any metric would get 0 and so lose the whole product, however small

@@ -1,4 +1,4 @@
-"""Tables for reading, which show themselves in a notebook, and a collection to choose from."""
+"""Display tables that render in notebooks, and a collection to select from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names in LaTeX: text that is set as it stands, and file names that need no escape."""
+"""Escape names for LaTeX, and file names that need no escape."""
 
 from __future__ import annotations
 

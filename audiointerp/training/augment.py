@@ -1,4 +1,4 @@
-"""Augmentation of training batches: hidden stripes, blended clips, shifts in time.
+"""Augmentation of training batches: SpecAugment stripes, mixup, time shifts.
 
 References
 ----------

@@ -1,4 +1,4 @@
-"""The cards of weight files: what they were trained on, their licence, scores and mistakes."""
+"""Model cards of weight files: training data, licence, scores and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training keeps in its folder: checkpoints and history, and how it is resumed from them."""
+"""Checkpoints and history of a training, and how it resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is checked before a training: sets, numbers and the precision."""
+"""Checks before a training: sets, numbers, precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every training does beside its steps: epochs, checkpoints and the order of clips."""
+"""Shared training loop: epochs, checkpoints, order of clips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training on clips with holes: random masks that no explanation has a part in.
+"""Training on clips with holes: random masks that are independent of any explanation.
 
 A network that never saw removed cells responds to holes rather than to sounds, and then fidelity
 says little. One that was trained on clips with random holes takes them for what they are:

@@ -1,4 +1,4 @@
-"""Train the decoder of an interpreter: what ``audiointerp train-interpreter`` runs.
+"""Train an interpreter's decoder; the implementation of ``audiointerp train-interpreter``.
 
 The classifier is frozen. Clips of the training folds go through it, some with another clip mixed
 in; the decoder learns by what its objective says (`audiointerp.training.objectives`); the epoch of

@@ -1,4 +1,4 @@
-"""Training: features in batches on the model's device, augmentation, the best epoch kept as a file.
+"""Train a classifier: batches of features, augmentation, selection of the best epoch.
 
 All randomness of a training step is a pure function of the seed and the step's number, so a run
 that was cut off and resumed ends with the weights of one that was not.

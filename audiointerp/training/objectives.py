@@ -1,4 +1,4 @@
-"""What decoders of trained interpreters are trained for: one objective for each method.
+"""Training objectives of interpreters: one per method.
 
 An objective makes the decoder and says what a batch of clips costs; the loop that trains it is in
 `audiointerp.training.interpreter`.

@@ -1,4 +1,4 @@
-"""From a set of clips to a weight file with a card: what ``audiointerp train`` runs."""
+"""From a set of clips to a weight file with a card; the implementation of ``audiointerp train``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look into a sound file's container before it is decoded: what it is, and whether it is whole.
+"""Inspect a sound file's container before decoding: its format, and whether it is complete.
 
 libsndfile decodes what is left of a file that was cut off, and believes the lengths that headers
 state. `examine` compares them with the file. One module for each family of containers, and

@@ -1,4 +1,4 @@
-"""Containers of chunks and headers: compare the bytes of sound that they promise with the file.
+"""Chunk-based containers: compare the number of bytes that headers declare with the file.
 
 A program that writes to a pipe cannot state the length of its sound. Such files are given to the
 decoder under a header that does: libsndfile reads some of them as empty, and some not at all.

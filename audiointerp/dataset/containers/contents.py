@@ -1,4 +1,4 @@
-"""What a container says of the sound in it, checked, and a file put together from pieces."""
+"""Metadata of a container, checked, and a file assembled from pieces."""
 
 from __future__ import annotations
 

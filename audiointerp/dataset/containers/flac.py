@@ -1,4 +1,4 @@
-"""FLAC: the length that its header states is compared with the last frame (RFC 9639)."""
+"""FLAC: compare the length in the header with the last frame (RFC 9639)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MPEG audio (MP3): count its frames, and state their number where the file does not.
+"""MPEG audio (MP3): count the frames, and write their number where the file lacks it.
 
 libsndfile guesses the length of an MP3 without a Xing header from its size, which is wrong where
 the bit rate varies, and decodes no more than it guessed.

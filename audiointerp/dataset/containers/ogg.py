@@ -1,4 +1,4 @@
-"""Ogg: walk its pages (RFC 3533), which say how long the sound is and whether all is there."""
+"""Ogg: walk the pages (RFC 3533) to find the length and check that the file is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognise what a file is by its first bytes, where it is no sound that can be read."""
+"""Recognise files that are not readable sound by their first bytes."""
 
 from __future__ import annotations
 

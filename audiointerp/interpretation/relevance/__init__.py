@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation as a backward pass of its own.
+"""Layer-wise relevance propagation, implemented as a modified backward pass.
 
 The network runs in a `Propagation`, a mode of torch in which functions such as ``conv2d`` and
 ``relu`` have rules of relevance in place of their derivatives. One backward pass then carries the

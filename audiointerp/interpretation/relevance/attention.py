@@ -1,4 +1,4 @@
-"""AttnLRP: rules of products of activations, softmax, attention and normalisation."""
+"""AttnLRP: rules for products of activations, softmax, attention and normalisation."""
 
 from __future__ import annotations
 

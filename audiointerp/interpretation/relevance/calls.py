@@ -1,4 +1,4 @@
-"""What a function of torch is called with, and where: for modes that replace functions."""
+"""Arguments of torch functions, and modes that replace these functions."""
 
 from __future__ import annotations
 

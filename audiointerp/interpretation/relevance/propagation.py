@@ -1,4 +1,4 @@
-"""A backward pass of relevance: torch's functions have rules in place of derivatives.
+"""Backward pass of relevance: torch functions have rules in place of derivatives.
 
 A function without weights is one entry of `ELEMENTWISE`, `MEANS`, `MAXIMA` or `REARRANGING`, or a
 method ``_do_<name>`` of `Propagation`. What has no rule is refused by name.

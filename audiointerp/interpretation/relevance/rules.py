@@ -1,4 +1,4 @@
-"""Rules of relevance: how a layer shares out what its outputs have among its inputs."""
+"""Rules of relevance: how a layer distributes its outputs' relevance over its inputs."""
 
 from __future__ import annotations
 

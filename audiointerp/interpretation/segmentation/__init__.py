@@ -1,4 +1,4 @@
-"""What perturbation methods hide: segmentations of a clip, by name in `SEGMENTATIONS`.
+"""Segmentations: the parts of a clip that perturbation methods hide, by name in `SEGMENTATIONS`.
 
 A segmentation is a function of the clip's cells (freq, time), a NumPy array. One that needs more of
 the clip, such as its times in seconds, is a `ClipSegmentation`, a function of the `Clip`. Both

@@ -1,4 +1,4 @@
-"""What segmentations take and return, and how clips are segmented ahead of the network."""
+"""Interface of segmentations, and segmentation of clips ahead of the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Soft components of a clip, which a cell belongs to in part, and their sounds."""
+"""Soft components of a clip, to which a cell belongs in part, and their sounds."""
 
 from __future__ import annotations
 

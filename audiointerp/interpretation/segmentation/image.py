@@ -1,4 +1,4 @@
-"""Segmentations of a spectrogram that is seen as a grey image, by scikit-image."""
+"""Segmentations of a spectrogram as a grey-scale image, by scikit-image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segmentations by time and frequency: rectangles, stretches of time, bands, onsets."""
+"""Segmentations by time and frequency: grids, time segments, bands, onsets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoders of a network's activations, and what they are given of it."""
+"""Decoders of a network's activations, and their inputs."""
 
 from __future__ import annotations
 

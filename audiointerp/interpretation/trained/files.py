@@ -1,4 +1,4 @@
-"""Weight files of trained interpreters: the decoder, its layers, and the classifier it is for."""
+"""Weight files of trained interpreters: decoder, layers, and the matching classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A method that makes its masks by a decoder that was trained for the classifier."""
+"""Base class of methods whose masks come from a trained decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""L2I: which components of a spectrogram's factorisation a class is made of, as a mask."""
+"""L2I: which components of a factorised spectrogram support a class, as a mask."""
 
 from __future__ import annotations
 

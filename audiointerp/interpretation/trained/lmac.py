@@ -1,4 +1,4 @@
-"""L-MAC: a decoder that was trained to make masks which keep, and take, a class's evidence."""
+"""L-MAC: a decoder trained to produce masks that keep, or remove, the evidence for a class."""
 
 from __future__ import annotations
 

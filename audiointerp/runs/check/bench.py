@@ -1,4 +1,4 @@
-"""What a check is, what it finds, and what it is tried on."""
+"""Definition of a check, its result, and the sounds it runs on."""
 
 from __future__ import annotations
 

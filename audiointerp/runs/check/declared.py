@@ -1,4 +1,4 @@
-"""Checks of what a classifier declares."""
+"""Checks of a classifier's declarations."""
 
 from __future__ import annotations
 

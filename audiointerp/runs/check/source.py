@@ -1,4 +1,4 @@
-"""Where the classifiers to check come from: weight files and Python files."""
+"""Load the classifiers to check: weight files and Python files."""
 
 from __future__ import annotations
 
