@@ -118,7 +118,11 @@ def test_of_all_methods_those_without_weights_are_left_out():
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     results = tmp_path_factory.mktemp("methods")
-    request = {"noises": NOISE, "methods": ["saliency", "random", "ideal"], "results": results}
+    request = {
+        "noises": NOISE,
+        "methods": ["saliency", "lrp", "random", "ideal"],
+        "results": results,
+    }
     found = measure_methods(
         [WEIGHTS], "synthetic", **request, clips=3, checked_clips=2, progress=False
     )
@@ -127,7 +131,7 @@ def measured(tmp_path_factory):
 
 def test_truth_is_that_of_the_runs(measured):
     found, results = measured
-    assert found["method"].tolist() == ["saliency", "random", "ideal"]
+    assert found["method"].tolist() == ["saliency", "lrp", "random", "ideal"]
     for method, row in found.set_index("method").iterrows():
         folder = results / "synthetic_logmel_robust" / f"{method}_white"
         table = pd.read_csv(folder / "csvs" / "topK_30.csv")
@@ -137,6 +141,14 @@ def test_truth_is_that_of_the_runs(measured):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
     ideal = found.set_index("method").loc["ideal"]
     assert ideal["AUPRC"] == pytest.approx(1)
+    residuals = pd.read_csv(results / "synthetic_logmel_robust" / "lrp_white" / "diagnostics.csv")[
+        "residual"
+    ]
+    assert 0 < residuals.max() < 1e-2
+    assert found.set_index("method")["residual"].to_dict() == pytest.approx(
+        {"saliency": np.nan, "lrp": residuals.max(), "random": np.nan, "ideal": np.nan},
+        nan_ok=True,
+    )
     assert ideal[["weights", "classes", "seconds", "forward_passes"]].isna().all()
 
 

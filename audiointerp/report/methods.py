@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import nan
 
 import pandas as pd
 
@@ -13,8 +14,10 @@ from audiointerp.runs.benchmark import LEVEL_MASK, run_benchmark
 from audiointerp.runs.experiment import TEST_FOLD
 from audiointerp.runs.methods import check_methods
 from audiointerp.runs.recipe import ALL, TRAIN_FOLDS, Recipe, load_models, open_set
+from audiointerp.runs.store import run_path
 from audiointerp.runs.targets import TrueLabels
 from audiointerp.tables.leaderboard import load_benchmark, make_leaderboard
+from audiointerp.tables.load import load_diagnostics
 
 SHOWN = ("AUPRC", "SI_SDRi", "FF", "FidIn", "AI", "AD", "AG", "SPS", "COMP")
 """The metrics that are measured under noise."""
@@ -62,8 +65,10 @@ def measure_methods(
     DataFrame
         ``model``, ``method`` and ``mask``; the metrics of `SHOWN`, each the mean over the clips
         that are classified correctly, with its 95 % bootstrap interval in ``…_low`` and
-        ``…_high``; and what `check_methods` returns, NaN where a method needs the parts of the
-        clips. Methods that return a mask have a second row, of this mask itself: "identity".
+        ``…_high``; ``residual``, by how much a map misses what the method promises that it adds up
+        to, the largest of all clips, NaN where it promises nothing; and what `check_methods`
+        returns, NaN where a method needs the parts of the clips. Methods that return a mask have a
+        second row, of this mask itself: "identity".
 
     Raises
     ------
@@ -106,6 +111,10 @@ def measure_methods(
         ]
     )
     found.insert(2, "mask", found.pop("mask"))
+    found["residual"] = [
+        _largest_residual(results, model, method, noises)
+        for model, method in zip(found["model"], found["method"], strict=True)
+    ]
     checked = []
     for name, classifier in models.items():
         clean = {"folds": fold, "clips": checked_clips, "subset": subset, "cache_dir": cache_dir}
@@ -114,3 +123,10 @@ def measure_methods(
         table = check_methods(classifier, recipe, chosen, background=background)
         checked.append(table.reset_index().assign(model=name))
     return found.merge(pd.concat(checked), on=["model", "method"], how="left", validate="m:1")
+
+
+def _largest_residual(
+    results: str | os.PathLike[str], model: str, method: str, noises: Iterable[str]
+) -> float:
+    tables = [load_diagnostics(run_path(results, model, method, noise)) for noise in noises]
+    return max((table["residual"].max() for table in tables if "residual" in table), default=nan)

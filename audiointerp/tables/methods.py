@@ -29,6 +29,7 @@ MEASURED = {
     "AG": "AG",
     "SPS": "SPS",
     "COMP": "COMP",
+    "residual": "residual",
     "weights": "other weights",
     "classes": "other class",
     "forward_passes": "time",
@@ -143,6 +144,8 @@ def _value(row: pd.Series, name: str) -> str:
         return "–"
     if name == "forward_passes":
         return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
+    if name == "residual":
+        return f"{value:.0e}".replace("e-0", "e-") if value else "0"
     decimals = METRICS[name].decimals if name in METRICS else 2
     text = f"{value:.{decimals}f}"
     if name in WITH_INTERVALS:
