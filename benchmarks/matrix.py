@@ -28,6 +28,7 @@ RESULTS = ROOT / "results" / "methods"
 PAGE = ROOT / "docs" / "methods.md"
 PICTURE = ROOT / "docs" / "figures" / "methods.png"
 START, END = "<!-- matrix -->\n", "<!-- end -->"
+KINDS = ("logmel_robust", "logstft_robust")
 TITLES = {
     "synthetic": "Measured on the synthetic set",
     "esc10": "Measured on ESC-10",
@@ -79,11 +80,12 @@ def main() -> None:
     parser.add_argument("--esc10", help="ESC-50's folder: measure on ESC-10")
     parser.add_argument("--noises", type=Path, help="folder of the paper's three noises")
     parser.add_argument("--clips", type=int, default=10, help="clips under every noise")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="networks; both by default")
     parser.add_argument("--picture", action="store_true", help="draw one clip by all methods")
     arguments = parser.parse_args()
     if arguments.picture:
         draw()
-    kinds = ("logmel_robust", "logstft_robust")
+    kinds = arguments.kind or KINDS
     if arguments.synthetic:
         weights = [ROOT / "weights" / f"synthetic_{kind}.safetensors" for kind in kinds]
         noises = {path.stem: path for path in sorted((ROOT / "noises").glob("*.wav"))}
