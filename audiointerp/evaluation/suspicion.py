@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -51,19 +52,19 @@ class Indicators:
     silence: NDArray[np.float64]
     sameness: NDArray[np.float64]
 
-    @property
+    @cached_property
     def suspicion(self) -> NDArray[np.float64]:
         """The largest of the three."""
         return np.max([self.same_narrow_band, self.edge, self.silence], axis=0)
 
-    @property
+    @cached_property
     def largest(self) -> list[str]:
         """Name of the largest of the three, "" where there is none."""
         names = ("same_narrow_band", "edge", "silence")
         values = np.stack([getattr(self, name) for name in names])
-        return [
-            "" if np.isnan(column).any() else names[int(column.argmax())] for column in values.T
-        ]
+        unknown = np.isnan(values).any(axis=0).tolist()
+        places = np.argmax(np.nan_to_num(values), axis=0).tolist()
+        return ["" if un else names[place] for un, place in zip(unknown, places, strict=True)]
 
 
 def place_in_words(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -97,10 +97,11 @@ class Audit:
     def indicators(self) -> Indicators:
         """The indicators of a shortcut, in the order of ``found.detections``."""
         found = self.found.detections
+        bins = self.auditor.job.front_end.num_bins
         return measure_suspicion(
             self._places,
             [one.file for one in found],
-            np.array([one.profile for one in found], dtype=np.float64).reshape(len(found), -1),
+            np.array([one.profile for one in found], dtype=np.float64).reshape(len(found), bins),
             np.array([one.bandwidth for one in found]),
             np.array([one.at_start + one.at_end for one in found]),
             np.array([one.silence for one in found]),
@@ -162,7 +163,7 @@ class Audit:
             }
         )
         rows = [
-            {name: value for name, value in asdict(found[n]).items() if name not in _PROFILES}
+            {name: value for name, value in vars(found[n]).items() if name not in _PROFILES}
             for n in order
         ]
         names = [name for name in Detection.__dataclass_fields__ if name not in _PROFILES]
@@ -454,9 +455,7 @@ class _Page:
         for number, (name, own) in enumerate(audit._members.items()):
             if number < SHOWN_GROUPS:
                 sections.append(self._group(number, name, own))
-        style = (resources.files("audiointerp.report") / "templates" / "audit.css").read_text(
-            "utf-8"
-        )
+        style = _template("audit.css")
         return fill_plain_page(title, "".join(sections), style, sounds=True)
 
     def _note_missing(self, name: str, error: Exception) -> None:
@@ -489,34 +488,20 @@ class _Page:
     def _introduction(self) -> str:
         audit = self._audit
         found, job = audit.found, audit.auditor.job
-        files = {one.file for one in found.detections}
         failed = "".join(
             f"<li>{_text(name)}: {_text(why)}</li>" for name, why in audit.failures.items()
         )
-        skipped = (
-            f"<details><summary>{len(audit.failures)} could not be used</summary><ul>{failed}</ul>"
-            "</details>"
-            if failed
-            else ""
-        )
-        return (
-            '<section class="card"><p>'
-            f"{_count(len(found.detections), 'detection')} with a probability of "
-            f"{audit.threshold:g} or more, in {len(files)} of "
-            f"{_count(len(found.files), 'recording')}. Each is explained by {escape(job.method)}; "
-            "what is called evidence here is the part of the sound that speaks for the class: the "
-            f"picture shows it, and the player has its strongest part (mask {escape(job.masks[0])}, "
-            f"removed cells at the base “{escape(job.base)}”).</p>"
-            f"<p>Detections are grouped by class, by how their evidence lies in time, and by the "
-            "octave of its peak. Suspicion is the largest of three values from 0 to 1: evidence that "
-            "is narrow <em>and</em> at the same frequencies in the group's other recordings; evidence "
-            "at the edges of the window; evidence in silence. A group of one recording cannot show "
-            "the first of them. It is a reason to listen, no proof: a "
-            "bird that sings one note is narrow and the same everywhere, too. “Without the band” is "
-            "the probability after the band of the evidence is filled in from its neighbours; where "
-            "it stays high, the class does not hang on this band alone.</p>"
-            f"<p>All detections with all numbers: <strong>{escape(self._csv)}</strong>, beside this "
-            f"page.</p>{skipped}</section>"
+        summary = f"<summary>{len(audit.failures)} could not be used</summary>"
+        return Template(_template("audit.html")).substitute(
+            detections=_count(len(found.detections), "detection"),
+            threshold=f"{audit.threshold:g}",
+            heard=len({one.file for one in found.detections}),
+            recordings=_count(len(found.files), "recording"),
+            method=escape(job.method),
+            mask=escape(job.masks[0]),
+            base=escape(job.base),
+            csv=escape(self._csv),
+            skipped=f"<details>{summary}<ul>{failed}</ul></details>" if failed else "",
         )
 
     def _overview(self) -> str:
@@ -558,7 +543,8 @@ class _Page:
         shown = self._shown[number]
         facts = _facts(
             {
-                "detections": f"{own['detections']:.0f} in {_count(int(own['recordings']), 'recording')}",
+                "detections": f"{own['detections']:.0f}",
+                "recordings": f"{own['recordings']:.0f}",
                 "probability": _probability(own["probability"]),
                 "of the evidence alone": _probability(own["p_evidence"]),
                 "of the rest": _probability(own["p_rest"]),
@@ -568,7 +554,8 @@ class _Page:
             }
         )
         parts = [
-            f'<section class="card" id="g{number}"><h2>{_text(name)} {_score(own["suspicion"])}</h2>',
+            f'<section class="card" id="g{number}">',
+            f"<h2>{_text(name)} {_score(own['suspicion'])}</h2>",
             facts,
         ]
         known = [n for n in members if not np.isnan(found[n].peak_hz)]
@@ -624,6 +611,10 @@ class _Page:
             f'{_score(suspicion)}</h3><p class="quiet">{_text(audit._reason(position))}.</p>'
             f"{media}{facts}</div>"
         )
+
+
+def _template(name: str) -> str:
+    return (resources.files("audiointerp.report") / "templates" / name).read_text("utf-8")
 
 
 def _text(text: str) -> str:

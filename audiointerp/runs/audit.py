@@ -29,7 +29,6 @@ from audiointerp.model.classifier import Classifier
 from audiointerp.reading import FileError, describe_stray, read_object
 from audiointerp.runs.clip import Batch
 from audiointerp.runs.files import make_jobs
-from audiointerp.runs.job import Job
 from audiointerp.runs.opening import Opened, open_files
 from audiointerp.runs.passes import Recording, hear, interpret_windows
 from audiointerp.runs.recipe import Recipe
@@ -78,8 +77,8 @@ class Detection:
     p_evidence, p_rest : float
         The probability of what the mask keeps, and of what it leaves.
     p_without_band : float
-        The probability when all cells between `low_hz` and `high_hz` are imputed from their
-        neighbours (``HIDINGS["road"]``), in all frames.
+        The probability when all cells between `low_hz` and `high_hz`, and of one bin more on each
+        side, are imputed from their neighbours (``HIDINGS["road"]``), in all frames.
     peak_hz : float
         Centre of the bin with the most relevance.
     low_hz, high_hz, low_90_hz, high_90_hz : float
@@ -371,7 +370,7 @@ class Auditor:
             return math.nan
         cells = result.view.cells
         keep = torch.ones_like(cells, dtype=torch.bool)
-        keep[:, :, first:last] = False
+        keep[:, :, max(0, first - 1) : last + 1] = False  # a tone leaks into the next bins
         hidden = HIDINGS["road"](cells, keep, self.job.level(cells))
         return float(self._scorer(hidden, result.view)[0, result.target])
 
