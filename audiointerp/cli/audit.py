@@ -47,7 +47,9 @@ def audit(
     background: Background = "synthetic",
     seed: Seed = 0,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Begin anew in the folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew in the folder.")
+    ] = False,
 ) -> None:
     """Say what triggered each detection in a folder, sorted by suspicion of a shortcut.
 

@@ -110,17 +110,23 @@ class Audit:
     @cached_property
     def _members(self) -> dict[str, list[int]]:
         """Positions of the detections of each group by its name, the most suspicious first."""
-        suspicion = np.nan_to_num(self.indicators.suspicion)
+        # What rounding tells apart is equal, so that the order of the files decides nothing.
+        suspicion = np.nan_to_num(self.indicators.suspicion).round(9)
+        found = self.found.detections
         members: dict[tuple[str, str, int], list[int]] = {}
         for position, place in enumerate(self._places):
             members.setdefault(place, []).append(position)
         order = sorted(
             members,
-            key=lambda place: (-suspicion[members[place]].mean(), -len(members[place]), place),
+            key=lambda place: (
+                -suspicion[members[place]].mean().round(9),
+                -len(members[place]),
+                place,
+            ),
         )
         named = {}
         for place in order:
-            ranked = sorted(members[place], key=lambda each: (-suspicion[each], each))
+            ranked = sorted(members[place], key=lambda n: (-suspicion[n], found[n].key))
             named[self._name(place, ranked, named)] = ranked
         return named
 
@@ -137,18 +143,17 @@ class Audit:
         )
         name = f"{label}: {course}, {band_in_words(low, high)}"
         if name in taken:  # two octaves whose bands read alike
-            name += (
-                f", peak at {hertz_in_words(float(np.median([found[n].peak_hz for n in members])))}"
-            )
+            peak = float(np.median([found[n].peak_hz for n in members]))
+            name += f", peak at {hertz_in_words(peak)}"
         return name if name not in taken else f"{name} ({octave})"
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per detection, group by group, the most suspicious first.
 
-        ``group``, ``suspicion`` and its three parts ``same_narrow_band``, ``edge``, ``silence``
-        with ``sameness``, the ``reason`` in words, and the attributes of
-        `audiointerp.runs.audit.Detection` but for the profiles.
+        ``group``, ``suspicion``, the ``reason`` in words, what the suspicion is the largest of
+        (``suspicion_same_narrow_band``, ``suspicion_edge``, ``suspicion_silence``), ``sameness``,
+        and the attributes of `audiointerp.runs.audit.Detection` but for the profiles.
         """
         order = [n for members in self._members.values() for n in members]
         groups = [name for name, members in self._members.items() for _ in members]
@@ -205,7 +210,7 @@ class Audit:
         if len(members) < 4:
             return float("nan")
         found = self.found.detections
-        by_level = sorted(members, key=lambda n: (found[n].level_db, n))
+        by_level = sorted(members, key=lambda n: (found[n].level_db, found[n].key))
         half = len(by_level) // 2
         means = [
             torch.from_numpy(np.mean([found[n].profile for n in part], axis=0)[None])
@@ -232,7 +237,7 @@ class Audit:
         )
         same = self.indicators.sameness[position]
         if np.isnan(same):
-            return f"{text}; in no other recording of the folder"
+            return f"{text}; no other recording is in its group"
         return f"{text}; correlation with the group's other recordings {same:.2f}"
 
     def save(
