@@ -57,6 +57,8 @@ class Placement:
         is the energy, 0 where the two have no cell in common.
     start, end : Tensor, shape (batch,)
         Share of the relevance in the first and in the last 5 % of the frames, at least one each.
+    edge_energy : Tensor, shape (batch,)
+        Share of the clip's energy in these frames at both ends.
     silence : Tensor, shape (batch,)
         Share of the relevance in cells at least 60 dB below the clip's loudest cell.
     """
@@ -75,6 +77,7 @@ class Placement:
     overlap: Tensor
     start: Tensor
     end: Tensor
+    edge_energy: Tensor
     silence: Tensor
 
 
@@ -141,6 +144,7 @@ def place_evidence(attribution: Tensor, view: View, front_end: FrontEnd) -> Plac
         overlap=torch.minimum(relevance, energy).sum((1, 2)),
         start=course[:, :edge].sum(1),
         end=course[:, -edge:].sum(1),
+        edge_energy=energy[..., :edge].sum((1, 2)) + energy[..., -edge:].sum((1, 2)),
         silence=(relevance * is_silent).sum((1, 2)),
     )
 

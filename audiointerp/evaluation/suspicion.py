@@ -40,7 +40,8 @@ class Indicators:
         *other recordings* of the group, 0 where it is negative or there are none.
     edge : ndarray, shape (detections,)
         Share of the evidence in the first and last 5 % of the window, as far as it is above these
-        10 %, which evenly spread evidence has: (share - 0.1) / 0.9, at least 0.
+        10 %, which evenly spread evidence has, and above the share e of the energy there, which a
+        sound at the edge has: (share - c) / (1 - c) with c = max(0.1, e), at least 0.
     silence : ndarray, shape (detections,)
         Share of the evidence in cells 60 dB or more below the loudest one.
     sameness : ndarray, shape (detections,)
@@ -102,6 +103,7 @@ def measure_suspicion(
     profiles: NDArray[np.float64],
     bandwidth: NDArray[np.float64],
     edge: NDArray[np.float64],
+    edge_energy: NDArray[np.float64],
     silence: NDArray[np.float64],
 ) -> Indicators:
     """Return the indicators of detections.
@@ -112,9 +114,9 @@ def measure_suspicion(
         Which group each is in, and of which recording.
     profiles : ndarray, shape (detections, bins)
         Share of the evidence in each bin; NaN where there is none.
-    bandwidth, edge, silence : ndarray, shape (detections,)
-        Effective share of the bins; share of the evidence at both ends of the window; share in
-        silent cells.
+    bandwidth, edge, edge_energy, silence : ndarray, shape (detections,)
+        Effective share of the bins; share of the evidence, and of the energy, at both ends of the
+        window; share of the evidence in silent cells.
 
     Returns
     -------
@@ -141,7 +143,13 @@ def measure_suspicion(
     narrowness = 1 - np.asarray(bandwidth, dtype=np.float64)
     return Indicators(
         same_narrow_band=narrowness * np.nan_to_num(same).clip(0, 1),
-        edge=((np.asarray(edge, dtype=np.float64) - 2 * EDGE) / (1 - 2 * EDGE)).clip(0),
+        edge=_beyond(np.asarray(edge, dtype=np.float64), edge_energy),
         silence=np.asarray(silence, dtype=np.float64),
         sameness=same,
     )
+
+
+def _beyond(edge: NDArray[np.float64], energy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far evidence at the edges exceeds what lies there by chance or as sound."""
+    expected = np.maximum(2 * EDGE, np.nan_to_num(energy))
+    return ((edge - expected) / np.maximum(1 - expected, 1e-9)).clip(0)

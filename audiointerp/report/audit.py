@@ -104,6 +104,7 @@ class Audit:
             np.array([one.profile for one in found], dtype=np.float64).reshape(len(found), bins),
             np.array([one.bandwidth for one in found]),
             np.array([one.at_start + one.at_end for one in found]),
+            np.array([one.edge_energy for one in found]),
             np.array([one.silence for one in found]),
         )
 
@@ -226,7 +227,8 @@ class Audit:
         largest = self.indicators.largest[position]
         if largest == "edge":
             return (
-                f"{percent(one.at_start + one.at_end)} of the evidence lies at the window's edges"
+                f"{percent(one.at_start + one.at_end)} of the evidence lies at the window's edges, "
+                f"with {percent(one.edge_energy)} of the sound's energy"
             )
         if largest == "silence":
             return f"{percent(one.silence)} of the evidence lies where nothing sounds"

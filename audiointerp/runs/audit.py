@@ -85,7 +85,7 @@ class Detection:
         The narrowest band with 50 % of the relevance, and with 90 %.
     evidence_start, evidence_end : float
         The shortest stretch with 50 %, seconds of the recording.
-    bandwidth, steadiness, band_energy, overlap, at_start, at_end, silence : float
+    bandwidth, steadiness, band_energy, overlap, at_start, at_end, edge_energy, silence : float
         Shares.
     level_db : float
         RMS of the explained window as the network has it, dB of full scale.
@@ -117,6 +117,7 @@ class Detection:
     overlap: float
     at_start: float
     at_end: float
+    edge_energy: float
     silence: float
     level_db: float
     profile: tuple[float, ...]
@@ -357,6 +358,7 @@ class Auditor:
             overlap=float(placed.overlap[0]),
             at_start=float(placed.start[0]),
             at_end=float(placed.end[0]),
+            edge_energy=float(placed.edge_energy[0]),
             silence=float(placed.silence[0]),
             level_db=20 * math.log10(rms) if rms > 0 else -math.inf,
             profile=tuple(profile.tolist()),
