@@ -289,6 +289,13 @@ class TestGoingOn:
         ai.audit(folder, classifier, out, threshold=0.9, overwrite=True, progress=False)
         assert json.loads((out / "audit.json").read_text())["target"] == {"above": 0.9}
 
+    def test_an_audit_of_another_version_is_refused(self, classifier, folder, out):
+        settings = json.loads((out / "audit.json").read_text())
+        settings["columns"].remove("edge_energy")
+        (out / "audit.json").write_text(json.dumps(settings))
+        with pytest.raises(ValueError, match=r"other settings \(columns\)"):
+            ai.audit(folder, classifier, out, progress=False)
+
     def test_damage_is_named(self, classifier, folder, out):
         (out / RECORDINGS).write_text('{"file": "a.wav"}\n')
         with pytest.raises(ValueError, match=r"recordings\.jsonl: line 1 is damaged"):

@@ -223,6 +223,7 @@ class Auditor:
             json.dumps(
                 self.job.settings()
                 | {"mask": self.mask, "channel": self.channel, "windowing": windowing}
+                | {"columns": list(Detection.__dataclass_fields__)}  # other versions have others
             )
         )
 
