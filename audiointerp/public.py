@@ -38,6 +38,7 @@ from audiointerp.processing import (
     View,
     WaveformFrontEnd,
 )
+from audiointerp.report.audit import Audit, audit
 from audiointerp.runs.curves import measure_curves
 from audiointerp.runs.recording import RecordingInterpretation
 from audiointerp.runs.result import Interpretation
@@ -55,6 +56,7 @@ __all__ = [
     "METRICS",
     "MODELS",
     "Above",
+    "Audit",
     "Classifier",
     "Contamination",
     "ESC50Dataset",
@@ -83,6 +85,7 @@ __all__ = [
     "Windowing",
     "__version__",
     "apply_mask",
+    "audit",
     "check_sanity",
     "classifier",
     "load",

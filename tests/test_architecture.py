@@ -26,9 +26,9 @@ LAYERS = (
     ("interpretation",),
     ("plots",),
     ("runs", "predict"),
-    ("public",),
     ("tables", "training", "fit"),
     ("report",),
+    ("public",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

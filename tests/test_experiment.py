@@ -316,7 +316,7 @@ def test_files_are_interpreted_with_every_model_and_method(weights, tiny_esc50, 
 def test_files_of_any_length_and_number_are_interpreted_each_as_alone(
     weights, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("audiointerp.runs.files.CLIPS_PER_BATCH", 2)
+    monkeypatch.setattr("audiointerp.runs.opening.CLIPS_PER_BATCH", 2)
     model, processor = load(weights[1])
     whole = tmp_path / "whole.safetensors"
     save_weights(whole, model, processor, classes=model.classes)  # no duration: nothing is cut

@@ -130,6 +130,13 @@ QUICK = {
             "results/findings/shortcut_quiet/shortcut_logmel/saliency_clean/run.json",
         ),
     ),
+    "docs/models/audit.ipynb": Quick(
+        {"CLIPS": 6},
+        ("WEIGHTS", "ROBUST", "FOLDER", "OUT", "FOLDS", "SHARE", "OTHERS", "CLIPS", "DEVICE"),
+        pictures=2,
+        players=1,
+        writes=("results/audit/shortcut/audit.html", "results/audit/shortcut/audit_groups.csv"),
+    ),
 }
 
 

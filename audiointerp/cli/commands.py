@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from audiointerp.cli import (
+    audit,
     benchmark,
     check,
     data,
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for _command in (
     interpret.interpret,
+    audit.audit,
     figure.figure,
     report.report,
     experiment.experiment,

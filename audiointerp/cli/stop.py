@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 GO_ON = {
+    "audit": "the same command goes on with the recordings that are missing",
     "experiment": "the same command goes on with what is missing",
     "train": "the same command with --resume goes on after the last finished epoch",
     "train-interpreter": "the same command with --resume goes on after the last finished epoch",

@@ -11,6 +11,7 @@ from audiointerp.plots.clip import (
     plot_spectrogram,
     plot_spectrograms,
 )
+from audiointerp.plots.evidence import plot_evidence
 from audiointerp.plots.methods import plot_attributions, plot_comparison, plot_probabilities
 from audiointerp.plots.picture import PRINT_DPI, PRINT_WIDTH, Picture, share_in_words
 from audiointerp.plots.plane import draw_plane, plot_plane
@@ -33,6 +34,7 @@ __all__ = [
     "plot_comparison",
     "plot_confusion",
     "plot_curves",
+    "plot_evidence",
     "plot_frequency_profiles",
     "plot_interpretation",
     "plot_learning_curves",

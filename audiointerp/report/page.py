@@ -60,7 +60,7 @@ def fill_page(kind: Kind, title: str, data: dict[str, Any]) -> str:
     return _in_frame(heading, policy, style, content)
 
 
-def fill_plain_page(title: str, body: str, style: str) -> str:
+def fill_plain_page(title: str, body: str, style: str, *, sounds: bool = False) -> str:
     """Return a page without a script.
 
     Parameters
@@ -71,10 +71,13 @@ def fill_plain_page(title: str, body: str, style: str) -> str:
         HTML.
     style : str
         That the body needs beside the style of all pages.
+    sounds : bool
+        Whether the body has players.
     """
     style = _template("page.css") + style
+    media = "media-src data:; " if sounds else ""
     policy = (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"default-src 'none'; img-src data:; {media}base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'"
     )
     heading = html.escape(printable(title))

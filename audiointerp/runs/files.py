@@ -11,11 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from audiointerp.arguments import several
@@ -29,6 +28,7 @@ from audiointerp.runs.clip import Batch, check_length, job_metrics
 from audiointerp.runs.comparison import Comparison
 from audiointerp.runs.job import Job
 from audiointerp.runs.names import has_several_labels, result_name, with_channel
+from audiointerp.runs.opening import Opened, open_files
 from audiointerp.runs.passes import Recording, hear, interpret_windows, open_recording
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
@@ -54,8 +54,6 @@ SUMMARY_TABLE = "summary.csv"
 """File of all metrics, in the folder of the results."""
 _FILES = {SUMMARY_TABLE: "the table of all results", "report.html": "their page"}
 _RESULTS = {name: "a file that says what a folder is" for name in (SUMMARY, RECORDING)}
-CLIPS_PER_BATCH = 8
-"""Clips that `interpret_files` interprets together; results do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ def interpret_files(
     models = load_models(weights, resolve_device(device), taken=_FILES)
     for classifier in models.values():
         SOUND_FORMATS[sound].check_rate(classifier.front_end.sample_rate)
-    jobs = _make_jobs(models, recipe, background, work.windowing)
+    jobs = make_jobs(models, recipe, background, work.windowing)
     _check_masks(masks, jobs)
     for name in models:
         for method in jobs[name]:
@@ -254,7 +252,7 @@ def compare_methods(
     models = load_models([weights], resolve_device(device))
     (classifier,) = models.values()
     recording = open_recording(file, classifier, windowing, channel=channel)
-    (jobs,) = _make_jobs(models, recipe, background, windowing, subset=subset).values()
+    (jobs,) = make_jobs(models, recipe, background, windowing, subset=subset).values()
     scorer = Scorer(classifier, batch_size=recipe.batch_size)
     first = next(iter(jobs.values()))
     coverage = recording.coverage()
@@ -278,7 +276,7 @@ def _check_one_label(file: str | os.PathLike[str], count: int) -> None:
         raise ValueError(f"{count} labels of {file} were asked for: compare methods on one label")
 
 
-def _make_jobs(
+def make_jobs(
     models: Mapping[str, Classifier],
     recipe: Recipe,
     background: str | os.PathLike[str],
@@ -338,18 +336,6 @@ class _FilesWork:
     degenerate: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-class _Clip(NamedTuple):
-    """A clip that waits for others of its length: what it is of, and its samples (1, samples)."""
-
-    name: str | Section
-    waveform: Tensor
-
-    @property
-    def called(self) -> str:
-        """The sound's name."""
-        return self.name.recording if isinstance(self.name, Section) else self.name
-
-
 class _ModelWork:
     """The interpretation of files by one model: file, then batch, then method."""
 
@@ -375,67 +361,64 @@ class _ModelWork:
             self._work.rows.extend(self._rows)
 
     def _interpret(self, files: Mapping[str, Path]) -> None:
-        waiting: dict[int, list[_Clip]] = {}
-        for name, file in files.items():
-            try:
-                recording = open_recording(
-                    file,
-                    self._first.classifier,
-                    self._work.windowing,
-                    channel=self._work.channel,
-                )
-                waveform = recording.clip() if recording.is_clip else None
-            except Exception as error:
-                self._work.unread.add(name, error)
-                self._bar.total -= len(self._jobs)
-                continue
-            if waveform is None:
-                self._interpret_recording(recording)
-                continue
-            self._work.unread.succeed()
-            if isinstance(recording.section, Section):
-                self._work.recordings[self._name, name] = recording.coverage()
-            batch = waiting.setdefault(waveform.shape[-1], [])  # clips of one length together
-            batch.append(_Clip(recording.section, waveform))
-            if len(batch) == CLIPS_PER_BATCH:
+        batches = open_files(
+            files,
+            self._first.classifier,
+            self._work.windowing,
+            channel=self._work.channel,
+            opened=self._note_opened,
+            failed=self._note_unread,
+        )
+        for batch in batches:
+            if batch[0].waveform is None:
+                self._interpret_recording(batch[0].recording)
+            else:
                 self._interpret_clips(batch)
-                batch.clear()
-        for batch in filter(None, waiting.values()):
-            self._interpret_clips(batch)
         for failures in (self._work.unread, self._failures, *self._of_method.values()):
             failures.finish()
             self._work.failures.update(failures.reasons)
 
-    def _interpret_clips(self, clips: Sequence[_Clip]) -> None:
+    def _note_opened(self, opened: Opened) -> None:
+        if opened.waveform is not None:
+            self._work.unread.succeed()
+            if isinstance(opened.recording.section, Section):
+                coverage = opened.recording.coverage()
+                self._work.recordings[self._name, opened.name] = coverage
+
+    def _note_unread(self, name: str, error: Exception) -> None:
+        self._work.unread.add(name, error)
+        self._bar.total -= len(self._jobs)
+
+    def _interpret_clips(self, clips: Sequence[Opened]) -> None:
         """Interpret clips of one length together, those that fail apart."""
         classified = each_alone(
             clips,
             lambda some: (some, self._classify(some)),
-            lambda clip, error: self._failures.add(f"{self._name}/{clip.called}", error),
+            lambda clip, error: self._failures.add(f"{self._name}/{clip.name}", error),
         )
         for some, batch in classified:
             self._failures.succeed()
             explained = set(batch.chosen[0].tolist())
             for place, clip in enumerate(some):
                 if place not in explained:
-                    self._note_unlabelled(clip.called)
+                    self._note_unlabelled(clip.name)
             for method in self._jobs:
                 self._bar.set_description(printable(f"{self._name} {method}"))
                 self._explain(method, some, batch)
                 self._bar.update(len(some))
 
-    def _classify(self, clips: Sequence[_Clip]) -> Batch:
+    def _classify(self, clips: Sequence[Opened]) -> Batch:
         waveforms = torch.stack([clip.waveform for clip in clips])
-        names = [clip.name for clip in clips]
+        names = [clip.recording.section for clip in clips]
         return Batch.of(self._first, self._scorer, waveforms, names, self._work.target)
 
-    def _explain(self, method: str, clips: Sequence[_Clip], batch: Batch) -> None:
+    def _explain(self, method: str, clips: Sequence[Opened], batch: Batch) -> None:
         """Save the interpretations of a batch by one method."""
         failures, job = self._of_method[method], self._jobs[method]
         found = each_alone(
             clips,
             lambda some: (batch if some is clips else self._classify(some)).explain(job),
-            lambda clip, error: failures.add(f"{self._name}/{method}/{clip.called}", error),
+            lambda clip, error: failures.add(f"{self._name}/{method}/{clip.name}", error),
         )
         for result in itertools.chain(*found):
             folder = self._folder(method, result)
