@@ -33,6 +33,7 @@ from audiointerp.runs.experiment import (
 )
 from audiointerp.runs.files import interpret_files
 from audiointerp.runs.recipe import background_features, build_interpreter, by_stem, open_set
+from audiointerp.tables import load_results
 
 RATE = 8000
 QUICK = ["saliency", "gradcam"]
@@ -134,7 +135,7 @@ def test_an_experiment_fills_results_for_every_model_method_and_condition(
     done = run_experiment(
         weights,
         tiny_esc50,
-        methods=[*QUICK, "shap"],
+        methods=[*QUICK, "shap", "input_gradient"],
         noises={"hiss": hiss},
         results=results,
         device="cpu",
@@ -143,7 +144,7 @@ def test_an_experiment_fills_results_for_every_model_method_and_condition(
     expected = {
         results / model / f"{method}_{condition}"
         for model in ("tiny_mel", "tiny_stft")
-        for method in ("saliency", "gradcam", "shap")
+        for method in ("saliency", "gradcam", "shap", "input_gradient")
         for condition in ("clean", "hiss")
     }
     assert set(done) == expected
@@ -155,6 +156,9 @@ def test_an_experiment_fills_results_for_every_model_method_and_condition(
     assert list(residual["clip"]) == [f"5-500{n}-A-{t}" for n, t in enumerate((10, 0, 5))]
     clean, noisy = (done[results / "tiny_mel" / f"saliency_{c}"] for c in ("clean", "hiss"))
     assert not clean.mean_metrics().equals(noisy.mean_metrics())
+    table = load_results(results)
+    assert set(table["method"]) == {"saliency", "gradcam", "shap", "input_gradient"}
+    assert set(table["experiment"]) == {"clean", "hiss"}
 
 
 def test_an_experiment_of_some_clips_goes_on_with_all_to_the_same_files(

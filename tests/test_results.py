@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from audiointerp.interpretation import METHODS
+from audiointerp.runs.names import split_run_name
 from audiointerp.runs.store import RunFolder, differing_settings, read_run, run_path
 
 SETTINGS = {"model": {"name": "Cnn14"}, "masks": ["bin", "topK_5"], "base": "floor"}
@@ -371,8 +373,17 @@ def test_the_name_of_a_run_can_be_read_back(tmp_path):
     ):
         with pytest.raises(ValueError, match="cannot be part of"):
             run_path(tmp_path, *names)
-    with pytest.raises(ValueError, match="must have no underscore"):
+    with pytest.raises(ValueError, match="read as those of 'deep' and 'lift_clean'"):
         run_path(tmp_path, "model", "deep_lift", "clean")
+    with pytest.raises(ValueError, match="read as those of 'lrp_gamma' and 'clean'"):
+        run_path(tmp_path, "model", "lrp", "gamma_clean")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("experiment", ["clean", "white_noise", "room_-10dB", "_"])
+def test_the_run_of_every_method_has_a_folder_that_names_it(tmp_path, method, experiment):
+    folder = run_path(tmp_path, "model", method, experiment)
+    assert split_run_name(folder.name) == (method, experiment)
 
 
 @pytest.mark.parametrize("clip", ["../x", "a/b", "..", "", "a\\b"])

@@ -24,6 +24,7 @@ from audiointerp.processing import FrontEnd
 from audiointerp.registry import check_different
 from audiointerp.runs.classification import SetPredictions, check_set, classify_set
 from audiointerp.runs.job import Place
+from audiointerp.runs.names import split_run_name
 from audiointerp.runs.recipe import (
     SHOWN_MASKS,
     TRAIN_FOLDS,
@@ -291,7 +292,7 @@ def mean_metrics(
                     f"{folder}: mask {mask!r} was not scored on {on}: "
                     f"choose from {', '.join(means.index) or 'nothing, it was not measured'}"
                 )
-            method, experiment = folder.name.split("_", 1)
+            method, experiment = split_run_name(folder.name)
             key = mask, folder.parent.name, experiment, method
             rows[key] = means.loc[mask]
             clips[key] = result.tables[on, mask]["clip"].nunique()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from audiointerp.dataset.channels import MID
 from audiointerp.dataset.files import escape_bytes, shorten_name
+from audiointerp.interpretation import METHODS
 from audiointerp.runs.targets import Above, Target, Top, TrueLabels
 
 LONGEST_NAME = 200
@@ -70,6 +71,22 @@ def with_channel(name: str, channel: str) -> str:
         its own.
     """
     return name if channel == MID else f"{name} ({channel})"
+
+
+def split_run_name(folder: str) -> tuple[str, str]:
+    """Return the method and the experiment of a run's folder, ``<method>_<experiment>``.
+
+    The method is the longest registered name that fits; without one, what stands before the first
+    underscore.
+
+    Examples
+    --------
+    >>> split_run_name("lrp_gamma_white_noise"), split_run_name("mine_clean")
+    (('lrp_gamma', 'white_noise'), ('mine', 'clean'))
+    """
+    known = [name for name in METHODS if folder.startswith(f"{name}_")]
+    method = max(known, key=len, default=folder.partition("_")[0])
+    return method, folder[len(method) + 1 :]
 
 
 def condition_name(noise: str, snr_db: float | None = None) -> str:

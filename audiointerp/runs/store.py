@@ -54,7 +54,7 @@ from audiointerp.reading import (
     shown,
 )
 from audiointerp.registry import check_different
-from audiointerp.runs.names import LONGEST_NAME
+from audiointerp.runs.names import LONGEST_NAME, split_run_name
 from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import append, ignores_case, replacing, write_atomically
 
@@ -381,15 +381,21 @@ def run_path(results: str | os.PathLike[str], model: str, method: str, experimen
     Raises
     ------
     ValueError
-        If a name could not be told apart again: it is empty or has a slash, or the method has an
-        underscore.
+        If the names could not be read back from the folder: one is empty or has a slash, or
+        `audiointerp.runs.names.split_run_name` would split the folder's name elsewhere.
     """
     for name in (model, method, experiment):
         if not name or "/" in name or name.startswith("."):
             raise ValueError(f"{name!r} cannot be part of a results folder's name")
-    if "_" in method:
-        raise ValueError(f"method {method!r}: the name must have no underscore")
-    return Path(results) / model / f"{method}_{experiment}"
+    folder = f"{method}_{experiment}"
+    read = split_run_name(folder)
+    if read != (method, experiment):
+        raise ValueError(
+            f"the results of the method {method!r} and the experiment {experiment!r} would be read "
+            f"as those of {read[0]!r} and {read[1]!r}: name another experiment, or register the "
+            "method in METHODS"
+        )
+    return Path(results) / model / folder
 
 
 def differing_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

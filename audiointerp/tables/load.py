@@ -18,6 +18,7 @@ from audiointerp.evaluation import METRICS, Metric, metric_columns
 from audiointerp.processing import build_processor
 from audiointerp.reading import TEXTS, FileError, describe_stray, shown, without_stray
 from audiointerp.registry import check_different
+from audiointerp.runs.names import split_run_name
 from audiointerp.runs.store import (
     CLIP_COLUMNS,
     EXPLAINED,
@@ -86,7 +87,7 @@ def load_results(
             f"{TABLES[on]}/<mask>.csv below it{describe_stray(root)}"
         )
     paths = _only(paths, "model", models, lambda path: path.parts[-4])
-    paths = _only(paths, "experiment", experiments, lambda path: path.parts[-3].split("_", 1)[1])
+    paths = _only(paths, "experiment", experiments, lambda path: _names(path)["experiment"])
     folders = list(dict.fromkeys(path.parents[1] for path in paths))
     runs = {folder: read_run(folder) for folder in folders}
     settings = {folder: (run or {}).get("settings", {}) for folder, run in runs.items()}
@@ -310,7 +311,7 @@ def true_classes(target: str, known: Collection[str]) -> list[str]:
 
 def _names(path: Path) -> dict[str, str]:
     """Return what a table is of, by the names of its folders."""
-    method, experiment = path.parents[1].name.split("_", 1)
+    method, experiment = split_run_name(path.parents[1].name)
     model = path.parents[2].name
     return {"model": model, "method": method, "experiment": experiment, "mask": path.stem}
 
