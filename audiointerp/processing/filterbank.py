@@ -44,9 +44,9 @@ class KaldiFilterbank(LogMelSTFTSpectrogram):
     **Resynthesis.** Pre-emphasis is a filter, which multiplies each frequency by the same factor
     before and after a change: the gain of a cell is therefore applied to the clip's own STFT, with
     its phase, without mean removal and pre-emphasis. What the cells do not see, such as the mean of
-    a frame, takes the gain of the nearest band. The STFT has frames over both ends of the clip,
-    which take the gain of the first and of the last cell, as do the up to 10 ms at the end that lie
-    in no frame.
+    a frame, takes the gain of the nearest band. The STFT has frames over both ends of the mirrored
+    clip, which take the gain of the first and of the last cell, as do the up to 10 ms at the end
+    that lie in no frame.
 
     Parameters
     ----------
@@ -141,9 +141,11 @@ class KaldiFilterbank(LogMelSTFTSpectrogram):
         Its frames begin before the clip and end after it; see the class on what gain they take.
         """
         cells = self(waveform)
-        before, after = self._lead, self.n_fft
         frames = self._leading_frames + math.ceil(waveform.shape[-1] / self.hop_length)
-        padded = nn.functional.pad(waveform.squeeze(1), (before, after))
+        # Mirrored, so that a tone has no click where the clip begins and ends.
+        both = (self._lead, self.window_length - 1)
+        padded = nn.functional.pad(waveform, both, mode="reflect").squeeze(1)
+        padded = nn.functional.pad(padded, (0, self.n_fft - self.window_length + 1))
         cut = padded.unfold(1, self.n_fft, self.hop_length)[:, :frames]
         return View(cells, waveform, torch.fft.rfft(cut * self.window.to(waveform)).mT)
 
