@@ -200,10 +200,10 @@ LOCAL = {
 """A layer of each family whose units hear a small part of the clip."""
 
 
-def burst(hertz: float, start: float, seconds: float) -> torch.Tensor:
-    """Return faint noise with 30 ms of a tone in it."""
+def burst(hertz: float, start: float, seconds: float, noise: float = 0.0) -> torch.Tensor:
+    """Return noise or silence with 30 ms of a tone in it."""
     time = torch.arange(int(seconds * RATE)) / RATE
-    noise = 1e-3 * torch.randn(len(time), generator=torch.Generator().manual_seed(0))
+    noise = noise * torch.randn(len(time), generator=torch.Generator().manual_seed(0))
     shape = torch.where((time >= start) & (time < start + 0.03), 1.0, 0.0)
     return (noise + 0.5 * shape * torch.sin(2 * torch.pi * hertz * time))[None, None]
 
@@ -224,19 +224,23 @@ def planes(classifier: ai.Classifier, layer: str, wave: torch.Tensor) -> torch.T
 @pytest.mark.parametrize("family", FAMILIES)
 def test_units_lie_where_the_sound_that_changes_them_is(family, hertz, start, wrapped):
     classifier, layer, seconds = wrapped(family), LOCAL[family], 0.42
-    quiet, loud = (burst(each, start, seconds) for each in (0, hertz))
+    # Networks that scale the clip, or limit it, hear all of it differently if it becomes louder.
+    before = 0 if family == "ast" or family.startswith("clap") else 1.3 * hertz
+    quiet, loud = (burst(each, start, seconds, 0.01) for each in (before, hertz))
     change = planes(classifier, layer, loud) - planes(classifier, layer, quiet)
     view = classifier.front_end.analyse(loud)
     found = classifier.to_cells(layer, change.square().sum(1, keepdim=True), view)
     assert found.shape == view.cells.shape
-    row, column = np.unravel_index(int(found.argmax()), found.shape[2:])
     times = classifier.front_end.times(found.shape[3])
-    assert abs(float(times[column]) - (start + 0.015)) < 0.04
+    # The outermost cells lie level with the centre of the first patch.
+    columns = (found == found.max()).any(2)[0, 0].nonzero()
+    row = int(found.amax(3).argmax())
+    assert (times[columns] - (start + 0.015)).abs().min() < 0.03
     # Not only at the peak: the middle of what changes is where the burst is.
     over_time = found[0, 0].double().sum(0)
     strong = over_time > 0.3 * over_time.max()
     middle = float((times * over_time * strong).sum() / (over_time * strong).sum())
-    assert abs(middle - (start + 0.015)) < 0.03
+    assert abs(middle - (start + 0.015)) < 0.04
     if change.shape[2] == 1:
         torch.testing.assert_close(found, found[:, :, :1].expand_as(found))
     else:
@@ -245,12 +249,15 @@ def test_units_lie_where_the_sound_that_changes_them_is(family, hertz, start, wr
 
 
 def attend_to_all_alike(classifier: ai.Classifier) -> None:
-    """Let every token read the mean of all: beside it, each keeps what it heard itself."""
-    for name, module in classifier.network.named_modules():
-        if name.endswith(("q_proj", "k_proj")):
-            nn.init.zeros_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    """Let every token read the mean of all: beside it, each keeps what it heard itself.
+
+    Tokens that heard the same are the same wherever they are.
+    """
+    parts = ("q_proj", "k_proj", "position", "pos_conv")
+    for name, weight in classifier.network.named_parameters():
+        # Of a weight that is given by its length and direction, the length.
+        if any(part in name for part in parts) and not name.endswith("original1"):
+            nn.init.zeros_(weight)
 
 
 @pytest.mark.parametrize("start", [0.06, 0.3])
@@ -258,11 +265,14 @@ def attend_to_all_alike(classifier: ai.Classifier) -> None:
 def test_gradcam_by_default_points_at_the_burst(family, start):
     classifier = wrap(family)
     attend_to_all_alike(classifier)
-    view = classifier.front_end.analyse(burst(3000, start, 0.42))
+    # Nearly as long as the input of AST, so that most of its tokens are of silence.
+    view = classifier.front_end.analyse(burst(3000, start, 0.96))
     found = ai.GradCAMInterpreter(classifier).attribute(view, 0)[0, 0]
     away = (found - found.median()).abs()
-    row, column = np.unravel_index(int(away.argmax()), away.shape)
-    assert abs(float(classifier.front_end.times(away.shape[1])[column]) - start - 0.015) < 0.05
+    times = classifier.front_end.times(away.shape[1])
+    columns = (away == away.max()).any(0).nonzero()
+    assert (times[columns] - start - 0.015).abs().min() < 0.04
+    row = int(away.amax(1).argmax())
     if family == "ast":
         wanted = int((classifier.front_end.frequencies - 3000).abs().argmin())
         assert abs(row - wanted) <= 8
@@ -289,7 +299,8 @@ def test_layers_whose_units_have_no_place_are_refused(wrapped):
     clap, ast, wave = (wrapped(family) for family in ("clap", "ast", "wav2vec2"))
     for classifier, layer, message in (
         (clap, "projection.linear1", "give activations over time or frequency"),
-        (clap, "model.audio_encoder.layers.0.blocks.0.attention.self", "no tokens of CLAP's"),
+        (clap, "model.audio_encoder.layers.0.blocks.0.attention.self", "for 32 clips"),
+        (clap, "model.audio_encoder.layers.0.blocks.0.attention", "for 32 clips"),
         (ast, "model.classifier.dense", "give activations over time or frequency"),
         (wave, "model.classifier", "give activations over time or frequency"),
     ):
@@ -304,9 +315,9 @@ FEW = {
     "lime": {"num_samples": 12, "segmentation": "grid"},
     "kernelshap": {"num_samples": 12},
     "permutation_shap": {"num_permutations": 1, "segmentation": "time"},
-    "sobol": {"num_designs": 1},
+    "sobol": {"num_designs": 2},
     "occlusion": {"window": (32, 10), "stride": (32, 10)},
-    "forest_surrogate": {"num_samples": 12, "trees": 5},
+    "forest_surrogate": {"num_samples": 12, "trees": 50},
     "linear_surrogate": {"num_samples": 12},
     "rise": {"num_samples": 8},
     "freqrise": {"num_samples": 8},
@@ -337,9 +348,7 @@ WITHOUT_TRUTH = [
 ]
 USUAL = ("saliency", "gradcam", "integrated_gradients", "lime", "rise", "attnlrp", "shap")
 CASES = [
-    (family, name)
-    for family in FAMILIES
-    for name in (WITHOUT_TRUTH if family in ("ast", "wav2vec2") else USUAL)
+    (family, name) for family in FAMILIES for name in (WITHOUT_TRUTH if family == "ast" else USUAL)
 ]
 
 
@@ -413,10 +422,10 @@ def test_longer_recordings_are_cut_into_windows_that_the_network_takes(family, w
     predict = ai.Predict(classifier, ai.SaliencyInterpreter(classifier), masks=["bin"])
     recording = predict.predict(DOG, end=3.5, windows=2)
     assert isinstance(recording, ai.RecordingInterpretation)
-    starts, ends = recording.table["start"], recording.table["end"]
+    starts, ends = recording.timeline["start"], recording.timeline["end"]
     np.testing.assert_allclose(ends - starts, longest, atol=1e-3)
     samples = round(longest * RATE)
-    assert all(each.view.waveform.shape[-1] == samples for each in recording)
+    assert recording.best.view.waveform.shape[-1] == samples
     with pytest.raises(ValueError, match="takes at most"):
         predict.predict(DOG, window=3.0)
 
@@ -430,7 +439,7 @@ def test_a_set_at_another_rate_is_refused(wrapped, write_tones, tmp_path):
         predict.predict_set(
             ai.FolderDataset(folder, sample_rate=8000, duration=0.5), tmp_path / "a"
         )
-    clips_of = ai.FolderDataset(folder, sample_rate=RATE, duration=0.5)
+    clips_of = ai.FolderDataset(folder, sample_rate=RATE, duration=1.0)
     done = predict.predict_set(clips_of, tmp_path / "b", progress=False)
     assert done.failures == {}
     assert done.interpreted == 6
@@ -495,7 +504,7 @@ def test_a_name_goes_to_transformers(tmp_path, monkeypatch):
         monkeypatch.setattr(reader, "from_pretrained", from_hub)
     found = ai.from_transformers("someone/whisper", revision="v2", local_files_only=True)
     assert found.classes == tuple(CLASSES.values())
-    assert asked == [("someone/whisper", "v2")] * 3
+    assert [each for each in asked if each[0] != tmp_path] == [("someone/whisper", "v2")] * 3
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
@@ -648,7 +657,7 @@ def test_the_types_that_are_known_are_tested():
     assert {make(family).model.config.model_type for family in FAMILIES} == set(TYPES)
 
 
-@pytest.mark.parametrize("family", ["ast", "wav2vec2", "clap"])
+@pytest.mark.parametrize("family", ["ast", "clap"])
 def test_a_factory_is_checked_from_the_command_line(family, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "tests")
     file = tmp_path / "mine.py"
@@ -664,5 +673,4 @@ def test_a_factory_is_checked_from_the_command_line(family, tmp_path, monkeypatc
     wrong = {name: each.found for name, each in findings.items() if each.status == "failed"}
     assert wrong == {}
     assert findings["grad-cam"].status == "ok"
-    if family != "wav2vec2":
-        assert "longer recordings are cut into windows" in findings["duration"].found
+    assert "longer recordings are cut into windows" in findings["duration"].found

@@ -6,6 +6,7 @@ A new family of models is a subclass of `PretrainedNetwork` and its entry in
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -260,7 +261,14 @@ class ZeroShotClap(PretrainedNetwork):
     def __init__(
         self, model: nn.Module, *, front_end: ClapLogMel, texts: Tensor, padding: str
     ) -> None:
-        super().__init__(model.audio_model)
+        encoder = model.audio_model.audio_encoder
+        norm = _BandNorm(encoder.batch_norm)
+        # Copies that share all else: the model that was given stays as it is.
+        super().__init__(
+            _with_child(
+                model.audio_model, "audio_encoder", _with_child(encoder, "batch_norm", norm)
+            )
+        )
         self.projection = model.audio_projection
         self.scale = model.logit_scale_a
         self.front_end = front_end
@@ -296,7 +304,7 @@ class ZeroShotClap(PretrainedNetwork):
             If it is no such picture, such as one of windows of attention.
         """
         encoder = self.model.audio_encoder
-        if isinstance(self.get_submodule(layer), nn.BatchNorm2d) and layer.endswith("batch_norm"):
+        if isinstance(self.get_submodule(layer), _BandNorm):
             return activation.permute(0, 3, 1, 2)  # of (bands, frames, copies)
         picture = activation
         if activation.ndim == 3:
@@ -421,6 +429,33 @@ def make_clap(
     )
     network = ZeroShotClap(model, front_end=front_end, texts=texts, padding=extractor.padding)
     return front_end, network
+
+
+class _BandNorm(nn.Module):
+    """A batch norm over bands in evaluation mode, whatever the mode: (x - mean) / std·weight + bias.
+
+    Torch's own on the CPU returns wrong input gradients for some layouts with an axis of size 1
+    (seen with torch 2.11), such as those that CLAP without fusion gives it.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (batch, bands, frames, copies) of the same shape."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+
+def _with_child(module: nn.Module, name: str, child: nn.Module) -> nn.Module:
+    """Return a copy of a module that shares everything with it but one child."""
+    twin = copy.copy(module)
+    twin._modules = module._modules | {name: child}
+    return twin
 
 
 def _around(layer: str) -> Sequence[str]:
