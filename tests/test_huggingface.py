@@ -265,8 +265,9 @@ def attend_to_all_alike(classifier: ai.Classifier) -> None:
 def test_gradcam_by_default_points_at_the_burst(family, start):
     classifier = wrap(family)
     attend_to_all_alike(classifier)
-    # Nearly as long as the input of AST, so that most of its tokens are of silence.
-    view = classifier.front_end.analyse(burst(3000, start, 0.96))
+    # As long as the input of AST, which is louder than any sound where nothing is.
+    seconds = classifier.front_end.longest if family == "ast" else 0.42
+    view = classifier.front_end.analyse(burst(3000, start, seconds))
     found = ai.GradCAMInterpreter(classifier).attribute(view, 0)[0, 0]
     away = (found - found.median()).abs()
     times = classifier.front_end.times(away.shape[1])
@@ -346,10 +347,13 @@ WITHOUT_TRUTH = [
     for name, method in ai.METHODS.items()
     if "truth" not in method.requires and name not in TRAINED
 ]
-USUAL = ("saliency", "gradcam", "integrated_gradients", "lime", "rise", "attnlrp", "shap")
-CASES = [
-    (family, name) for family in FAMILIES for name in (WITHOUT_TRUTH if family == "ast" else USUAL)
-]
+USUAL = ("saliency", "gradcam", "attnlrp", "integrated_gradients", "lime", "rise", "shap")
+ALIKE = ("wav2vec2_layer_norm", "hubert", "data2vec", "sew")
+TRIED = {
+    family: USUAL[:3] if family in ALIKE else WITHOUT_TRUTH if family == "ast" else USUAL
+    for family in FAMILIES
+}
+CASES = [(family, name) for family, names in TRIED.items() for name in names]
 
 
 def explain(classifier: ai.Classifier, name: str, view: ai.View, background: ai.View):
@@ -382,15 +386,14 @@ def test_methods_explain_or_refuse(family, name, wrapped):
     torch.testing.assert_close(alone / size, together[:1] / size, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["saliency", "gradcam", "lime"])
-@pytest.mark.parametrize("family", ["ast", "wav2vec2", "clap"])
+@pytest.mark.parametrize(
+    ("family", "name"), [("ast", "lime"), ("wav2vec2", "gradcam"), ("clap", "saliency")]
+)
 def test_labels_that_are_independent_are_explained(family, name):
     classifier = wrap(family, "multi_label_classification", head="sigmoid")
-    options = {"base": classifier.front_end.floor} if name == "lime" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         method = build_interpreter(name, classifier, **FEW.get(name, {}))
-        del options
         predict = ai.Predict(
             classifier, method, masks=["topK_30", "minmax"], on=("features", "audio")
         )
@@ -462,7 +465,7 @@ def test_settings_say_what_changes_a_number(wrapped):
 # --- where they come from -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["ast", "whisper", "wav2vec2", "clap_fused"])
 def test_a_folder_of_save_pretrained_is_read(family, tmp_path, wrapped):
     made = make(family)
     made.model.save_pretrained(tmp_path)

@@ -432,7 +432,7 @@ def make_clap(
 
 
 class _BandNorm(nn.Module):
-    """A batch norm over bands in evaluation mode, whatever the mode: (x - mean) / std·weight + bias.
+    """A batch norm over bands as in evaluation mode, (x - mean) / std · weight + bias.
 
     Torch's own on the CPU returns wrong input gradients for some layouts with an axis of size 1
     (seen with torch 2.11), such as those that CLAP without fusion gives it.
