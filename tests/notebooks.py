@@ -32,6 +32,7 @@ NOTEBOOKS = (
     "tables.ipynb",
     "illustration.ipynb",
     "docs/findings.ipynb",
+    "docs/models/transformers.ipynb",
 )
 LARGEST = 3_000_000
 """Bytes of a committed notebook."""
