@@ -130,6 +130,13 @@ QUICK = {
             "results/findings/shortcut_quiet/shortcut_logmel/saliency_clean/run.json",
         ),
     ),
+    "docs/models/transformers.ipynb": Quick(
+        {"CLIPS": 20, "EPOCHS": 1, "TESTED": 6, "METHODS": ["saliency", "attnlrp", "random"]},
+        ("CLIPS", "EPOCHS", "TESTED", "METHODS", "OUT", "SEED"),
+        pictures=1,
+        players=1,
+        writes=("results/interpret/transformers/report.html",),
+    ),
 }
 
 
