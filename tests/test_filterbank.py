@@ -274,9 +274,10 @@ def test_clap_is_its_extractor_on_recordings(real_data):
     for path in real_clips(real_data):
         wave = sound(path, 48000, 4.0)
         cells = ai.ClapLogMel(longest=4)(wave.double())
-        away = np.abs(cells[0, 0].numpy() - clap_cells(extractor, wave))
-        # Theirs keeps the spectrum in single precision.
-        assert np.quantile(away, 0.999) < 1e-4
+        theirs = clap_cells(extractor, wave)
+        away = np.abs(cells[0, 0].numpy() - theirs)
+        # Theirs keeps the spectrum in single precision, which shows 100 dB below a frame's loudest.
+        assert away[theirs > -75].max() < 1e-4
         assert away.max() < 1e-2
 
 

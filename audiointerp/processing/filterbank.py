@@ -141,7 +141,7 @@ class KaldiFilterbank(LogMelSTFTSpectrogram):
         Its frames begin before the clip and end after it; see the class on what gain they take.
         """
         cells = self(waveform)
-        frames = self._leading_frames + math.ceil(waveform.shape[-1] / self.hop_length)
+        frames = self._context_frames(waveform)
         # Mirrored, so that a tone has no click where the clip begins and ends.
         both = (self._lead, self.window_length - 1)
         padded = nn.functional.pad(waveform, both, mode="reflect").squeeze(1)
@@ -150,9 +150,12 @@ class KaldiFilterbank(LogMelSTFTSpectrogram):
         return View(cells, waveform, torch.fft.rfft(cut * self.window.to(waveform)).mT)
 
     def _cell_frames(self, view: View) -> Tensor:
-        context, frames = view.context.shape[-1], view.cells.shape[-1]
-        places = torch.arange(context, device=view.cells.device) - self._leading_frames
-        return places.clamp(0, frames - 1)
+        places = torch.arange(self._context_frames(view.waveform), device=view.cells.device)
+        return (places - self._leading_frames).clamp(0, view.cells.shape[-1] - 1)
+
+    def _context_frames(self, waveform: Tensor) -> int:
+        """Return the number of frames that begin before the end of a waveform."""
+        return self._leading_frames + math.ceil(waveform.shape[-1] / self.hop_length)
 
     @property
     def _hann(self) -> Tensor:

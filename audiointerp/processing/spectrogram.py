@@ -187,14 +187,14 @@ class STFTSpectrogram(FrontEnd):
             )
         gain_db = self.gain_db(view.cells, cells)
         gain = torch.pow(10.0, gain_db.to(view.cells).squeeze(1) / 10)
-        amplitude = self._bin_power_gain(gain[..., self._cell_frames(view)]).sqrt()
+        amplitude = self._bin_power_gain(gain.index_select(-1, self._cell_frames(view))).sqrt()
         change = self._istft((amplitude - 1) * view.context, view.waveform.shape[-1])
         return view.waveform + change.unsqueeze(1)
 
     def _cell_frames(self, view: View) -> Tensor:
         """Return which frame of the cells each frame of the context goes with."""
-        context, frames = view.context.shape[-1], view.cells.shape[-1]
-        return torch.arange(context, device=view.cells.device).clamp(max=frames - 1)
+        frames = view.cells.shape[-1]
+        return torch.arange(frames + 1, device=view.cells.device).clamp(max=frames - 1)
 
     def _features(self, stft: Tensor) -> Tensor:
         seen = stft[..., :-1]
