@@ -26,17 +26,28 @@ from audiointerp.interpretation import (
 )
 from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
-from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier, load_panns
+from audiointerp.model import (
+    HEADS,
+    MODELS,
+    Classifier,
+    TransferCnn14,
+    classifier,
+    from_transformers,
+    load_panns,
+)
 from audiointerp.model.weights import load, save_weights
 from audiointerp.predict import Predict
 from audiointerp.processing import (
     FRONT_ENDS,
+    ClapLogMel,
+    KaldiFilterbank,
     LogMelSTFTSpectrogram,
     LogSTFTSpectrogram,
     MelSTFTSpectrogram,
     STFTSpectrogram,
     View,
     WaveformFrontEnd,
+    WhisperLogMel,
 )
 from audiointerp.report.audit import Audit, audit
 from audiointerp.runs.curves import measure_curves
@@ -57,6 +68,7 @@ __all__ = [
     "MODELS",
     "Above",
     "Audit",
+    "ClapLogMel",
     "Classifier",
     "Contamination",
     "ESC50Dataset",
@@ -64,6 +76,7 @@ __all__ = [
     "GradCAMInterpreter",
     "Interpretation",
     "Interpreter",
+    "KaldiFilterbank",
     "L2IInterpreter",
     "LIMEInterpreter",
     "LMACInterpreter",
@@ -82,12 +95,14 @@ __all__ = [
     "TrueLabels",
     "View",
     "WaveformFrontEnd",
+    "WhisperLogMel",
     "Windowing",
     "__version__",
     "apply_mask",
     "audit",
     "check_sanity",
     "classifier",
+    "from_transformers",
     "load",
     "load_audio",
     "load_interpreter",

@@ -33,6 +33,7 @@ NOTEBOOKS = (
     "illustration.ipynb",
     "docs/findings.ipynb",
     "docs/models/audit.ipynb",
+    "docs/models/transformers.ipynb",
 )
 LARGEST = 3_000_000
 """Bytes of a committed notebook."""

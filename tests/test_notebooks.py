@@ -137,6 +137,13 @@ QUICK = {
         players=1,
         writes=("results/audit/shortcut/audit.html", "results/audit/shortcut/audit_groups.csv"),
     ),
+    "docs/models/transformers.ipynb": Quick(
+        {"CLIPS": 20, "EPOCHS": 1, "TESTED": 6, "METHODS": ["saliency", "attnlrp", "random"]},
+        ("CLIPS", "EPOCHS", "TESTED", "METHODS", "OUT", "SEED"),
+        pictures=1,
+        players=1,
+        writes=("results/interpret/transformers/report.html",),
+    ),
 }
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from audiointerp.interpretation.base import (
     Explanation,
@@ -36,8 +35,8 @@ class ClassActivationMap(Interpreter):
 
     Activations become planes (batch, channels, freq, time) by `Classifier.to_plane`: a model says
     in its ``activation_axes`` what its axes are, as PANNs do, which keep (time, freq). One-
-    dimensional activations and tokens of patches have planes too. The map of a layer is resized
-    bilinearly to the cells.
+    dimensional activations and tokens of patches have planes too. The map of a layer is laid
+    on the cells by `Classifier.to_cells`: bilinear, unless the network says where its units lie.
 
     The papers end with a ReLU, and libraries scale the map to [0, 1] by its minimum and maximum
     after it. Neither is done: evidence against the class stays visible, 0 stays 0, and
@@ -95,7 +94,10 @@ class ClassActivationMap(Interpreter):
     ) -> tuple[Tensor, Tensor]:
         """Return a batch's maps, resized to its cells, and the classes explained."""
         maps, target = self._layer_maps(model, layers, view, target)
-        maps = [resize(each, view.cells) for each in maps]
+        maps = [
+            self.classifier.to_cells(name, each, view)
+            for name, each in zip(layers, maps, strict=True)
+        ]
         if len(maps) > 1:
             maps = [each / _largest(each) for each in maps]
         return torch.stack(maps).mean(0), target
@@ -202,11 +204,6 @@ class ForwardCAM(ClassActivationMap):
     @abstractmethod
     def _weigh(self, run: Run, layer: str, planes: Tensor) -> Tensor:
         """Return the map (batch, 1, freq, time) of a layer's planes (batch, channels, ., .)."""
-
-
-def resize(planes: Tensor, cells: Tensor) -> Tensor:
-    """Return planes (batch, channels, ., .) at the size of cells, bilinear between centres."""
-    return interpolate(planes, size=cells.shape[2:], mode="bilinear", align_corners=False)
 
 
 def usable_layers(model: nn.Module, features: Tensor | View) -> dict[str, tuple[int, int]]:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from audiointerp.interpretation.base import METHODS, pick
 from audiointerp.interpretation.baseline import Base, base_cells, check_base, describe
 from audiointerp.interpretation.facts import Facts
-from audiointerp.interpretation.layers import ForwardCAM, Layers, Run, resize
+from audiointerp.interpretation.layers import ForwardCAM, Layers, Run
 from audiointerp.speed.memory import batch_size_for
 
 
@@ -106,7 +106,8 @@ class ScoreCAMInterpreter(ForwardCAM):
         ) as bar:
             for part in masks.split(rows):
                 clips, channels = part.unbind(1)
-                mask = _scaled(resize(planes[clips, channels][:, None], cells))
+                chosen = planes[clips, channels][:, None]
+                mask = _scaled(self.classifier.to_cells(layer, chosen, run.view[clips]))
                 masked = torch.lerp(hidden[clips], cells[clips], mask)
                 sound = run.view[clips] if run.model.needs_view else None
                 logits = run.model.logits(masked, sound)

@@ -14,6 +14,7 @@ from audiointerp.model.cnn6 import TransferCnn6
 from audiointerp.model.cnn10 import TransferCnn10
 from audiointerp.model.cnn14 import TransferCnn14
 from audiointerp.model.heads import HEADS, Head, build_head
+from audiointerp.model.huggingface import from_transformers
 from audiointerp.model.mobilenet import TransferMobileNetV1, TransferMobileNetV2
 from audiointerp.model.resnet import TransferResNet22, TransferResNet38
 from audiointerp.model.state import CheckpointError, load_checkpoint
@@ -49,6 +50,7 @@ __all__ = [
     "classifier",
     "download_panns",
     "find_panns",
+    "from_transformers",
     "load_checkpoint",
     "load_panns",
     "transfer_panns",

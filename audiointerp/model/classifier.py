@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from audiointerp.dataset.audio import check_duration, samples_in
 from audiointerp.device import device_of, to_double
@@ -134,6 +135,11 @@ class Classifier(nn.Module):
         return self.front_end is not None and self.front_end.feeds_waveform
 
     @property
+    def longest(self) -> float | None:
+        """Seconds of sound that the front end takes at most, where shorter clips are not padded."""
+        return None if self.front_end is None else self.front_end.longest
+
+    @property
     def weight_type(self) -> tuple[torch.device, torch.dtype] | None:
         """Device and dtype of the network's floating-point parameters, None if it has none."""
         weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)
@@ -246,6 +252,32 @@ class Classifier(nn.Module):
                 "('channel', 'time', 'freq')"
             )
         return to_plane(activation, axes, layer=layer, module=self.network.get_submodule(layer))
+
+    def to_cells(self, layer: str, planes: Tensor, view: View) -> Tensor:
+        """Return planes over a layer at the cells of clips.
+
+        By default bilinear between the cells' centres, over the same extent. A network whose input
+        is longer than its clips, or whose units overlap, says where they lie by a method of this
+        name.
+
+        Parameters
+        ----------
+        layer : str
+            Dotted name of the layer.
+        planes : Tensor, shape (batch, channels, freq, time)
+            See `to_plane`.
+        view : View
+            Of clips of the same length.
+
+        Returns
+        -------
+        Tensor, shape (batch, channels, bins, frames)
+        """
+        own = getattr(self.network, "to_cells", None)
+        if callable(own):
+            return own(layer, planes, view)
+        size = view.cells.shape[2:]
+        return functional.interpolate(planes, size=size, mode="bilinear", align_corners=False)
 
     def class_names(self, count: int) -> tuple[str, ...]:
         """Return the class names, or the numbers of the classes where they have none.
@@ -447,7 +479,7 @@ def as_classifier(
 
 def _check_outputs(made: Classifier) -> None:
     """Run a new classifier once on made-up sounds."""
-    seconds = made.duration or _PROBE_SECONDS
+    seconds = made.duration or min(_PROBE_SECONDS, made.longest or _PROBE_SECONDS)
     sounds = _made_up_sounds(samples_in(seconds, made.front_end.sample_rate))
     count = len(sounds)
     device = device_of(made.network)

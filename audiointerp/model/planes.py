@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 Axes = tuple[str, ...]
@@ -205,3 +206,34 @@ def frames_to_plane(
         return planes.permute(0, 2, 3, 1, 4).flatten(3)
 
     return join
+
+
+def resize_plane(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return planes at other places, linear between their cells and level beyond the outer ones.
+
+    Parameters
+    ----------
+    planes : Tensor, shape (batch, channels, freq, time)
+    rows, columns : Tensor, shapes (rows,) and (columns,)
+        Places along frequency and time, counted in the planes' cells: 0.5 lies halfway between the
+        centres of the first two.
+
+    Returns
+    -------
+    Tensor, shape (batch, channels, rows, columns)
+
+    Examples
+    --------
+    >>> resize_plane(torch.tensor([[[[1.0, 3.0]]]]), torch.zeros(1), torch.tensor([-1, 0.5, 1]))
+    tensor([[[[1., 2., 3.]]]])
+    """
+    return _at(_at(planes, rows, 2), columns, 3)
+
+
+def _at(planes: Tensor, places: Tensor, axis: int) -> Tensor:
+    places = places.to(planes.device, torch.float32).clamp(0, planes.shape[axis] - 1)
+    before = places.floor()
+    after = (before + 1).clamp(max=planes.shape[axis] - 1)
+    ends = [planes.index_select(axis, each.long()) for each in (before, after)]
+    weight = (places - before).to(planes)
+    return torch.lerp(*ends, weight if axis == 3 else weight[:, None])

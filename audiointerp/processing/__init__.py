@@ -1,5 +1,6 @@
 """Waveform ⇄ cells: the front ends of the models, and their inversion."""
 
+from audiointerp.processing.filterbank import ClapLogMel, KaldiFilterbank, WhisperLogMel
 from audiointerp.processing.front_end import FRONT_ENDS, FrontEnd, build_processor
 from audiointerp.processing.spectrogram import (
     LogMelSTFTSpectrogram,
@@ -13,12 +14,15 @@ from audiointerp.processing.waveform import WaveformFrontEnd
 __all__ = [
     "FRONT_ENDS",
     "Axes",
+    "ClapLogMel",
     "FrontEnd",
+    "KaldiFilterbank",
     "LogMelSTFTSpectrogram",
     "LogSTFTSpectrogram",
     "MelSTFTSpectrogram",
     "STFTSpectrogram",
     "View",
     "WaveformFrontEnd",
+    "WhisperLogMel",
     "build_processor",
 ]

@@ -32,6 +32,10 @@ class FrontEnd(nn.Module, ABC):
         Frequency bins of the cells.
     feeds_waveform : bool
         Whether the network takes the sound that the cells stand for instead of the cells.
+    longest : float or None
+        Seconds of sound that the network takes at most, where shorter clips stay as they are: what
+        follows their end in the network's input is no cell. Recordings are cut into windows of this
+        length. None: any length.
     """
 
     sample_rate: int
@@ -39,6 +43,7 @@ class FrontEnd(nn.Module, ABC):
     floor: float
     num_bins: int
     feeds_waveform: bool = False
+    longest: float | None = None
 
     @abstractmethod
     def analyse(self, waveform: Tensor) -> View:

@@ -187,9 +187,14 @@ class STFTSpectrogram(FrontEnd):
             )
         gain_db = self.gain_db(view.cells, cells)
         gain = torch.pow(10.0, gain_db.to(view.cells).squeeze(1) / 10)
-        amplitude = self._bin_power_gain(torch.cat([gain, gain[..., -1:]], dim=-1)).sqrt()
+        amplitude = self._bin_power_gain(gain.index_select(-1, self._cell_frames(view))).sqrt()
         change = self._istft((amplitude - 1) * view.context, view.waveform.shape[-1])
         return view.waveform + change.unsqueeze(1)
+
+    def _cell_frames(self, view: View) -> Tensor:
+        """Return which frame of the cells each frame of the context goes with."""
+        frames = view.cells.shape[-1]
+        return torch.arange(frames + 1, device=view.cells.device).clamp(max=frames - 1)
 
     def _features(self, stft: Tensor) -> Tensor:
         seen = stft[..., :-1]
@@ -204,15 +209,24 @@ class STFTSpectrogram(FrontEnd):
         """Spread a power gain (batch, bins, frames) over the FFT bins: here, one to one."""
         return gain
 
+    def _gather_bins(self, shares: Tensor) -> Tensor:
+        """Add shares of FFT bins (batch, fft_bins, frames) up in the bins: here, one to one."""
+        return shares
+
+    def _extend(self, waveform: Tensor) -> Tensor:
+        """Return the sound that frames are cut from: here, the waveform."""
+        return waveform
+
     def _stft(self, waveform: Tensor) -> Tensor:
         """Return the centred STFT with one frame more than the features have.
 
         Half a window past the last frame's centre its window has all but vanished; where no other
         frame reaches, the inverse would divide by it and blow masked sounds up.
         """
-        _check_waveform(waveform, self.n_fft)
+        check_waveform(waveform, self.n_fft // 2)
         half = self.n_fft // 2
-        padded = nn.functional.pad(waveform, (half, half), mode="reflect").squeeze(1)
+        sound = self._extend(waveform)
+        padded = nn.functional.pad(sound, (half, half), mode="reflect").squeeze(1)
         missing = self.n_fft + self.num_frames(waveform.shape[-1]) * self.hop_length
         return torch.stft(
             nn.functional.pad(padded, (0, missing - padded.shape[-1])),
@@ -232,9 +246,13 @@ class STFTSpectrogram(FrontEnd):
         window = self.window.to(stft.real)
         sound = self._add_up(torch.fft.irfft(stft.mT, self.n_fft) * window)
         energy = self._add_up(window.square().expand(1, stft.shape[-1], -1))
-        start = self.n_fft // 2
-        part = slice(start, start + samples)
+        part = slice(self._lead, self._lead + samples)
         return sound[:, part] / energy[:, part]
+
+    @property
+    def _lead(self) -> int:
+        """Samples from the first frame's start to that of the sound."""
+        return self.n_fft // 2
 
     def _add_up(self, frames: Tensor) -> Tensor:
         """Add frames (batch, frames, n_fft) up, each a hop after the one before."""
@@ -275,6 +293,9 @@ class MelSTFTSpectrogram(STFTSpectrogram):
         so narrow that no FFT bin falls into it.
     """
 
+    has_empty_bands = False
+    """Whether bands that hold no FFT bin are allowed; they are always at the floor."""
+
     def __init__(
         self,
         *,
@@ -305,10 +326,10 @@ class MelSTFTSpectrogram(STFTSpectrogram):
         self.f_min = f_min
         self.f_max = f_max
         filters = self._filters()
-        if (filters.sum(0) == 0).any():
+        empty = int((filters.sum(0) == 0).sum())
+        if empty and not self.has_empty_bands:
             raise ValueError(
-                f"{int((filters.sum(0) == 0).sum())} of {n_mels} mel bands hold no FFT bin: "
-                "take fewer bands or a longer n_fft"
+                f"{empty} of {n_mels} mel bands hold no FFT bin: take fewer bands or a longer n_fft"
             )
         self.register_buffer("filters", filters.float(), persistent=False)
         below, above, weight = self._neighbours()
@@ -344,6 +365,13 @@ class MelSTFTSpectrogram(STFTSpectrogram):
         weight = self.above_weight.to(gain)[:, None]
         return torch.lerp(gain[:, self.band_below], gain[:, self.band_above], weight)
 
+    def _gather_bins(self, shares: Tensor) -> Tensor:
+        """Add shares of FFT bins up in the bands, by the weights that spread the bands' gain."""
+        weight = self.above_weight.to(shares)[:, None]
+        bands = shares.new_zeros(len(shares), self.n_mels, shares.shape[2])
+        bands.index_add_(1, self.band_below, shares * (1 - weight))
+        return bands.index_add_(1, self.band_above, shares * weight)
+
     def _neighbours(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return, per FFT bin, the bands centred below and above it and the weight of the latter.
 
@@ -363,8 +391,18 @@ class MelSTFTSpectrogram(STFTSpectrogram):
 
     def _edges(self) -> Tensor:
         """Lower edge, centres and upper edge of the bands, Hz, evenly spaced in mel, float64."""
-        ends = _hz_to_mel(self.f_min), _hz_to_mel(self.f_max)
-        return _mel_to_hz(torch.linspace(*ends, self.n_mels + 2, dtype=torch.float64))
+        ends = self._hz_to_mel(self.f_min), self._hz_to_mel(self.f_max)
+        return self._mel_to_hz(torch.linspace(*ends, self.n_mels + 2, dtype=torch.float64))
+
+    def _hz_to_mel(self, hz: float) -> float:
+        """Slaney's Auditory Toolbox scale: linear below 1 kHz, logarithmic above."""
+        if hz < 1000:
+            return hz * 3 / 200
+        return 15 + 27 * math.log(hz / 1000) / math.log(6.4)
+
+    def _mel_to_hz(self, mel: Tensor) -> Tensor:
+        above = 1000 * torch.exp((mel - 15) * math.log(6.4) / 27)
+        return torch.where(mel < 15, mel * 200 / 3, above)
 
     def _filters(self) -> Tensor:
         """Weights (fft_bins, bands): triangles over Hz, each of area 1, in double precision."""
@@ -381,7 +419,8 @@ class LogMelSTFTSpectrogram(MelSTFTSpectrogram):
     unit = "dB"
 
 
-def _check_waveform(waveform: Tensor, n_fft: int) -> None:
+def check_waveform(waveform: Tensor, least: int) -> None:
+    """Raise a ValueError unless a waveform is (batch, 1, more than `least` samples) and finite."""
     if waveform.ndim != 3 or waveform.shape[1] != 1:
         raise ValueError(
             f"the waveform has shape {tuple(waveform.shape)}: expected (batch, 1, samples); "
@@ -392,21 +431,10 @@ def _check_waveform(waveform: Tensor, n_fft: int) -> None:
             f"the waveform is {waveform.dtype}: expected floating point samples in [-1, 1]; "
             "divide 16-bit samples by 32768"
         )
-    if waveform.shape[-1] <= n_fft // 2:
+    if waveform.shape[-1] <= least:
         raise ValueError(
-            f"the waveform has {waveform.shape[-1]} samples: expected more than {n_fft // 2}, "
-            "half a window; are samples on the last axis?"
+            f"the waveform has {waveform.shape[-1]} samples: expected more than {least}, "
+            "for one frame; are samples on the last axis?"
         )
     if not torch.isfinite(waveform).all():
         raise ValueError("the waveform has NaN or infinite samples: is the recording damaged?")
-
-
-def _hz_to_mel(hz: float) -> float:
-    """Slaney's Auditory Toolbox scale: linear below 1 kHz, logarithmic above."""
-    if hz < 1000:
-        return hz * 3 / 200
-    return 15 + 27 * math.log(hz / 1000) / math.log(6.4)
-
-
-def _mel_to_hz(mel: Tensor) -> Tensor:
-    return torch.where(mel < 15, mel * 200 / 3, 1000 * torch.exp((mel - 15) * math.log(6.4) / 27))

@@ -63,6 +63,8 @@ class Recording:
         Seconds from one window to the next.
     normalize : bool
         Whether it is scaled to a peak of 1, by one gain for all windows.
+    pad : bool
+        Whether a clip shorter than a window is padded with zeros.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Recording:
     window: float | None
     hop: float
     normalize: bool
+    pad: bool = True
 
     @property
     def is_clip(self) -> bool:
@@ -90,7 +93,9 @@ class Recording:
 
     def clip(self) -> Tensor:
         """Return the only window, shape (1, samples)."""
-        return self.stream.clip(self.window, normalize=self.normalize)
+        fits = self.window is not None and self.stream.duration <= self.window
+        length = None if fits and not self.pad else self.window
+        return self.stream.clip(length, normalize=self.normalize)
 
     def windows(self) -> Iterator[Window]:
         """Yield the windows in the order of time."""
@@ -128,7 +133,8 @@ def open_recording(
     sample_rate : int, optional
         Of a waveform, Hz; a file knows its own.
     duration : float, optional
-        Seconds of a window where `windowing` does not say; the classifier's own by default.
+        Seconds of a window where `windowing` does not say; the classifier's own by default, or the
+        most that its front end takes.
     channel : {"mid", "left", "right", "side"}
         See `audiointerp.dataset.load_audio`. The name says which was taken, if it is not "mid".
 
@@ -150,7 +156,7 @@ def open_recording(
     else:
         name = with_channel("waveform", channel)
         stream = WaveformStream(audio, sample_rate, rate, **part)
-    window = windowing.window or duration or classifier.duration
+    window = windowing.window or duration or classifier.duration or classifier.longest
     if window is None and stream.duration > LONGEST_WHOLE:
         raise AudioError(
             f"{stream.source}: {stream.duration:.6g} s are too long to go through the model at "
@@ -160,7 +166,8 @@ def open_recording(
     hop = stream.duration
     if window is not None:
         hop = round_hop(windowing.hop or window / 2, classifier.front_end)
-    return Recording(name, stream, window, hop, classifier.normalize)
+    pad = classifier.longest is None
+    return Recording(name, stream, window, hop, classifier.normalize, pad)
 
 
 def hear(

@@ -308,7 +308,8 @@ def open_set(
     data : "synthetic" or path
         The set.
     model, processor
-        A classifier; or a network and its front end. One that names no duration takes 5 s.
+        A classifier; or a network and its front end. One that names no duration takes 5 s, or the
+        most that its front end takes if that is less.
     **options
         See `audiointerp.dataset.open_dataset`: subset, folds, clips, contamination, cache_dir; and
         duration, to cut clips to another length.
@@ -320,7 +321,7 @@ def open_set(
     classifier = as_classifier(model, processor)
     own = {
         "sample_rate": classifier.front_end.sample_rate,
-        "duration": classifier.duration or 5.0,
+        "duration": classifier.duration or min(5.0, classifier.longest or 5.0),
         "normalize": classifier.normalize,
     }
     return open_dataset(data, **(own | options))

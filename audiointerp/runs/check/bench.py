@@ -146,6 +146,8 @@ class Bench:
         wave = torch.from_numpy(scene.foreground + scene.background)
         if self.classifier.duration is not None:
             wave = wave.repeat(math.ceil(self.classifier.duration * RATE / len(wave)))
+        if self.classifier.longest is not None:
+            wave = wave[: int(self.classifier.longest * RATE)]
         rate = self.classifier.front_end.sample_rate
         return prepare_waveform(wave, RATE, rate, self.classifier.duration)[0]
 

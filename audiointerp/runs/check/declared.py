@@ -95,6 +95,10 @@ def _duration(bench: Bench) -> Finding:
         return Finding("duration", "ok", f"{duration:g} s; longer recordings are cut into windows")
     half = bench.classifier.front_end.analyse(bench.clips[:1, :, : bench.clips.shape[-1] // 2])
     bench.logits(half)
+    longest = bench.classifier.longest
+    if longest is not None:
+        found = f"up to {longest:.6g} s; longer recordings are cut into windows of it"
+        return Finding("duration", "ok", found)
     return Finding("duration", "ok", "any; a recording is one window")
 
 
