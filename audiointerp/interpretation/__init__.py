@@ -67,6 +67,10 @@ from audiointerp.interpretation.lrp import (
     WSquareLRPInterpreter,
     ZPlusLRPInterpreter,
 )
+from audiointerp.interpretation.attention import (
+    AttentionRolloutInterpreter,
+    GradientAttentionInterpreter,
+)
 from audiointerp.interpretation.shapley import (
     KernelSHAPInterpreter,
     PermutationSHAPInterpreter,
@@ -98,6 +102,7 @@ __all__ = [
     "AblationCAMInterpreter",
     "AdditivityError",
     "AdditivityWarning",
+    "AttentionRolloutInterpreter",
     "AttnLRPInterpreter",
     "DeepLIFTInterpreter",
     "EdgeReference",
@@ -116,6 +121,7 @@ __all__ = [
     "GammaLRPInterpreter",
     "GradCAMInterpreter",
     "GradCAMPlusPlusInterpreter",
+    "GradientAttentionInterpreter",
     "GuidedBackpropInterpreter",
     "GuidedGradCAMInterpreter",
     "HiResCAMInterpreter",
