@@ -453,7 +453,7 @@ NO_ATTENTION = "the network has no attention, or none that torch's functions com
 REFUSED = {
     "pooling by weights": (lambda x: x.softmax(1) * x, NO_ATTENTION),
     "constant weights": (lambda x: torch.zeros(7, 7).softmax(-1) @ x, NO_ATTENTION),
-    "detached": (lambda x: (x + attend(x.detach()).detach()), NO_ATTENTION),
+    "detached": (lambda x: x + attend(x.detach()).detach(), NO_ATTENTION),
     "softmax of channels": (lambda x: x.softmax(-1) * x, NO_ATTENTION),
     "cross attention": (
         lambda x: attend(x, x[:, ::2]),
@@ -528,7 +528,9 @@ def test_without_places_of_tokens_the_declaration_is_named(name):
         with pytest.raises(ValueError, match=r"has 7 tokens, and activation_axes=.*declare \('tim"):
             METHODS[name](classifier).attribute(randn(1, 1, BINS, FRAMES))
     classifier = ai.Classifier(model, activation_axes=tokens_to_plane(2, 3))
-    with pytest.raises(ValueError, match=r"'blocks\.1\.self_attn' gives .*with 0 \+ 2·3 = 6 tokens"):
+    with pytest.raises(
+        ValueError, match=r"'blocks\.1\.self_attn' gives .*with 0 \+ 2·3 = 6 tokens"
+    ):
         METHODS[name](classifier).attribute(randn(1, 1, BINS, FRAMES))
 
 

@@ -51,8 +51,8 @@ class AttentionInterpreter(Interpreter):
 
     **Where tokens lie.** `Classifier.token_plane` lays them out over frequency and time, by the
     classifier's ``activation_axes``: ("time", "channel") for frames,
-    `audiointerp.model.planes.tokens_to_plane` for patches, which leaves out tokens before them, such
-    as a class token. The plane is resized bilinearly to the cells.
+    `audiointerp.model.planes.tokens_to_plane` for patches, which leaves out tokens before them,
+    such as a class token. The plane is resized bilinearly to the cells.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ class AttentionInterpreter(Interpreter):
     ValueError
         If a position is no whole number of at least 0, or none is given.
     UnsupportedLayerError
-        In `attribute`, if the network has no attention, or cross attention, attention within windows
-        or between tokens that are merged from layer to layer, or layers side by side.
+        In `attribute`, if the network has no attention, or cross attention, attention within
+        windows or between tokens that are merged from layer to layer, or layers side by side.
     """
 
     requires = frozenset({"attention"})
@@ -196,8 +196,8 @@ class AttentionRolloutInterpreter(AttentionInterpreter):
     Half of what a token is after a layer is taken to be what it was before, by the residual
     connection, and half what it read, in proportion to the weights. So a token's relevance is the
     share of the output that flows back to it, if values and all that is between the layers are
-    disregarded. The map is the same for every class. See `AttentionInterpreter` for where the result
-    is read and how it becomes a map.
+    disregarded. The map is the same for every class. See `AttentionInterpreter` for where the
+    result is read and how it becomes a map.
 
     Parameters
     ----------

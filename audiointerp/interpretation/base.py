@@ -122,10 +122,10 @@ class Interpreter(ABC):
 
     @classmethod
     def unsuited(cls, classifier: Classifier) -> str:
-        """Say why the method cannot explain a classifier with its default settings, "" where it can.
+        """Say why the method with its default settings cannot explain a classifier, "" if it can.
 
-        A run of all methods asks first and leaves out those that say something. Known before any
-        work, or from one made-up clip.
+        A run of all methods asks first and leaves out those that say something. It is known before
+        any work, or from one made-up clip.
 
         Parameters
         ----------

@@ -99,9 +99,7 @@ def token_plane(
     return _arrange(values[:, None], ("channel", *places))
 
 
-def _laid_out(
-    lay_out: Callable[[str, Tensor], Tensor], layer: str, activation: Tensor
-) -> Tensor:
+def _laid_out(lay_out: Callable[[str, Tensor], Tensor], layer: str, activation: Tensor) -> Tensor:
     """Return the planes that a function makes of an activation."""
     plane = lay_out(layer, activation)
     if not isinstance(plane, Tensor) or plane.ndim != 4:

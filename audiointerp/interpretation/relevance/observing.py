@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -159,9 +158,7 @@ class AttentionObserver(AttentionCalls, TorchFunctionMode):
     def _keep(self, mark: _Softmax) -> None:
         """Take a softmax for attention, now that its result multiplies activations."""
         if mark.changed:
-            self._refuse(
-                "a product with values of weights that are changed after their softmax"
-            )
+            self._refuse("a product with values of weights that are changed after their softmax")
         if not any(each is mark.attention for each in self.seen):
             self.seen.append(mark.attention)
 
@@ -224,15 +221,15 @@ def check_attention(seen: Sequence[Attention], clips: int) -> None:
         shape = tuple(each.weights.shape)
         if each.queries != each.keys:
             raise UnsupportedLayerError(
-                f"in the attention of {each.layer!r} {each.queries} tokens read {each.keys} others, "
-                "by cross attention or pooling, and only self-attention can be followed: "
+                f"in the attention of {each.layer!r} {each.queries} tokens read {each.keys} "
+                "others, by cross attention or pooling, and only self-attention can be followed: "
                 + _ADVICE
             )
         groups = shape[0] % clips if len(shape) == 3 else len(shape) != 4 or shape[0] != clips
         if groups:
             raise UnsupportedLayerError(
                 f"the attention of {each.layer!r} is within groups of {each.keys} tokens, such as "
-                f"windows (weights {shape} for {clips} clip{'s' * (clips > 1)}), and only attention "
+                f"windows (weights {shape} for {clips} clip{'s' * (clips > 1)}), and only that "
                 f"between all tokens of a clip can be followed: {_ADVICE}"
             )
         if each.keys != first.keys:
