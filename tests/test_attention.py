@@ -238,7 +238,7 @@ WAYS = {
 
 
 class Tokens(nn.Module):
-    """A post-norm transformer over frames with two layers, whose attention is written in one way."""
+    """A post-norm transformer over frames with two layers, its attention written in one way."""
 
     activation_axes = ("time", "channel")
 
@@ -274,7 +274,7 @@ class Tokens(nn.Module):
 
 
 def said_by_torch(model: Tokens, x: torch.Tensor, target: int) -> tuple[list, torch.Tensor]:
-    """Return the weights of one clip, computed as torch's layer says, and the logit made of them."""
+    """Return the weights of one clip that torch says its layer has, and the logit by them."""
     weights, h = [], 2 * model.embed(x[:, 0].mT)
     for block in model.blocks:
         own = block.self_attn
@@ -416,7 +416,7 @@ def test_all_heads(name, head, outputs):
     assert found.amax(3).gt(found.amin(3)).all()
 
 
-# --- what is refused -------------------------------------------------------------------------------
+# --- what is refused -----------------------------------------------------------------------------
 
 
 def refused(model: nn.Module, x: torch.Tensor, message: str) -> None:
@@ -534,7 +534,7 @@ def test_without_places_of_tokens_the_declaration_is_named(name):
         METHODS[name](classifier).attribute(randn(1, 1, BINS, FRAMES))
 
 
-# --- a run of all methods --------------------------------------------------------------------------
+# --- a run of all methods ------------------------------------------------------------------------
 
 
 def made(network: nn.Module, **options) -> ai.Classifier:
