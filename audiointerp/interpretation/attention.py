@@ -221,7 +221,7 @@ class AttentionRolloutInterpreter(AttentionInterpreter):
         passes="1 forward, 1 backward to the last attention",
         source="Abnar and Zuidema, ACL 2020",
         fails="Shows where the network looks, not what for: the same map for every class; values, "
-        "and layers between, are disregarded, and deep networks' maps are nearly even",
+        "and what lies between the layers of attention, are disregarded",
         class_sensitive=False,
         signed=False,
     )
