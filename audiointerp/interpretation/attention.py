@@ -105,11 +105,11 @@ class AttentionInterpreter(Interpreter):
         while start < len(view):
             part = slice(start, start + rows)
             wanted = None if target is None else target[part]
-            found, chosen, seen = self._maps(model, view[part], wanted)
+            found, chosen, fitting = self._maps(model, view[part], wanted)
             maps.append(found)
             targets.append(chosen)
+            rows = fitting if start == 0 else rows
             start += len(found)
-            rows = rows if start > 1 else self._rows(seen, view.cells)
         return Explanation(torch.cat(maps), torch.cat(targets))
 
     def _rows(self, seen: Sequence[Attention], cells: Tensor) -> int:
@@ -125,8 +125,8 @@ class AttentionInterpreter(Interpreter):
 
     def _maps(
         self, model: Classifier, view: View, target: Tensor | None
-    ) -> tuple[Tensor, Tensor, list[Attention]]:
-        """Return a batch's maps, the classes explained, and the attention."""
+    ) -> tuple[Tensor, Tensor, int]:
+        """Return a batch's maps, the classes explained and how many such batches fit at once."""
         x = model.network_input(view.cells, view).detach().clone().requires_grad_()
         observer = AttentionObserver(model.network)
         with observer:
@@ -141,7 +141,7 @@ class AttentionInterpreter(Interpreter):
         relevance = self._follow(read[:, None], [each.to(view.cells) for each in steps])[:, 0]
         # By the classifier itself, whose network names its layers and axes.
         plane = self.classifier.token_plane(seen[-1].layer, relevance.detach())
-        return resize(plane, view.cells), target, seen
+        return resize(plane, view.cells), target, self._rows(seen, view.cells)
 
     def _read(self, scores: Tensor, last: Attention, clips: int) -> Tensor:
         """Return how much each token counts for the scores, (batch, tokens), summing to 1."""
@@ -153,16 +153,18 @@ class AttentionInterpreter(Interpreter):
             counts = scores.new_zeros(clips, last.queries)
             counts[:, list(self.read)] = 1
             return counts / len(self.read)
-        # Different weights, so that the scores do not cancel, as probabilities would.
-        weights = torch.linspace(1, 2, scores.shape[1]).to(scores)
+        # Different weights, so that the scores do not cancel, as probabilities would; as large as
+        # there are tokens to average, so that nothing underflows in half precision.
+        weights = last.queries * torch.linspace(1, 2, scores.shape[1]).to(scores)
         (gradient,) = torch.autograd.grad(
             (scores * weights).sum(), [last.weights], retain_graph=True, materialize_grads=True
         )
         counts = (last.matrices(gradient, clips) != 0).any(3).any(1).to(scores)
         if not counts.any(1).all():
             raise UnsupportedLayerError(
-                f"the scores do not depend on the attention of {last.layer!r}, the last one: say "
-                "which tokens they are read from, such as read=0 for a class token"
+                f"the scores do not depend on the attention of {last.layer!r}, the last one, or "
+                "are probabilities that round to 0 or 1: say which tokens they are read from, such "
+                "as read=0 for a class token"
             )
         return counts / counts.sum(1, keepdim=True)
 
