@@ -328,6 +328,25 @@ def test_one_clip_goes_first_and_the_rest_in_batches(name):
     assert rows("folded heads") == rows("heads before clips") == [1] * 6
 
 
+@pytest.mark.parametrize(("name", "further"), [(ROLLOUT, 0), (GRADIENT, 1)])
+def test_the_backward_pass_ends_where_it_is_stated(name, further):
+    """Both go to the last attention, to see what is read; the gradient's goes to the first too."""
+    model, passed = seeded(lambda: Tokens("sdpa")), []
+
+    def watch(layer):
+        def hook(module, inputs, output):
+            inputs[0].register_hook(lambda gradient: passed.append(layer))
+
+        return hook
+
+    for layer in ("embed", "blocks.0.norm1", "blocks.1.norm1"):
+        model.get_submodule(layer).register_forward_hook(watch(layer))
+    METHODS[name](model, fold_batch_norm=False).attribute(randn(1, 1, BINS, FRAMES), 1)
+    assert passed.count("blocks.1.norm1") == 1 + further
+    assert passed.count("blocks.0.norm1") == further
+    assert "embed" not in passed
+
+
 @each_method
 @pytest.mark.parametrize("mask", ["attn_mask", "key_padding_mask", "is_causal"])
 def test_masked_tokens_are_not_read(name, mask):
@@ -455,6 +474,10 @@ REFUSED = {
     "constant weights": (lambda x: torch.zeros(7, 7).softmax(-1) @ x, NO_ATTENTION),
     "detached": (lambda x: x + attend(x.detach()).detach(), NO_ATTENTION),
     "softmax of channels": (lambda x: x.softmax(-1) * x, NO_ATTENTION),
+    "predictions that are read on": (
+        lambda x: torch.bmm(functional.linear(x.softmax(-1) + 1, torch.ones(7, 6)), x),
+        NO_ATTENTION,
+    ),
     "cross attention": (
         lambda x: attend(x, x[:, ::2]),
         "in the attention of '' 7 tokens read 4 others, by cross attention or pooling",
@@ -476,6 +499,7 @@ REFUSED = {
     ),
     "scaled weights": (lambda x: by_hand(x, lambda w: w * 0.5), "changed after their softmax in R"),
     "weights in place": (lambda x: by_hand(x, lambda w: w.mul_(0.5)), "changed after their softm"),
+    "weights of one head": (lambda x: by_hand(x, lambda w: w.unbind(0)[0]), "changed after their"),
     "a part of the weights": (lambda x: by_hand(x, lambda w: w[:, :6]), "changed after their soft"),
     "dropout": (
         lambda x: functional.scaled_dot_product_attention(x, x, x, dropout_p=0.5),

@@ -31,15 +31,13 @@ _KEEPING = frozenset(
     }
 )
 """Functions that hand weights on as they are; dropout, because networks run in evaluation mode."""
-_CHANGING = frozenset(
+_ENDING = frozenset(
     {
-        *("mul", "div", "add", "sub", "rsub", "pow", "where", "masked_fill", "nan_to_num", "clamp"),
-        *("relu", "sigmoid", "exp", "log", "getitem", "select", "narrow", "index_select", "cat"),
-        *("pad", "chunk", "split", "gather", "roll", "flip"),
+        *("linear", "conv1d", "conv2d", "sum", "mean", "max", "amax", "layer_norm", "group_norm"),
+        *("batch_norm", "softmax", "log_softmax", "scaled_dot_product_attention"),
     }
 )
-"""Functions after which weights are others than those of their softmax."""
-
+"""Functions whose result is no longer weights of attention; after all others these are changed."""
 
 _ADVICE = "take another method, such as saliency or Grad-CAM"
 
@@ -142,8 +140,8 @@ class AttentionObserver(AttentionCalls, TorchFunctionMode):
         elif name in _PRODUCTS and len(given) > 1:
             for mark in marks:
                 self._keep(mark)
-        elif name.removesuffix("_") in _KEEPING | _CHANGING:
-            self._follow(marks, result, changed=name.removesuffix("_") in _CHANGING)
+        elif name not in _ENDING:
+            self._follow(marks, result, changed=name not in _KEEPING)
         return result
 
     def _watch(self, weights: Tensor, axis: int) -> None:
