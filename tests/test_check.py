@@ -302,6 +302,28 @@ def test_layers_of_unknown_axes_are_asked_for():
     assert check_one("grad-cam", patches).details["layers"] == {"linear": (9, 14)}
 
 
+def test_a_layer_is_named_behind_which_more_counts_than_the_class_token():
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.token = nn.Parameter(torch.randn(1, 1, 8))
+                self.patch = nn.Conv2d(1, 8, 13, 13)
+                self.block = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True, norm_first=True)
+                self.norm, self.linear = nn.LayerNorm(8), nn.Linear(8, 3)
+            self.activation_axes = tokens_to_plane(5, 9, prefix=1)
+
+        def forward(self, cells):
+            tokens = self.patch(cells / 100).flatten(2).mT
+            tokens = torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1)
+            return self.linear(self.norm(self.block(tokens))[:, 0])
+
+    finding = check_one("grad-cam", wrap(Patches()))
+    assert list(finding.details["layers"])[-2:] == ["block", "norm"]
+    assert finding.advice == "name one: GradCAMInterpreter(model, 'block.norm1')"
+
+
 def test_layers_of_torchscript_are_left_out():
     class Outer(nn.Module):
         def __init__(self):

@@ -15,6 +15,7 @@ from torch import nn
 from audiointerp.interpretation import METHODS, AdditivityWarning, Interpreter, Quickshift
 from audiointerp.interpretation.facts import Facts
 from audiointerp.interpretation.segmentation import Grid, Time
+from audiointerp.model.planes import tokens_to_plane
 from audiointerp.registry import UnknownNameError
 from audiointerp.speed.precision import PRECISIONS, computing
 
@@ -74,11 +75,32 @@ class Net(nn.Module):
         return self.head(self.dropout(x).mean((2, 3)))
 
 
+class AttendingNet(Net):
+    """`Net` whose cells attend to each other before their mean: a transformer on top."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.activation_axes = tokens_to_plane(BINS // 2, FRAMES // 2)
+
+    def forward(self, x):
+        x = self.pool(self.relu1(self.bn1(self.conv1(x))))
+        x = self.relu2(self.bn2(self.conv2(x))).flatten(2).mT
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.head(self.dropout(x).mean(1))
+
+
+def needs_attention(name: str) -> bool:
+    return "attention" in METHODS[name].requires
+
+
 @pytest.fixture
-def model():
+def model(request):
+    """Return the classifier, with attention for a method that explains by it."""
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        net = Net()
+        net = AttendingNet() if name in METHODS and needs_attention(name) else Net()
         net(4 * torch.randn(32, 1, BINS, FRAMES))  # moves the batch norms' statistics
     return net.eval()
 
@@ -347,9 +369,10 @@ def test_it_works_where_gradients_are_off(name, mode, model, features):
 
 
 def test_methods_that_share_a_model_do_not_disturb_each_other(model, features):
-    interpreters = {name: build(name, model) for name in WITHOUT_TRUTH}
+    names = [name for name in WITHOUT_TRUTH if not needs_attention(name)]
+    interpreters = {name: build(name, model) for name in names}
     fresh = {name: each.attribute(features) for name, each in interpreters.items()}
-    for name in reversed(WITHOUT_TRUTH):
+    for name in reversed(names):
         assert torch.equal(interpreters[name].attribute(features), fresh[name])
 
 
@@ -458,6 +481,17 @@ class Loudness(nn.Module):
         return self.head(self.relu(self.conv(x)).sum((2, 3)))
 
 
+class AttendingLoudness(Loudness):
+    """`Loudness` whose cells all attend to the loud ones, and add what they read."""
+
+    activation_axes = staticmethod(tokens_to_plane(BINS, FRAMES))
+
+    def forward(self, x):
+        x = self.relu(self.conv(x)).flatten(2).mT
+        weights = (x.mT.expand(-1, x.shape[1], -1) / 10).softmax(-1)
+        return self.head((x + weights @ x).sum(1))
+
+
 ONLY_IN_TIME: set[str] = {"forest_surrogate", "linear_surrogate"}
 """Methods that by default tell frames apart, not bins."""
 
@@ -471,7 +505,7 @@ ONLY_WHERE_THE_SLOPE_CHANGES = {"vargrad"}
 @pytest.mark.parametrize(("freq", "time"), [(3, 14), (9, 5)])
 def test_an_impulse_is_found_where_it_is(name, freq, time):
     """Neither transposed nor mirrored nor shifted by more than the kernel reaches."""
-    model = Loudness()
+    model = AttendingLoudness() if needs_attention(name) else Loudness()
     cells = torch.full((1, 1, BINS, FRAMES), -4.0)
     cells[..., freq : freq + 2, time : time + 2] = 60
     background = {}

@@ -136,7 +136,8 @@ def test_the_original_is_used_and_the_log_says_so_once(obstacle, caplog):
     assert "runs as it is" in record.getMessage()
 
 
-WITHOUT_TRUTH = [name for name in METHODS if "truth" not in METHODS[name].requires]
+FITTING = [name for name in METHODS if METHODS[name].requires.isdisjoint({"truth", "attention"})]
+"""Methods that need neither the clips' parts nor attention, which this network has not."""
 
 
 def weights_of(method: str) -> dict:
@@ -145,7 +146,7 @@ def weights_of(method: str) -> dict:
     return {"weights": untrained(method, network().eval(), FEATURES)}
 
 
-@pytest.mark.parametrize("method", WITHOUT_TRUTH)
+@pytest.mark.parametrize("method", FITTING)
 def test_every_method_gives_the_map_of_the_network_without_the_obstacle(obstacle, method):
     model = obstructed(obstacle).train()
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -204,7 +205,7 @@ def test_a_copy_that_calls_the_original_runs_it_in_evaluation_mode():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("method", WITHOUT_TRUTH)
+@pytest.mark.parametrize("method", FITTING)
 @pytest.mark.filterwarnings(f"ignore::{shap_module.__name__}.AdditivityWarning")
 def test_networks_of_few_bits_are_copied_and_explained_as_they_are(method, dtype):
     # Rounded for both: what is compared is the network's arithmetic.

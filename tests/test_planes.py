@@ -42,6 +42,42 @@ def test_tokens_lie_where_their_patches_are(time_first):
         tokens_to_plane(2, 3, prefix=1)("block", tokens[:, 1:])
 
 
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        (("time", "channel"), (1, 6)),
+        (("channel", "time"), (1, 6)),
+        (("time",), (1, 6)),
+        (("channel", "freq"), (6, 1)),
+    ],
+)
+def test_values_of_tokens_lie_along_their_axis(axes, shape):
+    values = torch.arange(12.0).reshape(2, 6)
+    classifier = ai.Classifier(nn.ModuleDict({"layer": nn.Identity()}), activation_axes=axes)
+    plane = classifier.token_plane("layer", values)
+    assert torch.equal(plane, values.reshape(2, 1, *shape))
+
+
+def test_values_of_tokens_of_patches_lie_where_these_are():
+    values = torch.arange(14.0).reshape(2, 7)
+    network = nn.ModuleDict({"layer": nn.Identity()})
+    network.activation_axes = tokens_to_plane(2, 3, prefix=1)
+    plane = ai.Classifier(network).token_plane("layer", values)
+    assert torch.equal(plane, values[:, 1:].reshape(2, 1, 2, 3))
+    with pytest.raises(ValueError, match=r"the layer 'layer' gives .* with 1 \+ 2·3 = 7 tokens"):
+        ai.Classifier(network).token_plane("layer", values[:, 1:])
+
+
+@pytest.mark.parametrize("axes", [None, ("channel", "freq", "time"), ("channel",)])
+def test_tokens_without_a_place_are_refused(axes):
+    classifier = ai.Classifier(nn.ModuleDict({"layer": nn.Identity()}), activation_axes=axes)
+    with pytest.raises(ValueError, match=r"'layer' has 6 tokens, and activation_axes=.*say where"):
+        classifier.token_plane("layer", torch.zeros(2, 6))
+    classifier = ai.Classifier(nn.Identity(), activation_axes=lambda layer, activation: activation)
+    with pytest.raises(ValueError, match=r"activation_axes returned \(2, 6, 1\)"):
+        classifier.token_plane("", torch.zeros(2, 6))
+
+
 def test_frames_are_joined_along_time():
     clips = torch.randn(2, 5, 3, 12)  # batch, channel, freq, time
     frames = clips.unflatten(3, (4, 3)).permute(0, 3, 4, 2, 1).flatten(0, 1)

@@ -620,6 +620,7 @@ def test_a_classifier_without_a_decoder_names_the_command(file):
         Recipe("lmac").jobs(classifier)
 
 
+@pytest.mark.filterwarnings("ignore:left out of all methods, attention_rollout")
 def test_of_all_methods_those_without_a_decoder_are_left_out(file, tmp_path):
     classifier = load(file)
     background = classifier.front_end.analyse(Tones(2)[0].waveform[None])

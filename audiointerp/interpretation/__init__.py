@@ -67,6 +67,10 @@ from audiointerp.interpretation.lrp import (
     WSquareLRPInterpreter,
     ZPlusLRPInterpreter,
 )
+from audiointerp.interpretation.attention import (
+    AttentionRolloutInterpreter,
+    GradientAttentionInterpreter,
+)
 from audiointerp.interpretation.shapley import (
     KernelSHAPInterpreter,
     PermutationSHAPInterpreter,
@@ -99,6 +103,7 @@ __all__ = [
     "AblationCAMInterpreter",
     "AdditivityError",
     "AdditivityWarning",
+    "AttentionRolloutInterpreter",
     "AttnLRPInterpreter",
     "DeepLIFTInterpreter",
     "EdgeReference",
@@ -117,6 +122,7 @@ __all__ = [
     "GammaLRPInterpreter",
     "GradCAMInterpreter",
     "GradCAMPlusPlusInterpreter",
+    "GradientAttentionInterpreter",
     "GuidedBackpropInterpreter",
     "GuidedGradCAMInterpreter",
     "HiResCAMInterpreter",

@@ -86,6 +86,11 @@ class RewritingInterpreter(Interpreter):
         super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
         self._rewritten: tuple[nn.Module, Rewritten] | None = None
 
+    @classmethod
+    def unsuited(cls, classifier: Classifier) -> str:
+        """Say which operation of a classifier's network has no rule; see `Interpreter`."""
+        return cls._refusal(classifier)
+
     def _check_view(self, view: View) -> None:
         super()._check_view(view)
         front_end = self.classifier.front_end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from audiointerp.evaluation.truth import Truth
 from audiointerp.interpretation.facts import Facts
-from audiointerp.model.classifier import Classifier, as_classifier
+from audiointerp.model.classifier import Classifier, as_classifier, made_up_view
 from audiointerp.processing import View
 from audiointerp.registry import Registry
 from audiointerp.speed.inference import evaluation_mode, fast_copy
@@ -85,7 +86,8 @@ class Interpreter(ABC):
     requires : frozenset of str
         What it must be given: its constructor "background" (cells of clips to compare with),
         "base" (what hidden cells become) and "weights" (of a decoder that was trained for the
-        classifier, found beside its file), `explain` "truth" (the parts of the clips).
+        classifier, found beside its file), `explain` "truth" (the parts of the clips); and
+        "attention", which the network must have.
     reference : bool
         Whether it is no method but a reference that tables compare methods with, which sees no
         network; see `audiointerp.interpretation.references`.
@@ -117,6 +119,33 @@ class Interpreter(ABC):
         self.classifier = as_classifier(model)
         self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size, 1)
         self.fold_batch_norm = bool(fold_batch_norm)
+
+    @classmethod
+    def unsuited(cls, classifier: Classifier) -> str:
+        """Say why the method with its default settings cannot explain a classifier, "" if it can.
+
+        A run of all methods asks first and leaves out those that say something. It is known before
+        any work, or from one made-up clip.
+
+        Parameters
+        ----------
+        classifier : Classifier
+            With a front end.
+        """
+        return ""
+
+    @classmethod
+    def _refusal(cls, classifier: Classifier) -> str:
+        """Return the error by which the method refuses a made-up clip, "" where it explains it."""
+        clips = made_up_view(classifier, clips=2)
+        settings = {"background": clips[1:]} if "background" in cls.requires else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a clip that nobody asked about
+            try:
+                cls(classifier, **settings).explain(clips[:1])
+            except ValueError as error:
+                return str(error)
+        return ""
 
     def attribute(self, features: Tensor | View, target: int | Tensor | None = None) -> Tensor:
         """Return how much each cell of the features speaks for a class.

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Family = Literal["gradient", "CAM", "relevance", "perturbation", "trained", "reference"]
+Family = Literal[
+    "gradient", "CAM", "relevance", "attention", "perturbation", "trained", "reference"
+]
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Facts:
 
     Attributes
     ----------
-    family : {"gradient", "CAM", "relevance", "perturbation", "trained", "reference"}
+    family : {"gradient", "CAM", "relevance", "attention", "perturbation", "trained", "reference"}
         What it belongs to in tables.
     passes : str
         Passes through the network for a clip, such as "1 forward, 1 backward".

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from audiointerp.interpretation.base import METHODS, Explanation, Interpreter, class_gradient
 from audiointerp.interpretation.facts import Facts
 from audiointerp.interpretation.gradcam import GradCAMInterpreter
+from audiointerp.interpretation.layers import missing_layer
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 
@@ -105,6 +106,11 @@ class GuidedBackpropInterpreter(Interpreter):
         "the spectrogram rather than what the network makes of them",
     )
 
+    @classmethod
+    def unsuited(cls, classifier: Classifier) -> str:
+        """Say why there is no ReLU of a classifier to change; see `Interpreter`."""
+        return cls._refusal(classifier)
+
     def _explain(self, view: View, target: Tensor | None) -> Explanation:
         model = self._fast_classifier()
         parts = [guided_gradient(model, *part) for part in self._in_batches(view, target)]
@@ -160,6 +166,11 @@ class GuidedGradCAMInterpreter(Interpreter):
         self.gradcam = _PositiveGradCAM(
             model, target_layers, batch_size=batch_size, fold_batch_norm=fold_batch_norm
         )
+
+    @classmethod
+    def unsuited(cls, classifier: Classifier) -> str:
+        """Say what Grad-CAM or guided backpropagation lacks; see `Interpreter`."""
+        return missing_layer(classifier) or cls._refusal(classifier)
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and its layers, ready for JSON."""

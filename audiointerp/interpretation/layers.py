@@ -60,7 +60,8 @@ class ClassActivationMap(Interpreter):
     ------
     ValueError
         If a layer is not in the model, none is given and the model names none, or (in `attribute`)
-        a layer does not run exactly once or its activation's axes are not known.
+        a layer does not run exactly once, its activation's axes are not known, or only tokens
+        without a place count behind it.
     """
 
     def __init__(
@@ -73,6 +74,11 @@ class ClassActivationMap(Interpreter):
     ) -> None:
         super().__init__(model, batch_size=batch_size, fold_batch_norm=fold_batch_norm)
         self.target_layers = find_layers(self.classifier.network, target_layers)
+
+    @classmethod
+    def unsuited(cls, classifier: Classifier) -> str:
+        """Say why a classifier has no layer to look at by default; see `Interpreter`."""
+        return missing_layer(classifier)
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON."""
@@ -140,10 +146,16 @@ class GradientCAM(ClassActivationMap):
         gradients = torch.autograd.grad(
             self._score(logits, target).sum(), activations, materialize_grads=True
         )
-        maps = [
-            self._weigh(self._plane(name, gradient, view), self._plane(name, activation, view))
-            for name, gradient, activation in zip(layers, gradients, activations, strict=True)
-        ]
+        maps = []
+        for name, gradient, activation in zip(layers, gradients, activations, strict=True):
+            slopes = self._plane(name, gradient, view)
+            if gradient.any() and not slopes.any():
+                raise ValueError(
+                    f"the scores depend on the layer {name!r} through tokens only that have no "
+                    "place in the plane, such as a class token: choose a layer before the last "
+                    "attention, such as the norm that the last block begins with"
+                )
+            maps.append(self._weigh(slopes, self._plane(name, activation, view)))
         return maps, target
 
     def _score(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -235,6 +247,15 @@ def usable_layers(model: nn.Module, features: Tensor | View) -> dict[str, tuple[
         if planes[0, 0].numel() > 1:
             sizes[name] = (planes.shape[2], planes.shape[3])
     return sizes
+
+
+def missing_layer(classifier: Classifier) -> str:
+    """Say that a classifier's network names no layer to look at by default, "" where it does."""
+    try:
+        find_layers(classifier.network, None)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:

@@ -86,6 +86,11 @@ class _RelevanceInterpreter(Interpreter):
                 "network that ends before its softmax or sigmoid"
             )
 
+    @classmethod
+    def unsuited(cls, classifier: Classifier) -> str:
+        """Say which operation of a classifier's network has no rule; see `Interpreter`."""
+        return cls._refusal(classifier)
+
     def settings(self) -> dict[str, Any]:
         """Return the method's name and all its settings, ready for JSON."""
         settings = super().settings() | {

@@ -19,7 +19,7 @@ from audiointerp.device import device_of, to_double
 from audiointerp.model.classes import ClassNames, read_classes
 from audiointerp.model.heads import Head, Softmax, build_head
 from audiointerp.model.outputs import describe_probabilities, looks_like_probabilities, pick_output
-from audiointerp.model.planes import check_axes, to_plane
+from audiointerp.model.planes import check_axes, to_plane, token_plane
 from audiointerp.processing import FrontEnd, View
 
 Outputs = Literal["logits", "probabilities"]
@@ -242,9 +242,7 @@ class Classifier(nn.Module):
         ValueError
             If the axes are not known: declare ``activation_axes``; or they do not fit.
         """
-        axes = self.activation_axes
-        if axes is None:
-            axes = getattr(self.network, "activation_axes", None)
+        axes = self._axes
         if axes is None and self.needs_view and activation.ndim == 4:
             raise ValueError(
                 f"the layer {layer!r} of a waveform network gives activations "
@@ -278,6 +276,34 @@ class Classifier(nn.Module):
             return own(layer, planes, view)
         size = view.cells.shape[2:]
         return functional.interpolate(planes, size=size, mode="bilinear", align_corners=False)
+
+    def token_plane(self, layer: str, values: Tensor) -> Tensor:
+        """Return one value for each token of a layer as planes over frequency and time.
+
+        Parameters
+        ----------
+        layer : str
+            Dotted name of the layer, such as one of attention.
+        values : Tensor, shape (batch, tokens)
+
+        Returns
+        -------
+        Tensor, shape (batch, 1, freq, time)
+            Without the tokens that lie nowhere, such as a class token.
+
+        Raises
+        ------
+        ValueError
+            If nothing says where tokens lie: declare ``activation_axes``; or they do not fit.
+        """
+        return token_plane(values, self._axes, layer=layer)
+
+    @property
+    def _axes(self) -> tuple[str, ...] | ToPlane | None:
+        """What the axes of activations are, as this classifier or its network says."""
+        if self.activation_axes is not None:
+            return self.activation_axes
+        return getattr(self.network, "activation_axes", None)
 
     def class_names(self, count: int) -> tuple[str, ...]:
         """Return the class names, or the numbers of the classes where they have none.
@@ -477,17 +503,32 @@ def as_classifier(
     )
 
 
+def made_up_view(model: Classifier, clips: int = 1) -> View:
+    """Return up to four made-up sounds of a classifier's length, analysed by its front end.
+
+    Unlike each other, the first one noise; on the network's device. For checks of a classifier
+    before there are any clips.
+    """
+    samples = samples_in(_probe_seconds(model), model.front_end.sample_rate)
+    sounds = _made_up_sounds(samples)[:clips]
+    with torch.no_grad():
+        return model.front_end.analyse(sounds.to(device_of(model.network)))
+
+
+def _probe_seconds(model: Classifier) -> float:
+    """Return the length of made-up sounds: the classifier's own, or one that it takes."""
+    return model.duration or min(_PROBE_SECONDS, model.longest or _PROBE_SECONDS)
+
+
 def _check_outputs(made: Classifier) -> None:
     """Run a new classifier once on made-up sounds."""
-    seconds = made.duration or min(_PROBE_SECONDS, made.longest or _PROBE_SECONDS)
-    sounds = _made_up_sounds(samples_in(seconds, made.front_end.sample_rate))
-    count = len(sounds)
-    device = device_of(made.network)
+    seconds = _probe_seconds(made)
+    view = made_up_view(made, clips=4)
+    count = len(view)
     training = [(layer, layer.training) for layer in made.network.modules()]
     try:
         made.network.eval()
         with torch.no_grad():
-            view = made.front_end.analyse(sounds.to(device))
             given = made.network_input(view.cells, view)
             try:
                 returned = made.network(given)

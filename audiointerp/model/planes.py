@@ -59,16 +59,57 @@ def to_plane(
         If the axes are unknown or do not fit the activation.
     """
     if callable(axes):
-        plane = axes(layer, activation)
-        if not isinstance(plane, Tensor) or plane.ndim != 4:
-            got = tuple(plane.shape) if isinstance(plane, Tensor) else type(plane).__name__
-            raise ValueError(
-                f"activation_axes returned {got} for the layer {layer!r}: expected a tensor "
-                "(batch, channels, freq, time)"
-            )
-        return plane
+        return _laid_out(axes, layer, activation)
     check_axes(axes)
     return _arrange(activation, _names(activation, axes, layer, module))
+
+
+def token_plane(
+    values: Tensor, axes: Axes | Callable[[str, Tensor], Tensor] | None, *, layer: str
+) -> Tensor:
+    """Return one value for each token as planes over frequency and time.
+
+    Parameters
+    ----------
+    values : Tensor, shape (batch, tokens)
+    axes : tuple of str, callable or None
+        As in `to_plane`. A tuple says where tokens lie if it has one of "freq" and "time". A
+        function is given (batch, tokens, 1), as an activation of one channel.
+    layer : str
+        Name of the layer, for messages and the function.
+
+    Returns
+    -------
+    Tensor, shape (batch, 1, freq, time)
+
+    Raises
+    ------
+    ValueError
+        If the axes are unknown, or do not fit.
+    """
+    if callable(axes):
+        return _laid_out(axes, layer, values[:, :, None])
+    check_axes(axes)
+    places = [] if axes is None else [axis for axis in axes if axis != "channel"]
+    if len(places) != 1:
+        raise ValueError(
+            f"the layer {layer!r} has {values.shape[1]} tokens, and activation_axes={axes} do not "
+            "say where they lie: declare ('time', 'channel') for frames, or a function for "
+            "patches, see audiointerp.model.planes.tokens_to_plane"
+        )
+    return _arrange(values[:, None], ("channel", *places))
+
+
+def _laid_out(lay_out: Callable[[str, Tensor], Tensor], layer: str, activation: Tensor) -> Tensor:
+    """Return the planes that a function makes of an activation."""
+    plane = lay_out(layer, activation)
+    if not isinstance(plane, Tensor) or plane.ndim != 4:
+        got = tuple(plane.shape) if isinstance(plane, Tensor) else type(plane).__name__
+        raise ValueError(
+            f"activation_axes returned {got} for the layer {layer!r}: expected a tensor "
+            "(batch, channels, freq, time)"
+        )
+    return plane
 
 
 def check_axes(axes: Axes | Callable[[str, Tensor], Tensor] | None) -> None:

@@ -37,8 +37,8 @@ def check_methods(
 ) -> pd.DataFrame:
     """Return what the maps of methods depend on, and what they cost.
 
-    Methods that need the parts of the clips are left out; of all methods, trained ones too that no
-    weight file is there for, see `Recipe.trained_for`.
+    Methods that need the parts of the clips are left out; of all methods, those too that cannot
+    explain the classifier, see `Recipe.suited_for`.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def check_methods(
         ``forward_passes``, the same in units of a forward pass of the network.
     """
     fitting = [name for name in recipe.methods if "truth" not in METHODS[name].requires]
-    names = recipe.trained_for(classifier, fitting)
+    names = recipe.suited_for(classifier, fitting)
     waveforms, _ = stack_waveforms(clips)
     view = analyse(classifier, waveforms)
     with evaluation_mode(classifier.network):

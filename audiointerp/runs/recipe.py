@@ -19,7 +19,6 @@ from audiointerp.arguments import several
 from audiointerp.dataset import ClipDataset, open_dataset
 from audiointerp.evaluation.record import check_extra
 from audiointerp.interpretation import DEFAULT_METHODS, METHODS, Interpreter, select_background
-from audiointerp.interpretation.trained.files import has_weights
 from audiointerp.masking import IDENTITY, MASKS, base_level
 from audiointerp.model.classifier import Classifier, as_classifier
 from audiointerp.model.weights import load
@@ -45,7 +44,7 @@ class Recipe:
     ----------
     methods : str or sequence of str, optional
         Names in ``METHODS``; ``DEFAULT_METHODS`` by default. "all" takes every method, as far as
-        what is interpreted and the classifier allow; see `methods_for` and `trained_for`.
+        what is interpreted and the classifier allow; see `methods_for` and `suited_for`.
     masks : str or sequence of str, optional
         Masks to make and score; all by default. "identity", the map itself, is made of the maps of
         methods that return a mask, and of no other.
@@ -157,26 +156,20 @@ class Recipe:
         warnings.warn(f"left out of all methods, {reason}", stacklevel=3)
         return tuple(name for name in self.methods if name not in needing)
 
-    def trained_for(self, classifier: Classifier, methods: Sequence[str]) -> tuple[str, ...]:
-        """Return those of some methods that can explain a classifier: no decoder is missing.
+    def suited_for(self, classifier: Classifier, methods: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some methods that can explain a classifier.
 
-        Of all methods, trained ones that no weight file of the classifier's is there for are left
-        out, with a warning. One that was named stays: it cannot be built then.
+        Of all methods, others are left out, with a warning for every reason, such as a network
+        without attention or an operation without a rule; see `Interpreter.unsuited`. One that was
+        named stays: its own error says more.
         """
-        untrained = [
-            name
-            for name in methods
-            if "weights" in METHODS[name].requires and not has_weights(classifier, name)
-        ]
-        if not (self.takes_all and untrained):
+        if not self.takes_all:
             return tuple(methods)
-        of = "the classifier" if classifier.file is None else classifier.file.stem
-        warnings.warn(
-            f"left out of all methods, {', '.join(untrained)}: not trained for {of}; audiointerp "
-            "train-interpreter does that",
-            stacklevel=3,
-        )
-        return tuple(name for name in methods if name not in untrained)
+        reasons = {name: METHODS[name].unsuited(classifier) for name in methods}
+        for reason in dict.fromkeys(filter(None, reasons.values())):
+            names = ", ".join(name for name in methods if reasons[name] == reason)
+            warnings.warn(f"left out of all methods, {names}: {reason}", stacklevel=3)
+        return tuple(name for name in methods if not reasons[name])
 
     def jobs(
         self,
@@ -187,10 +180,10 @@ class Recipe:
     ) -> dict[str, Job]:
         """Return a job for every method, or for some of them, by the method's name.
 
-        Of all methods, those are left out that `trained_for` leaves out.
+        Of all methods, those are left out that `suited_for` leaves out.
         """
         jobs = {}
-        for method in self.trained_for(classifier, self.methods if methods is None else methods):
+        for method in self.suited_for(classifier, self.methods if methods is None else methods):
             interpreter = build_interpreter(
                 method,
                 classifier,

@@ -122,7 +122,7 @@ def check_sanity(
     classifier = as_classifier(classifier)
     recipe = Recipe(methods, base=base, seed=seed)
     names = recipe.methods_for("clips that are checked", has_parts=False)
-    names = recipe.trained_for(classifier, names)
+    names = recipe.suited_for(classifier, names)
     chosen = tuple(CHECKS) if checks is None else several(checks)
     kinds = several(similarities)
     for registry, given in ((CHECKS, chosen), (SIMILARITIES, kinds)):

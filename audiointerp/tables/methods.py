@@ -14,6 +14,7 @@ _FAMILIES = {
     "gradient": "Gradients of the class's logit",
     "CAM": "Class activation maps",
     "relevance": "Relevance that is passed back layer by layer",
+    "attention": "Attention of transformers, followed through all layers",
     "perturbation": "Parts of the clip are hidden",
     "trained": "Trained interpreters",
     "reference": "References, which see no network",

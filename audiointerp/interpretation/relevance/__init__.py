@@ -8,6 +8,8 @@ without control flow. An operation without a rule is refused by name.
 
 `rules` has the rules of layers with weights: a new one is a class with a method ``share``.
 `propagation` has the mode and the functions without weights, `attention` those of transformers.
+`attending` takes calls of attention apart, for these rules and for `observing`, a mode that sees
+the weights of attention.
 """
 
 from __future__ import annotations

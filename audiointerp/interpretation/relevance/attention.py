@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from audiointerp.interpretation.relevance.attending import AttentionCalls
 from audiointerp.interpretation.relevance.calls import depends_on_clip
 from audiointerp.interpretation.relevance.propagation import Propagation, RuleFunction
 from audiointerp.interpretation.relevance.rules import Epsilon, stable
 
 
-class AttentionPropagation(Propagation):
+class AttentionPropagation(Propagation, AttentionCalls):
     """A `Propagation` with AttnLRP's rules for what transformers have besides layers.
 
     Parameters
@@ -124,95 +124,16 @@ class AttentionPropagation(Propagation):
 
         return RuleFunction.apply(forward, back, x)
 
-    def _do_scaled_dot_product_attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        *,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        if dropout_p > 0 or enable_gqa:
-            self._refuse("scaled_dot_product_attention()")
-        return self._attend(query, key, value, attn_mask, is_causal, scale)[0]
+    def _projected(self, tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not depends_on_clip(tokens):
+            self._refuse("multi_head_attention_forward() of a constant query, key or value")
+        return self._do_linear(tokens, weight, bias)
 
-    def _attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        is_causal: bool,
-        scale: float | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return what attention reads and its weights, (..., queries, keys)."""
-        factor = query.shape[-1] ** -0.5 if scale is None else scale
-        scores = self._product("attention", torch.matmul, query, key.mT)
-        if is_causal:
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        if mask is not None and mask.dtype is torch.bool:
-            hidden = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device)
-            mask = hidden.masked_fill(~mask, float("-inf"))
+    def _scores(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        return self._affine(self._product("attention", torch.matmul, query, key.mT), scale, 0.0)
 
-        # The mask is part of the softmax: it is a bias, which takes its relevance.
-        def forward(x: Tensor) -> Tensor:
-            return torch.softmax(x if mask is None else x + mask.to(x.dtype), -1)
+    def _read(self, weights: Tensor, value: Tensor) -> Tensor:
+        return self._product("attention", torch.matmul, weights, value)
 
-        weights = self._softmax(forward, -1, self._affine(scores, factor, 0.0))
-        return self._product("attention", torch.matmul, weights, value), weights
-
-    def _do_multi_head_attention_forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        signature = inspect.signature(functional.multi_head_attention_forward)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
-        extras = given["bias_k"] is not None or given["static_k"] is not None
-        if extras or given["add_zero_attn"] or (given["training"] and given["dropout_p"] > 0):
-            self._refuse("multi_head_attention_forward() with a bias, zeros or dropout in its keys")
-        tokens = [given[name] for name in ("query", "key", "value")]
-        if given["use_separate_proj_weight"]:
-            weights = [given[f"{name}_proj_weight"] for name in "qkv"]
-        else:
-            weights = given["in_proj_weight"].chunk(3)
-        bias = given["in_proj_bias"]
-        biases = [None] * 3 if bias is None else bias.chunk(3)
-        batched = tokens[0].ndim == 3
-        heads = []
-        for token, weight, own in zip(tokens, weights, biases, strict=True):
-            # (tokens, batch, features), or without the batch
-            part = self._do_linear(token, weight, own) if depends_on_clip(token) else None
-            if part is None:
-                self._refuse("multi_head_attention_forward() of a constant query, key or value")
-            part = part if batched else part.unsqueeze(1)
-            heads.append(part.unflatten(-1, (given["num_heads"], -1)).permute(1, 2, 0, 3))
-        mask = self._attention_mask(given, heads[0])
-        read, attention = self._attend(*heads, mask, False, None)
-        read = read.permute(2, 0, 1, 3).flatten(2)
-        out = self._do_linear(read, given["out_proj_weight"], given["out_proj_bias"])
-        out = out if batched else out.squeeze(1)
-        if not given["need_weights"]:
-            return out, None
-        if given["average_attn_weights"]:
-            attention = self._mean(lambda x: x.mean(1), attention)
-        return out, attention if batched else attention.squeeze(0)
-
-    @staticmethod
-    def _attention_mask(given: dict[str, Any], query: Tensor) -> Tensor | None:
-        """Return what is added to the scores (batch, heads, queries, keys)."""
-        total: Tensor | None = None
-        for name in ("attn_mask", "key_padding_mask"):
-            mask = given[name]
-            if mask is None:
-                continue
-            if mask.dtype is torch.bool:  # True is hidden here
-                mask = torch.zeros(mask.shape, device=mask.device).masked_fill(mask, float("-inf"))
-            if name == "key_padding_mask":
-                mask = mask.reshape(-1, 1, 1, mask.shape[-1])
-            elif mask.ndim == 3:
-                mask = mask.unflatten(0, (-1, query.shape[1]))
-            total = mask if total is None else total + mask
-        return total
+    def _over_heads(self, weights: Tensor) -> Tensor:
+        return self._mean(lambda x: x.mean(1), weights)

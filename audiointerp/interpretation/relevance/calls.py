@@ -72,14 +72,23 @@ def without(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in names}
 
 
-def place_in(network: nn.Module) -> str:
-    """Return which module of a network is running, for an error."""
+def running_in(network: nn.Module) -> tuple[str, nn.Module] | None:
+    """Return the module of a network that is running, with its dotted name; None outside of it."""
     names = {module: name for name, module in network.named_modules()}
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, nn.Module) and owner in names:
-            where = f"{names[owner]!r}, a " if names[owner] else ""
-            return f" in {where}{type(owner).__name__}"
+            return names[owner], owner
         frame = frame.f_back
-    return ""
+    return None
+
+
+def place_in(network: nn.Module) -> str:
+    """Return which module of a network is running, for an error."""
+    running = running_in(network)
+    if running is None:
+        return ""
+    name, module = running
+    where = f"{name!r}, a " if name else ""
+    return f" in {where}{type(module).__name__}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from audiointerp.interpretation.base import Explanation, Interpreter, choose_target
 from audiointerp.interpretation.layers import find_layers
 from audiointerp.interpretation.trained.base import Decoder, Observation, observe
-from audiointerp.interpretation.trained.files import read_decoder, weights_path
+from audiointerp.interpretation.trained.files import has_weights, read_decoder, weights_path
 from audiointerp.model.classifier import Classifier
 from audiointerp.model.weights import model_hash
 from audiointerp.processing import View
@@ -72,6 +72,14 @@ class TrainedInterpreter(Interpreter):
             path = weights_path(self.classifier, self.name) if weights is None else Path(weights)
             self.decoder = read_decoder(path, self.classifier, self.name).decoder
         self.layers = tuple(find_layers(self.classifier.network, self.decoder.layers))
+
+    @classmethod
+    def unsuited(cls, classifier: Classifier) -> str:
+        """Say that no decoder was trained for a classifier; see `Interpreter`."""
+        if has_weights(classifier, cls.name):
+            return ""
+        of = "the classifier" if classifier.file is None else classifier.file.stem
+        return f"not trained for {of}; audiointerp train-interpreter does that"
 
     def settings(self) -> dict[str, Any]:
         """Return the method's name, its decoder's settings and a hash of its weights, for JSON."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
-import torch
+from torch import nn
 
 from audiointerp.interpretation import AdditivityWarning
 from audiointerp.runs.check.bench import (
@@ -79,7 +79,7 @@ def _gradcam(bench: Bench) -> Finding:
             "grad-cam",
             "missing",
             f"no default layer; layers by frequency×time: {listed}",
-            f"name one: GradCAMInterpreter(model, {nearest[0][0]!r})",
+            f"name one: GradCAMInterpreter(model, {_last_that_counts(bench)!r})",
             details,
         )
     method = build_interpreter("gradcam", bench.classifier)
@@ -130,7 +130,7 @@ def _shap(bench: Bench) -> Finding:
 
 @add_check("interpretation", required=True, advice="see the checks above")
 def _interpretation(bench: Bench) -> Finding:
-    named = isinstance(bench.classifier.target_layer, torch.nn.Module)
+    named = isinstance(bench.classifier.target_layer, nn.Module)
     method = build_interpreter("gradcam" if named else "saliency", bench.classifier)
     job = Job(bench.classifier, method, masks=choose_masks(None, method), on=("features", "audio"))
     (result,) = interpret_clips(job, bench.clips[:1], [SOUNDS[0]])
@@ -150,6 +150,24 @@ def _interpretation(bench: Bench) -> Finding:
         f"{kept:.3f} with 30 % of the cells; {len(job.masks)} masks, on features and sound",
         details={"label": result.label, "probability": result.probability},
     )
+
+
+def _last_that_counts(bench: Bench) -> str:
+    """Return the last layer that Grad-CAM can explain; a whole block or a norm before its parts.
+
+    Behind the last attention of a transformer only a class token may count, which has no plane.
+    """
+    names = list(reversed(bench.layers))
+    network = bench.classifier.network
+    for name in sorted(names, key=lambda each: isinstance(network.get_submodule(each), nn.Linear)):
+        try:
+            build_interpreter("gradcam", bench.classifier, target_layers=name).attribute(
+                bench.view[:1]
+            )
+        except ValueError:
+            continue
+        return name
+    return names[0]
 
 
 def _swapped(cells: tuple[int, int], layers: list[tuple[str, tuple[int, int]]]) -> str:
