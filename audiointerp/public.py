@@ -27,6 +27,7 @@ from audiointerp.interpretation import (
 from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
 from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier, load_panns
+from audiointerp.model.onnx import from_onnx
 from audiointerp.model.weights import load, save_weights
 from audiointerp.predict import Predict
 from audiointerp.processing import (
@@ -85,6 +86,7 @@ __all__ = [
     "apply_mask",
     "check_sanity",
     "classifier",
+    "from_onnx",
     "load",
     "load_audio",
     "load_interpreter",

@@ -97,7 +97,8 @@ class Interpreter(ABC):
     TypeError
         If `model` is not a Module.
     ValueError
-        If the batch size is below 1.
+        If the batch size is below 1, or the method takes gradients or layers of a network that has
+        none; see `Classifier.differentiable`.
     """
 
     name: ClassVar[str]
@@ -115,8 +116,19 @@ class Interpreter(ABC):
             )
         self.model = model
         self.classifier = as_classifier(model)
+        if not self.classifier.differentiable and self.facts.opens_network:
+            raise ValueError(f"{self.name} {no_gradient(self.classifier)}")
         self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size, 1)
         self.fold_batch_norm = bool(fold_batch_norm)
+
+    @classmethod
+    def unsuited(cls, classifier: Classifier) -> str:
+        """Say why the method cannot explain a classifier, "" where it can.
+
+        A run of all methods asks first and leaves out those that say something.
+        """
+        closed = not classifier.differentiable and cls.facts.opens_network
+        return no_gradient(classifier) if closed else ""
 
     def attribute(self, features: Tensor | View, target: int | Tensor | None = None) -> Tensor:
         """Return how much each cell of the features speaks for a class.
@@ -249,6 +261,16 @@ class Interpreter(ABC):
                 f"features are on {view.cells.device}, the model is on {weights[0]}: move one to "
                 "the other with .to(...)"
             )
+
+
+def no_gradient(classifier: Classifier) -> str:
+    """Say what a network without gradients lacks, and which methods can explain it."""
+    closed = [name for name, method in METHODS.items() if not method.facts.opens_network]
+    methods = [name for name in closed if not METHODS[name].reference]
+    return (
+        "takes gradients or layers of the network, of which "
+        f"{type(classifier.network).__name__} has none: choose from {', '.join(methods)}"
+    )
 
 
 def as_view(features: Tensor | View) -> View:

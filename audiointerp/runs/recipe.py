@@ -153,8 +153,11 @@ class Recipe:
         """Return those of some methods that can explain a classifier: no decoder is missing.
 
         Of all methods, trained ones that no weight file of the classifier's is there for are left
-        out, with a warning. One that was named stays: it cannot be built then.
+        out, with a warning, and so are those that `Interpreter.unsuited` has a reason against. One
+        that was named stays: it cannot be built then.
         """
+        if self.takes_all:
+            methods = _suited(classifier, methods)
         untrained = [
             name
             for name in methods
@@ -204,6 +207,18 @@ class Recipe:
                 extra=self.extra,
             )
         return jobs
+
+
+def _suited(classifier: Classifier, methods: Sequence[str]) -> list[str]:
+    """Return those of some methods that say that they can explain a classifier; warn of others."""
+    reasons = {name: METHODS[name].unsuited(classifier) for name in methods}
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        if reason:
+            warnings.warn(f"left out of all methods, {', '.join(names)}: {reason}", stacklevel=4)
+    return by_reason.get("", [])
 
 
 def make_recipe(recipe: Recipe | None, options: Mapping[str, Any]) -> Recipe:
