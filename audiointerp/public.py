@@ -28,6 +28,7 @@ from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
 from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier, load_panns
 from audiointerp.model.onnx import from_onnx
+from audiointerp.model.vision import SpectrogramImage, from_vision
 from audiointerp.model.weights import load, save_weights
 from audiointerp.predict import Predict
 from audiointerp.processing import (
@@ -74,6 +75,7 @@ __all__ = [
     "SHAPInterpreter",
     "STFTSpectrogram",
     "SaliencyInterpreter",
+    "SpectrogramImage",
     "SyntheticDataset",
     "TableDataset",
     "Top",
@@ -87,6 +89,7 @@ __all__ = [
     "check_sanity",
     "classifier",
     "from_onnx",
+    "from_vision",
     "load",
     "load_audio",
     "load_interpreter",
