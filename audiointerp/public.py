@@ -27,6 +27,7 @@ from audiointerp.interpretation import (
 from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
 from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier, load_panns
+from audiointerp.model.families import FAMILIES, from_package
 from audiointerp.model.onnx import from_onnx
 from audiointerp.model.vision import SpectrogramImage, from_vision
 from audiointerp.model.weights import load, save_weights
@@ -50,6 +51,7 @@ from audiointerp.version import __version__
 
 __all__ = [
     "DEFAULT_METHODS",
+    "FAMILIES",
     "FRONT_ENDS",
     "HEADS",
     "MASKS",
@@ -89,6 +91,7 @@ __all__ = [
     "check_sanity",
     "classifier",
     "from_onnx",
+    "from_package",
     "from_vision",
     "load",
     "load_audio",

@@ -359,7 +359,11 @@ def bin_gain(processor: STFTSpectrogram, power_gain: np.ndarray) -> np.ndarray:
     return spread
 
 
-@pytest.mark.parametrize("front_end", FRONT_ENDS.values())
+# Windows of others are shorter than the FFT; see test_taggers.py.
+@pytest.mark.parametrize(
+    "front_end",
+    [each for name, each in FRONT_ENDS.items() if name not in ("PasstLogMel", "YamnetLogMel")],
+)
 @pytest.mark.parametrize("samples", [12800, 12801, 12799, 12798, 10001])
 def test_synthesis_is_the_slow_overlap_add_of_the_changed_stft(front_end, samples):
     processor = front_end()

@@ -7,6 +7,7 @@ from audiointerp.processing.spectrogram import (
     MelSTFTSpectrogram,
     STFTSpectrogram,
 )
+from audiointerp.processing.taggers import PasstLogMel, YamnetLogMel
 from audiointerp.processing.view import Axes, View
 from audiointerp.processing.waveform import WaveformFrontEnd
 
@@ -17,8 +18,10 @@ __all__ = [
     "LogMelSTFTSpectrogram",
     "LogSTFTSpectrogram",
     "MelSTFTSpectrogram",
+    "PasstLogMel",
     "STFTSpectrogram",
     "View",
     "WaveformFrontEnd",
+    "YamnetLogMel",
     "build_processor",
 ]
