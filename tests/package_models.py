@@ -12,7 +12,7 @@ import torch
 import torchaudio
 from torch import nn
 from torch.nn import functional
-from torchaudio.compliance.kaldi import get_mel_banks
+from torchaudio.compliance.kaldi import fbank, get_mel_banks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -293,3 +293,53 @@ class VGGishLogMelSpectrogram(torchaudio.transforms.MelSpectrogram):
 
     def forward(self, waveform):
         return torch.log(self.mel_scale(self.spectrogram(waveform) ** 0.5) + self.offset)
+
+
+class BeatsLayer(nn.Module):
+    """A layer of BEATs' encoder: (tokens, batch, channels) → (the same, attention, bias)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.attn, self.final_layer_norm = Attention(dim), nn.LayerNorm(dim)
+
+    def forward(self, x, self_attn_padding_mask=None, need_weights=False, pos_bias=None):
+        mixed = self.attn(x.transpose(0, 1)).transpose(0, 1)
+        return self.final_layer_norm(x + mixed), None, pos_bias
+
+
+class BeatsEncoder(nn.Module):
+    """(batch, tokens, channels) → (the same, results of layers)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(BeatsLayer(dim) for _ in range(2))
+
+    def forward(self, x, padding_mask=None):
+        x = x.transpose(0, 1)
+        for layer in self.layers:
+            x, _, _ = layer(x, self_attn_padding_mask=padding_mask)
+        return x.transpose(0, 1), []
+
+
+class BEATs(nn.Module):
+    """BEATs, fine-tuned: ``extract_features(waveform)`` returns (probabilities, padding mask)."""
+
+    def __init__(self, classes: int = 527, dim: int = 8, *, finetuned: bool = True) -> None:
+        super().__init__()
+        self.input_patch_size = 16
+        self.patch_embedding = nn.Conv2d(1, dim, kernel_size=16, stride=16, bias=False)
+        self.layer_norm = nn.LayerNorm(dim)
+        self.post_extract_proj = nn.Linear(dim, dim)
+        self.encoder = BeatsEncoder(dim)
+        self.predictor = nn.Linear(dim, classes) if finetuned else None
+
+    def preprocess(self, source, fbank_mean=15.41663, fbank_std=6.55582):
+        options = {"num_mel_bins": 128, "sample_frequency": 16000}
+        banks = [fbank(wave[None] * 2**15, **options) for wave in source]
+        return (torch.stack(banks) - fbank_mean) / (2 * fbank_std)
+
+    def extract_features(self, source, padding_mask=None):
+        x = self.patch_embedding(self.preprocess(source)[:, None])
+        x = self.post_extract_proj(self.layer_norm(x.flatten(2).transpose(1, 2)))
+        x, _ = self.encoder(x, padding_mask=padding_mask)
+        return torch.sigmoid(self.predictor(x).mean(1)), padding_mask

@@ -9,6 +9,7 @@ from package_models import (
     MN,
     AudioTagging,
     AugmentMelSTFT,
+    BEATs,
     Cnn14,
     Cnn14DecisionLevelMax,
     DyMN,
@@ -20,12 +21,14 @@ from package_models import (
 from torch import nn
 
 import audiointerp as ai
-from audiointerp.dataset.audioset import audioset_classes
+from audiointerp.dataset.audioset import audioset_classes, audioset_numbers
 from audiointerp.model.families import FAMILIES
 from audiointerp.registry import UnknownNameError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input image size:UserWarning")
 NAMES = [f"class {number}" for number in range(521)]
+# BEATs' checkpoints say by machine ids which output is which: not in the order of PANNs.
+LABEL_DICT = dict(enumerate(reversed(audioset_numbers())))
 PANNS = {
     32000: {"window_size": 1024, "hop_size": 320, "fmin": 50, "fmax": 14000},
     16000: {"window_size": 512, "hop_size": 160, "fmin": 50, "fmax": 8000},
@@ -56,6 +59,9 @@ def made(family: str):
     if family == "panns":
         whole = panns_model()
         return AudioTagging(whole), {}, lambda x: whole(x[:, 0], None)["clipwise_output"]
+    if family == "beats":
+        whole = BEATs().eval()
+        return whole, {"classes": LABEL_DICT}, lambda x: whole.extract_features(x[:, 0])[0]
     net, mel = YAMNet().eval(), VGGishLogMelSpectrogram()
 
     def own(x):
@@ -67,7 +73,7 @@ def made(family: str):
     return net, {"classes": NAMES, "extractor": mel}, own
 
 
-KINDS = {"efficientat": 4, "dymn": 4, "passt": 2, "panns": 2, "yamnet": 2.88}
+KINDS = {"beats": 2, "efficientat": 4, "dymn": 4, "passt": 2, "panns": 2, "yamnet": 2.88}
 """Stand-ins and the seconds of their clips."""
 
 
@@ -133,6 +139,27 @@ def test_maps_lie_where_the_sound_changes(case, early, low):
     if kind in ("efficientat", "dymn"):  # of rows of their own, not mixed by attention or pooling
         near = over_bins[max(0, place - bins // 6) : place + bins // 6].sum()
         assert near / over_bins.sum() > 0.5
+
+
+def test_beats_labels_are_named_by_their_machine_ids():
+    clf = ai.from_package("beats", BEATs(), classes=LABEL_DICT, duration=1.0)
+    assert clf.classes == audioset_classes()[::-1]
+    mine = ai.from_package("beats", BEATs(2), classes={0: "cat", 1: "dog"}, duration=1.0)
+    assert mine.classes == ("cat", "dog")
+    with pytest.raises(ValueError, match="no predictor: BEATs that was not fine-tuned"):
+        ai.from_package("beats", BEATs(finetuned=False), classes=LABEL_DICT)
+
+
+@pytest.mark.parametrize("layer", ["encoder", "encoder.layers.0", "patch_embedding"])
+def test_patches_of_beats_lie_where_they_are(layer):
+    clf = ai.from_package("beats", BEATs(), classes=LABEL_DICT, duration=2.0)
+    planes = torch.randn(3, 5, 8, 12)  # batch, channels, freq, time
+    tokens = planes.permute(0, 3, 2, 1).flatten(1, 2)
+    if layer == "patch_embedding":
+        tokens = planes.transpose(2, 3)
+    elif layer != "encoder":
+        tokens = tokens.transpose(0, 1)
+    torch.testing.assert_close(clf.to_plane(f"network.{layer}", tokens), planes)
 
 
 # --- the front end -------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 _LARGEST_SIDE = 8192
 _SAME_IMAGE = 0.05
 """Root mean square of two images' difference, over their spread, up to which they are the same."""
-_ALIKE = 0.99
+_ALIKE = 0.9
+"""Correlation from which two images are of one spectrogram."""
 _LOST = 0.06
 """Share of a plane's rows that convolutions without padding take away."""
 

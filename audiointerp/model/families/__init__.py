@@ -13,6 +13,7 @@ from audiointerp.model.classifier import Classifier
 from audiointerp.model.families.base import FAMILIES
 
 from audiointerp.model.families import (  # isort: skip (imported for the families, in this order)
+    beats as beats,
     cpjku as cpjku,
     panns as panns,
     yamnet as yamnet,
@@ -25,11 +26,12 @@ def from_package(family: str, model: Any, **options: Any) -> Classifier:
     """Make a classifier of a model of a known package.
 
     The front end is that of the family. Where the model brings its own feature extractor, or one is
-    given, the two are compared on a made-up sound, and a difference is an error.
+    given, the two are compared on a made-up sound, and a difference is an error. BEATs computes its
+    features itself: its cells are the log STFT of the sound.
 
     Parameters
     ----------
-    family : {"efficientat", "passt", "panns", "yamnet"}
+    family : {"beats", "efficientat", "passt", "panns", "yamnet"}
         A name in `FAMILIES`.
     model : object
         What the package returns, with its weights; see the family's function for what it takes.
