@@ -32,6 +32,9 @@ NOTEBOOKS = (
     "tables.ipynb",
     "illustration.ipynb",
     "docs/findings.ipynb",
+    "docs/models/vision.ipynb",
+    "docs/models/packages.ipynb",
+    "docs/models/onnx.ipynb",
 )
 LARGEST = 3_000_000
 """Bytes of a committed notebook."""
