@@ -35,6 +35,9 @@ from audiointerp.model import (
     from_transformers,
     load_panns,
 )
+from audiointerp.model.families import FAMILIES, from_package
+from audiointerp.model.onnx import from_onnx
+from audiointerp.model.vision import SpectrogramImage, from_vision
 from audiointerp.model.weights import load, save_weights
 from audiointerp.predict import Predict
 from audiointerp.processing import (
@@ -60,6 +63,7 @@ from audiointerp.version import __version__
 
 __all__ = [
     "DEFAULT_METHODS",
+    "FAMILIES",
     "FRONT_ENDS",
     "HEADS",
     "MASKS",
@@ -88,6 +92,7 @@ __all__ = [
     "SHAPInterpreter",
     "STFTSpectrogram",
     "SaliencyInterpreter",
+    "SpectrogramImage",
     "SyntheticDataset",
     "TableDataset",
     "Top",
@@ -102,7 +107,10 @@ __all__ = [
     "audit",
     "check_sanity",
     "classifier",
+    "from_onnx",
+    "from_package",
     "from_transformers",
+    "from_vision",
     "load",
     "load_audio",
     "load_interpreter",

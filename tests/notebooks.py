@@ -34,6 +34,9 @@ NOTEBOOKS = (
     "docs/findings.ipynb",
     "docs/models/audit.ipynb",
     "docs/models/transformers.ipynb",
+    "docs/models/vision.ipynb",
+    "docs/models/packages.ipynb",
+    "docs/models/onnx.ipynb",
 )
 LARGEST = 3_000_000
 """Bytes of a committed notebook."""

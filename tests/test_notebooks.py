@@ -144,6 +144,18 @@ QUICK = {
         players=1,
         writes=("results/interpret/transformers/report.html",),
     ),
+    "docs/models/vision.ipynb": Quick(
+        {"CLIPS": 12, "EPOCHS": 1, "TESTED": 3, "METHODS": ["saliency", "random"]},
+        ("CLIPS", "EPOCHS", "TESTED", "METHODS", "SEED"),
+        pictures=2,
+        players=2,
+    ),
+    "docs/models/packages.ipynb": Quick(
+        {"SECONDS": 1.0}, ("CLIP", "SECONDS", "SEED"), pictures=1, players=1
+    ),
+    "docs/models/onnx.ipynb": Quick(
+        {"SAMPLES": 20}, ("WEIGHTS", "CLIP", "SAMPLES"), pictures=1, players=2
+    ),
 }
 
 

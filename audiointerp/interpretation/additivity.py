@@ -87,7 +87,7 @@ class RewritingInterpreter(Interpreter):
         self._rewritten: tuple[nn.Module, Rewritten] | None = None
 
     @classmethod
-    def unsuited(cls, classifier: Classifier) -> str:
+    def _unsuited(cls, classifier: Classifier) -> str:
         """Say which operation of a classifier's network has no rule; see `Interpreter`."""
         return cls._refusal(classifier)
 

@@ -89,7 +89,7 @@ class AttentionInterpreter(Interpreter):
         self.read = None if read is None else _check_positions(read)
 
     @classmethod
-    def unsuited(cls, classifier: Classifier) -> str:
+    def _unsuited(cls, classifier: Classifier) -> str:
         """Say why a classifier has no attention that can be followed; see `Interpreter`."""
         return cls._refusal(classifier)
 

@@ -99,7 +99,8 @@ class Interpreter(ABC):
     TypeError
         If `model` is not a Module.
     ValueError
-        If the batch size is below 1.
+        If the batch size is below 1, or the method takes gradients or layers of a network that has
+        none; see `Classifier.differentiable`.
     """
 
     name: ClassVar[str]
@@ -117,6 +118,8 @@ class Interpreter(ABC):
             )
         self.model = model
         self.classifier = as_classifier(model)
+        if not self.classifier.differentiable and self.facts.opens_network:
+            raise ValueError(f"{self.name} {no_gradient(self.classifier)}")
         self.batch_size = None if batch_size is None else check_whole("batch_size", batch_size, 1)
         self.fold_batch_norm = bool(fold_batch_norm)
 
@@ -132,6 +135,13 @@ class Interpreter(ABC):
         classifier : Classifier
             With a front end.
         """
+        if cls.facts.opens_network and not classifier.differentiable:
+            return no_gradient(classifier)
+        return cls._unsuited(classifier)
+
+    @classmethod
+    def _unsuited(cls, classifier: Classifier) -> str:
+        """Say why the method cannot explain a differentiable classifier, "" where it can."""
         return ""
 
     @classmethod
@@ -278,6 +288,16 @@ class Interpreter(ABC):
                 f"features are on {view.cells.device}, the model is on {weights[0]}: move one to "
                 "the other with .to(...)"
             )
+
+
+def no_gradient(classifier: Classifier) -> str:
+    """Say what a network without gradients lacks, and which methods can explain it."""
+    closed = [name for name, method in METHODS.items() if not method.facts.opens_network]
+    methods = [name for name in closed if not METHODS[name].reference]
+    return (
+        "takes gradients or layers of the network, of which "
+        f"{type(classifier.network).__name__} has none: choose from {', '.join(methods)}"
+    )
 
 
 def as_view(features: Tensor | View) -> View:

@@ -48,3 +48,11 @@ class Facts:
     draws: bool = False
     class_sensitive: bool = True
     signed: bool = True
+
+    @property
+    def opens_network(self) -> bool:
+        """Whether the method takes gradients or layers of the network.
+
+        Perturbation methods and references look at outputs only, if at anything.
+        """
+        return self.family not in ("perturbation", "reference")

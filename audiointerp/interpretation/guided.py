@@ -107,7 +107,7 @@ class GuidedBackpropInterpreter(Interpreter):
     )
 
     @classmethod
-    def unsuited(cls, classifier: Classifier) -> str:
+    def _unsuited(cls, classifier: Classifier) -> str:
         """Say why there is no ReLU of a classifier to change; see `Interpreter`."""
         return cls._refusal(classifier)
 
@@ -168,7 +168,7 @@ class GuidedGradCAMInterpreter(Interpreter):
         )
 
     @classmethod
-    def unsuited(cls, classifier: Classifier) -> str:
+    def _unsuited(cls, classifier: Classifier) -> str:
         """Say what Grad-CAM or guided backpropagation lacks; see `Interpreter`."""
         return missing_layer(classifier) or cls._refusal(classifier)
 

@@ -76,7 +76,7 @@ class ClassActivationMap(Interpreter):
         self.target_layers = find_layers(self.classifier.network, target_layers)
 
     @classmethod
-    def unsuited(cls, classifier: Classifier) -> str:
+    def _unsuited(cls, classifier: Classifier) -> str:
         """Say why a classifier has no layer to look at by default; see `Interpreter`."""
         return missing_layer(classifier)
 

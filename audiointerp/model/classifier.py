@@ -140,6 +140,15 @@ class Classifier(nn.Module):
         return None if self.front_end is None else self.front_end.longest
 
     @property
+    def differentiable(self) -> bool:
+        """Whether the network has gradients and layers; only one that says so has not.
+
+        A network that is run by another library, such as `audiointerp.model.onnx.OnnxNetwork`, has
+        an attribute ``differentiable = False``.
+        """
+        return bool(getattr(self.network, "differentiable", True))
+
+    @property
     def weight_type(self) -> tuple[torch.device, torch.dtype] | None:
         """Device and dtype of the network's floating-point parameters, None if it has none."""
         weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)

@@ -8,6 +8,7 @@ from audiointerp.processing.spectrogram import (
     MelSTFTSpectrogram,
     STFTSpectrogram,
 )
+from audiointerp.processing.taggers import PasstLogMel, YamnetLogMel
 from audiointerp.processing.view import Axes, View
 from audiointerp.processing.waveform import WaveformFrontEnd
 
@@ -20,9 +21,11 @@ __all__ = [
     "LogMelSTFTSpectrogram",
     "LogSTFTSpectrogram",
     "MelSTFTSpectrogram",
+    "PasstLogMel",
     "STFTSpectrogram",
     "View",
     "WaveformFrontEnd",
     "WhisperLogMel",
+    "YamnetLogMel",
     "build_processor",
 ]

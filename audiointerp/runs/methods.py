@@ -55,9 +55,10 @@ def check_methods(
     -------
     DataFrame
         Indexed by ``method``. ``weights``: the rank correlation of a clip's map with that of a
-        network whose output layer is random; ``classes``: with that of the least probable class;
-        means over the clips, 1 where a map depends on neither. ``seconds`` for a clip, and
-        ``forward_passes``, the same in units of a forward pass of the network.
+        network whose output layer is random, NaN where it has no parameters; ``classes``: with that
+        of the least probable class; means over the clips, 1 where a map depends on neither.
+        ``seconds`` for a clip, and ``forward_passes``, the same in units of a forward pass of the
+        network.
     """
     fitting = [name for name in recipe.methods if "truth" not in METHODS[name].requires]
     names = recipe.suited_for(classifier, fitting)
@@ -70,14 +71,14 @@ def check_methods(
         names,
         clips,
         background=background,
-        checks=("cascading", "class"),
+        checks=("cascading", "class") if output else ("class",),
         layers=output,
         similarities="spearman",
         base=recipe.base,
         seed=recipe.seed,
         progress=recipe.progress,
     )
-    table = summarise_sanity(found)[list(_KEPT)].rename(columns=_KEPT)
+    table = summarise_sanity(found).reindex(columns=list(_KEPT)).rename(columns=_KEPT)
     fast = classifier.with_network(fast_copy(classifier.network))
     with evaluation_mode(classifier.network), torch.no_grad():
         forward = _seconds(lambda: fast.logits(view.cells, view), view)

@@ -137,6 +137,8 @@ def check_sanity(
     view = analyse(classifier, waveforms)
     with evaluation_mode(classifier.network):
         found_layers = list_layers(classifier, view[:1]) if layers is None else several(layers)
+    if not found_layers:
+        chosen = _without_layers(chosen, named=checks is not None)
     logits = _logits(classifier, view)
     labels = classifier.class_names(logits.shape[1])
     make = {
@@ -337,6 +339,8 @@ class _Bench:
 
 
 CHECKS: Registry[Callable[[_Bench], _Rows]] = Registry("sanity check")
+RANDOMISING = ("cascading", "independent")
+"""Checks that draw the parameters of layers anew."""
 
 
 @CHECKS.register("cascading")
@@ -404,6 +408,17 @@ def _completeness(bench: _Bench) -> _Rows:
         level = base_level(cells, bench.base, floor=bench.classifier.front_end.floor)
         compared = bench.values(level.expand_as(cells).contiguous())
     yield "", "completeness", completeness(bench.maps, before - compared)
+
+
+def _without_layers(checks: tuple[str, ...], *, named: bool) -> tuple[str, ...]:
+    """Return the checks of a network that has no layer to randomise."""
+    randomising = [name for name in checks if name in RANDOMISING]
+    reason = f"{', '.join(randomising)}: the network has no parameters to draw anew"
+    if randomising and named:
+        raise ValueError(f"{reason}; choose other checks")
+    if randomising:
+        warnings.warn(f"left out of all checks, {reason}", stacklevel=3)
+    return tuple(name for name in checks if name not in randomising)
 
 
 def stack_waveforms(clips: ClipDataset | Tensor) -> tuple[Tensor, list[str]]:

@@ -23,7 +23,7 @@ from audiointerp.dataset.base import Clip, ClipDataset
 from audiointerp.dataset.batches import check_clips
 from audiointerp.dataset.contamination import active_rms, contaminate
 from audiointerp.device import device_of, resolve_device
-from audiointerp.interpretation.base import check_whole
+from audiointerp.interpretation.base import check_whole, no_gradient
 from audiointerp.interpretation.trained.base import Decoder
 from audiointerp.interpretation.trained.files import default_path, read_decoder, save_interpreter
 from audiointerp.model.classifier import Classifier
@@ -438,6 +438,8 @@ _OPTIONS: dict[str, Any] = {
 def _check_sets(classifier: Classifier, train: ClipDataset, validation: ClipDataset) -> None:
     if classifier.front_end is None:
         raise ValueError("the classifier has no front end: pass what audiointerp.load returns")
+    if not classifier.differentiable:
+        raise ValueError(f"a trained interpreter {no_gradient(classifier)}")
     for name, dataset in (("training set", train), ("validation set", validation)):
         if len(dataset) == 0:
             raise ValueError(f"the {name} is empty: were its folds chosen right?")

@@ -74,7 +74,7 @@ class TrainedInterpreter(Interpreter):
         self.layers = tuple(find_layers(self.classifier.network, self.decoder.layers))
 
     @classmethod
-    def unsuited(cls, classifier: Classifier) -> str:
+    def _unsuited(cls, classifier: Classifier) -> str:
         """Say that no decoder was trained for a classifier; see `Interpreter`."""
         if has_weights(classifier, cls.name):
             return ""

@@ -8,6 +8,7 @@ import warnings
 from torch import nn
 
 from audiointerp.interpretation import AdditivityWarning
+from audiointerp.interpretation.base import no_gradient
 from audiointerp.runs.check.bench import (
     CHECKS,
     SOUNDS,
@@ -30,6 +31,8 @@ _LISTED_LAYERS = 6
     advice="the module must be differentiable: no detach(), no_grad() or rounding on the way",
 )
 def _gradient(bench: Bench) -> Finding:
+    if not bench.classifier.differentiable:
+        return _closed("gradient", bench)
     method = build_interpreter("saliency", bench.classifier)
     gradient = method.attribute(bench.view)
     share = float((gradient != 0).float().mean())
@@ -52,6 +55,8 @@ def _gradient(bench: Bench) -> Finding:
 
 @add_check("grad-cam", advice="name a layer of the module: GradCAMInterpreter(model, 'layer')")
 def _gradcam(bench: Bench) -> Finding:
+    if not bench.classifier.differentiable:
+        return _closed("grad-cam", bench)
     default = bench.classifier.target_layer
     by_size = {size: name for name, size in bench.layers.items()}  # the last one of every size
     nearest = list(reversed([(name, size) for size, name in by_size.items()]))
@@ -109,6 +114,8 @@ def _lime(bench: Bench) -> Finding:
 
 @add_check("shap", advice="use the other methods, or activations and poolings that are modules")
 def _shap(bench: Bench) -> Finding:
+    if not bench.classifier.differentiable:
+        return _closed("shap", bench)
     method = build_interpreter("shap", bench.classifier, background=bench.view[1:])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", AdditivityWarning)
@@ -130,8 +137,11 @@ def _shap(bench: Bench) -> Finding:
 
 @add_check("interpretation", required=True, advice="see the checks above")
 def _interpretation(bench: Bench) -> Finding:
-    named = isinstance(bench.classifier.target_layer, nn.Module)
-    method = build_interpreter("gradcam" if named else "saliency", bench.classifier)
+    if not bench.classifier.differentiable:
+        method = build_interpreter("lime", bench.classifier, num_samples=_LIME_SAMPLES)
+    else:
+        named = isinstance(bench.classifier.target_layer, nn.Module)
+        method = build_interpreter("gradcam" if named else "saliency", bench.classifier)
     job = Job(bench.classifier, method, masks=choose_masks(None, method), on=("features", "audio"))
     (result,) = interpret_clips(job, bench.clips[:1], [SOUNDS[0]])
     for place, table in result.metrics_on.items():
@@ -168,6 +178,12 @@ def _last_that_counts(bench: Bench) -> str:
             continue
         return name
     return names[0]
+
+
+def _closed(check: str, bench: Bench) -> Finding:
+    """Return that a method has nothing to take of a network without gradients, and which have."""
+    why, _, working = no_gradient(bench.classifier).partition(": ")
+    return Finding(check, "missing", why, working)
 
 
 def _swapped(cells: tuple[int, int], layers: list[tuple[str, tuple[int, int]]]) -> str:
