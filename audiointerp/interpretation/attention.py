@@ -18,7 +18,6 @@ from audiointerp.interpretation.base import (
     pick,
 )
 from audiointerp.interpretation.facts import Facts
-from audiointerp.interpretation.layers import resize
 from audiointerp.interpretation.relevance.observing import (
     Attention,
     AttentionObserver,
@@ -52,7 +51,7 @@ class AttentionInterpreter(Interpreter):
     **Where tokens lie.** `Classifier.token_plane` lays them out over frequency and time, by the
     classifier's ``activation_axes``: ("time", "channel") for frames,
     `audiointerp.model.planes.tokens_to_plane` for patches, which leaves out tokens before them,
-    such as a class token. The plane is resized bilinearly to the cells.
+    such as a class token. `Classifier.to_cells` brings the plane to the cells.
 
     Parameters
     ----------
@@ -141,7 +140,8 @@ class AttentionInterpreter(Interpreter):
         relevance = self._follow(read[:, None], [each.to(view.cells) for each in steps])[:, 0]
         # By the classifier itself, whose network names its layers and axes.
         plane = self.classifier.token_plane(seen[-1].layer, relevance.detach())
-        return resize(plane, view.cells), target, self._rows(seen, view.cells)
+        maps = self.classifier.to_cells(seen[-1].layer, plane, view)
+        return maps, target, self._rows(seen, view.cells)
 
     def _read(self, scores: Tensor, last: Attention, clips: int) -> Tensor:
         """Return how much each token counts for the scores, (batch, tokens), summing to 1."""
