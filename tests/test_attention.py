@@ -18,7 +18,6 @@ from torch.nn import functional
 
 import audiointerp as ai
 from audiointerp.interpretation import METHODS, UnsupportedLayerError
-from audiointerp.interpretation.layers import resize
 from audiointerp.interpretation.relevance.observing import AttentionObserver
 from audiointerp.model.cnn14 import TransferCnn14
 from audiointerp.model.planes import tokens_to_plane
@@ -27,6 +26,12 @@ from audiointerp.runs.recipe import Recipe
 ROLLOUT, GRADIENT = "attention_rollout", "gradient_attention"
 BOTH = sorted(name for name in METHODS if "attention" in METHODS[name].requires)
 each_method = pytest.mark.parametrize("name", BOTH)
+
+
+def resize(planes, cells):
+    """Return planes at the size of cells, bilinear between centres."""
+    size = cells.shape[2:]
+    return nn.functional.interpolate(planes, size=size, mode="bilinear", align_corners=False)
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -10,12 +10,12 @@ import itertools
 
 import pytest
 import torch
-from test_attention import BOTH, ROLLOUT, expected, randn, read, seeded
+from test_attention import BOTH, ROLLOUT, expected, randn, read, resize, seeded
 from torch import nn
 
 import audiointerp as ai
 from audiointerp.interpretation import METHODS
-from audiointerp.interpretation.layers import resize, usable_layers
+from audiointerp.interpretation.layers import usable_layers
 from audiointerp.model.planes import tokens_to_plane
 
 each_method = pytest.mark.parametrize("name", BOTH)
