@@ -26,7 +26,7 @@ def test_the_examples_run(monkeypatch, tmp_path):
     assert names["best"].item() == 1
     assert 0 < names["chance"].item() < 1
     assert 0 < names["found"].item() < 1
-    ((onset, offset, label),) = names["listed"].true_events(0)
+    ((onset, offset, label, *_),) = names["listed"].true_events(0)
     assert (onset, offset, label) == (0.5, 1.25, "dog")
 
 

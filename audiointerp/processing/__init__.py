@@ -2,6 +2,7 @@
 
 from audiointerp.processing.front_end import FRONT_ENDS, FrontEnd, build_processor
 from audiointerp.processing.spectrogram import (
+    BandLogSTFTSpectrogram,
     LogMelSTFTSpectrogram,
     LogSTFTSpectrogram,
     MelSTFTSpectrogram,
@@ -13,6 +14,7 @@ from audiointerp.processing.waveform import WaveformFrontEnd
 __all__ = [
     "FRONT_ENDS",
     "Axes",
+    "BandLogSTFTSpectrogram",
     "FrontEnd",
     "LogMelSTFTSpectrogram",
     "LogSTFTSpectrogram",
