@@ -27,6 +27,9 @@ from audiointerp.interpretation import (
 from audiointerp.masking import MASKS, apply_mask, make_masks
 from audiointerp.metrics import METRICS
 from audiointerp.model import HEADS, MODELS, Classifier, TransferCnn14, classifier, load_panns
+from audiointerp.model.families.batdetect import from_batdetect2
+from audiointerp.model.families.crepe import from_torchcrepe
+from audiointerp.model.families.silero import from_silero_vad
 from audiointerp.model.weights import load, save_weights
 from audiointerp.predict import Predict
 from audiointerp.processing import (
@@ -85,6 +88,9 @@ __all__ = [
     "apply_mask",
     "check_sanity",
     "classifier",
+    "from_batdetect2",
+    "from_silero_vad",
+    "from_torchcrepe",
     "load",
     "load_audio",
     "load_interpreter",

@@ -1,5 +1,1 @@
-"""Classifiers of other packages, each wrapped by one function."""
-
-from audiointerp.model.families.batdetect import from_batdetect2
-
-__all__ = ["from_batdetect2"]
+"""Classifiers of other packages, a module for each."""

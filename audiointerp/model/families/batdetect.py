@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -136,8 +137,12 @@ class BatCalls(nn.Module):
 
     @property
     def target_layer(self) -> nn.Module:
-        """The end of the decoder, which Grad-CAM looks at by default."""
-        return self.detector.conv_up_4
+        """The second block of the encoder, which class activation maps look at by default.
+
+        At the end of the decoder, they show where batdetect2 anchors the box of a call: at its
+        beginning and lowest frequency.
+        """
+        return self.detector.conv_dn_1
 
     def heat(self, cells: Tensor) -> Tensor:
         """Return the log-odds at every place.
@@ -232,7 +237,7 @@ def from_batdetect2(
         outputs="logits",
         duration=(frames + 3) * hop / rate,
         licence=LICENCE,
-        activation_axes=_to_plane,
+        activation_axes=_planes(detector.ip_height_rs),
     )
 
 
@@ -259,15 +264,23 @@ def _check(settings: dict[str, Any], path: str) -> int:
     return int(settings["target_samp_rate"])
 
 
-def _to_plane(layer: str, activation: Tensor) -> Tensor:
-    """Turn an activation over, as the network's frequencies run down.
+def _planes(height: int) -> Callable[[str, Tensor], Tensor]:
+    """Return what makes planes of activations, given the rows of the network's input.
 
-    At the network's full resolution it gets a column at either end for the frames that are left
-    out there; a column of deeper layers is wider than those.
+    The network's frequencies run down: planes are turned over. A column of the full resolution is
+    two frames wide, and gets one more at either end for the frames that are left out there; those
+    of deeper layers are wider than that.
     """
-    if activation.ndim != 4:
-        raise ValueError(
-            f"the layer {layer!r} gives activations {tuple(activation.shape)}: choose one whose "
-            "activations have frequency and time, such as detector.conv_up_4"
-        )
-    return activation.flip(2)
+
+    def to_plane(layer: str, activation: Tensor) -> Tensor:
+        if activation.ndim != 4:
+            raise ValueError(
+                f"the layer {layer!r} gives activations {tuple(activation.shape)}: choose one "
+                "whose activations have frequency and time, such as detector.conv_dn_1"
+            )
+        plane = activation.flip(2)
+        if plane.shape[2] != height:
+            return plane
+        return functional.pad(plane, (1, 1, 0, 0), mode="replicate")
+
+    return to_plane
