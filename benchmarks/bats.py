@@ -48,6 +48,9 @@ ABOUT = (
     "Recordings and boxes: example data of batdetect2, O. Mac Aodha et al., CC BY-NC 4.0; the "
     "boxes are marked as automatically generated"
 )
+WINDOW = (20, 12)
+"""Bins and frames that occlusion hides at a time: 10 kHz and 6 ms."""
+
 DECODER = "detector.conv_up_4"
 
 
@@ -68,8 +71,9 @@ def interpreters(bats: Classifier, samples: int) -> dict[str, Interpreter]:
         },
         **{
             name: METHODS[name](bats, base=quiet)
-            for name in ("input_gradient", "integrated_gradients", "occlusion")
+            for name in ("input_gradient", "integrated_gradients")
         },
+        "occlusion": METHODS["occlusion"](bats, window=WINDOW, stride=WINDOW, base=quiet),
         "lime, grid": METHODS["lime"](bats, num_samples=samples, segmentation="grid", base=quiet),
         "rise": METHODS["rise"](bats, num_samples=samples, base=quiet),
     }
@@ -111,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with audio/ and anns/")
     parser.add_argument("--duration", type=float, default=0.0655, help="seconds of a clip")
-    parser.add_argument("--samples", type=int, default=300, help="versions that LIME and RISE take")
+    parser.add_argument("--samples", type=int, default=100, help="versions that LIME and RISE take")
     options = parser.parse_args()
     bats = from_batdetect2(duration=options.duration)
     metrics = {name: METRICS[name] for name in MEASURED}
@@ -149,7 +153,8 @@ def main() -> None:
                 key: float(value) for key, value in evaluate_evidence(evidence, metrics).items()
             }
             rows.append({"method": name, "clip": clip, "species": bats.classes[label]} | values)
-        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        mean = pd.DataFrame(rows[-len(work) :])[list(MEASURED)].mean().round(3).to_dict()
+        print(f"{name}: {time.perf_counter() - began:.0f} s, {mean}", flush=True)
     measured = pd.DataFrame(rows)
     means = measured.groupby("method", sort=False)[list(MEASURED)].mean()
     result = {
