@@ -32,6 +32,9 @@ NOTEBOOKS = (
     "tables.ipynb",
     "illustration.ipynb",
     "docs/findings.ipynb",
+    "docs/models/pitch.ipynb",
+    "docs/models/speech.ipynb",
+    "docs/models/bats.ipynb",
 )
 LARGEST = 3_000_000
 """Bytes of a committed notebook."""
