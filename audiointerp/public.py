@@ -36,6 +36,9 @@ from audiointerp.model import (
     load_panns,
 )
 from audiointerp.model.families import FAMILIES, from_package
+from audiointerp.model.families.batdetect import from_batdetect2
+from audiointerp.model.families.crepe import from_torchcrepe
+from audiointerp.model.families.silero import from_silero_vad
 from audiointerp.model.onnx import from_onnx
 from audiointerp.model.vision import SpectrogramImage, from_vision
 from audiointerp.model.weights import load, save_weights
@@ -107,8 +110,11 @@ __all__ = [
     "audit",
     "check_sanity",
     "classifier",
+    "from_batdetect2",
     "from_onnx",
     "from_package",
+    "from_silero_vad",
+    "from_torchcrepe",
     "from_transformers",
     "from_vision",
     "load",

@@ -27,6 +27,12 @@ from audiointerp.dataset.audio import save_audio
 from audiointerp.registry import Registry
 from audiointerp.storage import write_atomically
 
+HIGHEST_RATE = 192_000
+"""Hz, of sounds that are played as they are: browsers and sound cards take no more."""
+
+SLOWED = 10
+"""How much slower ultrasound is played: time expansion, as is the custom with bats."""
+
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
@@ -99,10 +105,40 @@ class Sound:
     waveform : ndarray, shape (samples,), float32
     sample_rate : int
         Hz.
+    slowed : int
+        How many times slower than in truth it is at that rate: 10 for ultrasound to listen to.
     """
 
     waveform: np.ndarray
     sample_rate: int
+    slowed: int = 1
+
+    def slow_down(self, times: int) -> Sound:
+        """Return the same samples at a lower rate: all frequencies are divided by `times`.
+
+        Parameters
+        ----------
+        times : int
+            1 or more. Rates are whole numbers of Hz, the nearest one is taken.
+
+        Raises
+        ------
+        ValueError
+            If `times` is below 1, or leaves no rate.
+        """
+        if times < 1 or round(self.sample_rate / times) < 1:
+            raise ValueError(
+                f"a sound at {self.sample_rate} Hz cannot be slowed down {times} times: expected "
+                "a whole number from 1 on, such as 10"
+            )
+        return Sound(self.waveform, round(self.sample_rate / times), self.slowed * times)
+
+    def audible(self) -> Sound:
+        """Return the sound as it can be played: ultrasound 10 times slower, others as they are.
+
+        Ultrasound are sounds whose rate is above 192 kHz.
+        """
+        return self.slow_down(SLOWED) if self.sample_rate > HIGHEST_RATE else self
 
     @property
     def excess_db(self) -> float:
@@ -135,7 +171,7 @@ class Sound:
         return buffer.getvalue()
 
     def player(self, form: str | None = None, *, name: str = "", width: str = "") -> Html:
-        """Return a player that holds the sound.
+        """Return a player that holds the sound, `audible`; if slowed down, a note says so.
 
         Parameters
         ----------
@@ -152,12 +188,16 @@ class Sound:
         Html
             Shows itself in a notebook; needs no network.
         """
+        played = self.audible()
         if form is None:
-            form = "mp3" if SOUND_FORMATS["mp3"].has_rate(self.sample_rate) else "wav"
-        source = data_uri(SOUND_FORMATS[form].media_type, self.encode(form))
-        label = f' aria-label="{html.escape(name)}"' if name else ""
+            form = "mp3" if SOUND_FORMATS["mp3"].has_rate(played.sample_rate) else "wav"
+        source = data_uri(SOUND_FORMATS[form].media_type, played.encode(form))
+        slow = f"played {played.slowed} times slower" if played.slowed > 1 else ""
+        spoken = ", ".join(filter(None, (name, slow)))
+        label = f' aria-label="{html.escape(spoken)}"' if spoken else ""
         style = f' style="width: {html.escape(width)}"' if width else ""
-        return Html(f'<audio controls{label}{style} src="{source}"></audio>')
+        note = f"<br><small>{slow}</small>" if slow else ""
+        return Html(f'<audio controls{label}{style} src="{source}"></audio>{note}')
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a file, whole or not at all.

@@ -37,6 +37,9 @@ NOTEBOOKS = (
     "docs/models/vision.ipynb",
     "docs/models/packages.ipynb",
     "docs/models/onnx.ipynb",
+    "docs/models/pitch.ipynb",
+    "docs/models/speech.ipynb",
+    "docs/models/bats.ipynb",
 )
 LARGEST = 3_000_000
 """Bytes of a committed notebook."""

@@ -330,7 +330,7 @@ def test_a_map_of_another_class_has_nothing_to_find():
 
 @pytest.mark.parametrize(
     ("advantage", "why"),
-    [(-10.0, "the foreground is louder in no cell"), (10.0, "the foreground is louder in every")],
+    [(-10.0, "no cell is of the foreground"), (10.0, "every cell is of the foreground")],
 )
 def test_a_truth_without_both_kinds_of_cells_has_a_reason(advantage, why):
     cells = -50 + maps(3, 1, 16, 25)

@@ -34,7 +34,7 @@ class Quick:
 
     With `folder`, the clips are those of a folder laid out like ESC-50. `copies` are folders of the
     repository it reads beside samples, noises and weights; `writes` are patterns of which it must
-    have written a file each.
+    have written a file each. It is passed over where `package` is not installed.
     """
 
     parameters: dict[str, Any]
@@ -44,6 +44,7 @@ class Quick:
     writes: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     folder: bool = False
+    package: str | None = None
 
 
 TRAINING = (
@@ -156,6 +157,31 @@ QUICK = {
     "docs/models/onnx.ipynb": Quick(
         {"SAMPLES": 20}, ("WEIGHTS", "CLIP", "SAMPLES"), pictures=1, players=2
     ),
+    "docs/models/pitch.ipynb": Quick(
+        {"SAMPLES": 8},
+        ("CAPACITY", "SAMPLES", "OUT"),
+        pictures=1,
+        players=1,
+        writes=("results/models/pitch/torchcrepe/*/mixture/summary.json",),
+        package="torchcrepe",
+    ),
+    "docs/models/speech.ipynb": Quick(
+        {"SAMPLES": 8, "STEPS": 2},
+        ("STEPS", "SAMPLES", "OUT"),
+        pictures=1,
+        players=1,
+        writes=("results/models/speech/silero/*/voice_and_beep/summary.json",),
+        package="silero_vad",
+    ),
+    "docs/models/bats.ipynb": Quick(
+        {"STEPS": 2},
+        ("STEPS", "OUT", "MEASURED"),
+        pictures=1,
+        players=1,
+        writes=("results/models/bats/*/*/generated_call/original_10_times_slower.wav",),
+        copies=("benchmarks/results",),
+        package="batdetect2",
+    ),
 }
 
 
@@ -214,6 +240,8 @@ def test_every_notebook_has_quick_parameters():
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_runs_to_its_end_and_shows_what_it_must(name, workspace, clips):
     quick = QUICK[name]
+    if quick.package is not None:
+        pytest.importorskip(quick.package, reason=f"needs the package {quick.package}")
     names = parameter_names(read(name))
     folder = workspace(quick.copies)
     before = {path for path in folder.rglob("*") if path.is_file()}

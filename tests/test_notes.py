@@ -376,7 +376,7 @@ def test_chance_and_missing_truth_are_said_once_for_all_methods():
         ("", "AUPRC by chance: 0.300", ("AUPRC",)),
         (
             "",
-            "1 of 3 rows have no truth: the foreground is louder in every cell",
+            "1 of 3 rows have no truth: every cell is of the foreground",
             ("AUPRC", "AUROC"),
         ),
         ("", "1 of 3 rows have no truth: the event sounds in no frame", ("time_IoU",)),

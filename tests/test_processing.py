@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from audiointerp.processing import (
     FRONT_ENDS,
+    BandLogSTFTSpectrogram,
     KaldiFilterbank,
     LogMelSTFTSpectrogram,
     LogSTFTSpectrogram,
@@ -511,6 +512,43 @@ def test_a_front_end_is_made_again_from_its_settings(name):
     assert processor.settings().items() >= ({"name": name} | other).items()
     wave = noise(3000)
     assert torch.equal(again(wave), processor(wave))
+
+
+def test_a_band_has_the_bins_between_its_frequencies():
+    whole, band = LogSTFTSpectrogram(), BandLogSTFTSpectrogram(f_min=1000.0, f_max=4000.0)
+    assert (band.frequencies[0], band.frequencies[-1]) == (1000, 4000)
+    wave = noise(4000)
+    view = band.analyse(wave)
+    first = 1000 * 512 // 16000
+    inside = slice(first, first + band.num_bins)
+    assert torch.equal(view.cells, whole(wave)[:, :, inside])
+    # Outside, bins take the gain of the nearest one inside.
+    full = whole.analyse(wave)
+    gain = -20 * torch.rand(view.cells.shape, generator=torch.Generator().manual_seed(0))
+    spread = torch.cat(
+        [
+            gain[:, :, :1].expand(-1, -1, first, -1),
+            gain,
+            gain[:, :, -1:].expand(-1, -1, 257 - first - band.num_bins, -1),
+        ],
+        dim=2,
+    )
+    expected = whole.synthesise(full, full.cells + spread)
+    torch.testing.assert_close(band.synthesise(view, view.cells + gain), expected)
+
+
+@pytest.mark.parametrize(
+    ("band", "message"),
+    [
+        ({"f_min": 4000.0, "f_max": 1000.0}, "the band runs from 4000.0 to 1000.0 Hz"),
+        ({"f_max": 8001.0}, "half the sample rate"),
+        ({"f_min": -1.0}, "expected 0 <= f_min"),
+        ({"f_min": 1001.0, "f_max": 1002.0}, "no FFT bin lies between 1001.0 and 1002.0 Hz"),
+    ],
+)
+def test_a_band_that_is_none_is_named(band, message):
+    with pytest.raises(ValueError, match=message):
+        BandLogSTFTSpectrogram(**band)
 
 
 def test_unknown_front_ends_and_settings_are_named():

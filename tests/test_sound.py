@@ -202,3 +202,52 @@ def test_players_of_a_notebook_made_a_page_play_in_a_browser(tmp_path):
         # A browser may keep an encoder's padding at the end, but not at the start.
         assert len(samples) >= len(wave)
         assert np.corrcoef(samples[: len(wave)], wave)[0, 1] > 0.99
+
+
+ULTRASOUND = 256000
+
+
+def test_ultrasound_is_played_ten_times_slower_and_the_player_says_so():
+    sound = Sound(chirp(0.1, rate=ULTRASOUND), ULTRASOUND)
+    heard = sound.audible()
+    assert (heard.sample_rate, heard.slowed) == (ULTRASOUND // 10, 10)
+    assert heard.audible() is heard
+    np.testing.assert_array_equal(heard.waveform, sound.waveform)
+    markup = sound.player(name="a bat")
+    kind, content = held(markup)
+    played, rate = decode(content)
+    assert (kind, rate, len(played)) == ("audio/wav", 25600, 25600)
+    assert "<small>played 10 times slower</small>" in markup
+    assert 'aria-label="a bat, played 10 times slower"' in markup
+    assert "played 10 times slower" in players({"a bat": sound})
+    # A tone of 40 kHz is one of 4 kHz.
+    time = np.arange(ULTRASOUND // 10) / ULTRASOUND
+    tone = Sound(np.sin(2 * np.pi * 40e3 * time).astype("f4"), ULTRASOUND)
+    played, rate = decode(held(tone.player())[1])
+    assert np.abs(np.fft.rfft(played)).argmax() * rate / len(played) == pytest.approx(4000)
+
+
+@pytest.mark.parametrize("rate", [8000, 48000, 96000, 192000])
+def test_what_players_take_is_played_as_it_is(rate):
+    sound = Sound(chirp(0.02, rate=rate), rate)
+    assert sound.audible() is sound
+    assert "slower" not in sound.player("wav")
+
+
+def test_sounds_are_slowed_down_by_whole_numbers():
+    sound = Sound(chirp(0.01), RATE)
+    assert sound.slow_down(2).slow_down(2) == Sound(sound.waveform, RATE // 4, 4)
+    for times in (0, -1, 10 * RATE):
+        with pytest.raises(ValueError, match=f"cannot be slowed down {times} times"):
+            sound.slow_down(times)
+
+
+def test_ultrasound_is_saved_at_its_own_rate(tmp_path):
+    sound = Sound(chirp(0.02, rate=ULTRASOUND), ULTRASOUND)
+    for ending in ("wav", "flac"):
+        saved, rate = soundfile.read(sound.save(tmp_path / f"a.{ending}"), dtype="float32")
+        assert rate == ULTRASOUND
+        np.testing.assert_allclose(saved, sound.waveform, atol=2**-22)
+    with pytest.raises(ValueError, match="MP3 has no sampling rate of 256000 Hz"):
+        sound.save(tmp_path / "a.mp3")
+    assert decode(sound.slow_down(16).encode("mp3"))[1] == 16000

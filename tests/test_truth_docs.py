@@ -26,13 +26,14 @@ def test_the_examples_run(monkeypatch, tmp_path):
     assert names["best"].item() == 1
     assert 0 < names["chance"].item() < 1
     assert 0 < names["found"].item() < 1
-    ((onset, offset, label),) = names["listed"].true_events(0)
+    ((onset, offset, label, *_),) = names["listed"].true_events(0)
     assert (onset, offset, label) == (0.5, 1.25, "dog")
+    assert names["calls"].true_events(0) == [(0.25, 0.5, "dog", 800.0, 2400.0)]
 
 
 def test_every_metric_and_column_is_described():
     for name, metric in METRICS.items():
-        if metric.needs & {"truth", "events"}:
+        if metric.needs & {"truth", "parts", "events"}:
             assert f"`{name}`" in PAGE
     for name in (*TRUTH_FACTS, *(column for columns in COLUMNS.values() for column in columns)):
         assert f"`{name}`" in PAGE

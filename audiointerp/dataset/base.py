@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import io
 import itertools
+import math
 import operator
 import re
 from abc import ABC, abstractmethod
@@ -72,11 +73,20 @@ class Event(NamedTuple):
         Where it begins and ends, in seconds from the clip's beginning.
     label : str
         The set's name of its class.
+    low, high : float
+        Its lowest and highest frequency, Hz; all frequencies where they are not known.
     """
 
     onset: float
     offset: float
     label: str
+    low: float = 0.0
+    high: float = math.inf
+
+    @property
+    def has_band(self) -> bool:
+        """Whether it is known at which frequencies it sounds."""
+        return self.low > 0 or self.high < math.inf
 
 
 class ClipDataset(Dataset[Clip], ABC):
@@ -288,6 +298,11 @@ class ClipDataset(Dataset[Clip], ABC):
     def has_events(self) -> bool:
         """Whether a table says when what sounds in the clips; see `true_events`."""
         return self._events is not None
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the events have frequencies as well: boxes in time and frequency."""
+        return any(event.has_band for events in self._events or () for event in events)
 
     def add_events(self, events: Sequence[Sequence[Event]], source: Mapping[str, str]) -> None:
         """Take what sounds in the clips, and when; `audiointerp.dataset.EventTable` reads it.

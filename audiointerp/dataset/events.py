@@ -1,4 +1,4 @@
-"""Read tables of events: label, onset and offset in each recording."""
+"""Read tables of events: label, onset and offset in each recording, and the band where known."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from audiointerp.dataset.annotations import READERS, Listed, annotation_files, read_event
 from audiointerp.dataset.audioset import audioset_classes, audioset_numbers
 from audiointerp.dataset.base import ClipDataset, Event
 from audiointerp.dataset.cells import Row, Table, TableError
@@ -22,6 +23,9 @@ COLUMNS = {
 }
 """The columns of tables of events, by whose they are: recording, onset, offset, class."""
 
+BAND = ("low_freq", "high_freq")
+"""Columns of the lowest and highest frequency, Hz, which a table of events may have as well."""
+
 _NAMED = 5
 """Most names that a warning lists."""
 
@@ -31,16 +35,18 @@ class EventWarning(UserWarning):
 
 
 class EventTable:
-    """The events that a CSV, TSV or Parquet table lists: one row each.
+    """The events that a table, or annotations of each recording, list.
 
     Parameters
     ----------
     path : path-like
-        A table with the columns of AudioSet-strong (segment_id, start_time_seconds,
-        end_time_seconds, label) or those of DESED (filename, onset, offset, event_label); others
-        are passed over. Times are in seconds from the recording's beginning. A label is a class's
-        name, or one of AudioSet's machine ids. A row with a recording only says that nothing sounds
-        in it.
+        A CSV, TSV or Parquet table with one row for each event and the columns of AudioSet-strong
+        (segment_id, start_time_seconds, end_time_seconds, label) or those of DESED (filename,
+        onset, offset, event_label), and low_freq and high_freq (Hz) where frequencies are known.
+        Or an annotation file of batdetect2 (.json), a selection table of Raven (.txt), or a folder
+        of these. Other columns are passed over. Times are in seconds from the recording's
+        beginning. A label is a class's name, or one of AudioSet's machine ids. A row with a
+        recording only, or annotations without an event, say that nothing sounds in it.
 
     Raises
     ------
@@ -50,26 +56,27 @@ class EventTable:
         A `ValueError`: it has other columns, or a row that is no event. The message names the
         table, the row and the column.
 
+    Notes
+    -----
+    The class of a selection of Raven is in a column that is called Annotation, Species, Label,
+    Class or Tag. The recording is in Begin File; where there is no such column, the table is called
+    like the recording, such as ``night.Table.1.selections.txt`` for ``night.wav``.
+
     Examples
     --------
     >>> data = open_dataset("SOUNDS", events="strong.tsv")  # doctest: +SKIP
     >>> data.true_events(0)  # doctest: +SKIP
-    [Event(onset=0.8, offset=1.4, label='dog')]
+    [Event(onset=0.8, offset=1.4, label='dog', low=0.0, high=inf)]
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        table = Table(self.path)
-        kinds = [kind for kind, columns in COLUMNS.items() if set(columns) <= set(table.columns)]
-        if len(kinds) != 1:
-            expected = " or ".join(f"{', '.join(names)} ({of})" for of, names in COLUMNS.items())
-            raise TableError(
-                f"{self.path}: is no table of events: its columns are {listed(table.columns)}, "
-                f"expected {expected}"
-            )
-        self._columns = COLUMNS[kinds[0]]
-        self._rows = [(row, *self._read(row)) for row in table.rows]
-        self._sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        files = annotation_files(self.path)
+        self._rows = [row for file in files for row in _read(file)]
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.read_bytes())
+        self._sha256 = digest.hexdigest()
 
     def settings(self) -> dict[str, str]:
         """Return what identifies the table, ready for JSON."""
@@ -104,8 +111,9 @@ class EventTable:
         named: set[int] = set()
         unknown: dict[str, int] = {}
         total = 0
-        for row, name, event in self._rows:
-            places = self._places(row, name, sounds, clips)
+        for listed_row in self._rows:
+            event = listed_row.event
+            places = self._places(listed_row, sounds, clips)
             named.update(places)
             if event is None or not places:
                 continue
@@ -117,34 +125,19 @@ class EventTable:
                 start, end = dataset.part_of_sound(place)
                 if event.onset < end and event.offset > start:
                     onset, offset = max(event.onset, start), min(event.offset, end)
-                    found[place].append(Event(onset - start, offset - start, event.label))
+                    found[place].append(event._replace(onset=onset - start, offset=offset - start))
         self._report(dataset, named, unknown, total)
         dataset.add_events(found, self.settings())
 
-    def _read(self, row: Row) -> tuple[str, Event | None]:
-        """Return a row's recording and its event."""
-        where, onset_column, offset_column, label_column = self._columns
-        name = row.needed(where)
-        onset, offset = row.seconds(onset_column), row.seconds(offset_column)
-        label = row.text(label_column)
-        if onset is None and offset is None and not label:
-            return name, None
-        if onset is None or offset is None:
-            raise row.error(onset_column if onset is None else offset_column, "is empty")
-        if not offset > onset:
-            raise row.error(offset_column, f"{offset:g} s is not after the onset, {onset:g} s")
-        label = row.needed(label_column)
-        number = audioset_numbers().get(label)
-        return name, Event(onset, offset, label if number is None else audioset_classes()[number])
-
     def _places(
-        self, row: Row, name: str, sounds: dict[str, set[str]], clips: dict[str, list[int]]
+        self, row: Listed, sounds: dict[str, set[str]], clips: dict[str, list[int]]
     ) -> list[int]:
         """Return the positions of the clips of a row's recording."""
+        name = row.recording
         meant = sorted(sounds.get(_without_ending(name), set()) | sounds.get(name, set()))
         if len(meant) > 1:
-            raise row.error(
-                self._columns[0],
+            raise row.row.error(
+                row.column,
                 f"{name!r} could be {meant[0]} or {meant[1]}: write the folder before the name",
             )
         return clips[meant[0]] if meant else []
@@ -155,8 +148,8 @@ class EventTable:
         if not named:
             raise TableError(
                 f"{self.path}: has none of the set's {len(dataset)} clips: it begins with "
-                f"{self._rows[0][1]!r}, the set with {dataset.sound_names(0)[-1]!r}; is it of "
-                "another set?"
+                f"{self._rows[0].recording!r}, the set with {dataset.sound_names(0)[-1]!r}; is it "
+                "of another set?"
             )
         if unknown:
             known = ", ".join(dataset.classes[:_NAMED])
@@ -178,6 +171,35 @@ class EventTable:
                 EventWarning,
                 stacklevel=5,
             )
+
+
+def _read(path: Path) -> list[Listed]:
+    """Return what a file lists, in its order."""
+    reader = READERS.get(path.suffix.lower())
+    if reader is not None and path.is_file():
+        return list(reader(path))
+    table = Table(path)
+    kinds = [kind for kind, columns in COLUMNS.items() if set(columns) <= set(table.columns)]
+    if len(kinds) != 1:
+        expected = " or ".join(f"{', '.join(names)} ({of})" for of, names in COLUMNS.items())
+        raise TableError(
+            f"{path}: is no table of events: its columns are {listed(table.columns)}, "
+            f"expected {expected}"
+        )
+    band = BAND if set(BAND) <= set(table.columns) else (None, None)
+    return [_read_row(row, COLUMNS[kinds[0]], band) for row in table.rows]
+
+
+def _read_row(row: Row, columns: Sequence[str], band: Sequence[str | None]) -> Listed:
+    where, onset, offset, label = columns
+    name = row.needed(where)
+    if not any(row.text(column) for column in (onset, offset, label)):
+        return Listed(row, where, name, None)
+    event = read_event(row, onset=onset, offset=offset, label=label, low=band[0], high=band[1])
+    number = audioset_numbers().get(event.label)
+    if number is not None:
+        event = event._replace(label=audioset_classes()[number])
+    return Listed(row, where, name, event)
 
 
 def _without_ending(name: str) -> str:

@@ -47,6 +47,7 @@ from audiointerp.evaluation.arithmetic import si_sdr  # isort: skip
 from audiointerp.evaluation.truth import (  # isort: skip
     TRUTH_FACTS,
     Truth,
+    event_cells,
     event_frames,
     sounding_frames,
     truth_facts,
@@ -78,6 +79,7 @@ __all__ = [
     "check_extra",
     "complexity",
     "evaluate_evidence",
+    "event_cells",
     "event_frames",
     "f1_of",
     "faithfulness",

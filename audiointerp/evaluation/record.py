@@ -24,12 +24,13 @@ Value = TypeVar("Value")
 EVIDENCE = frozenset(
     (
         *("inside", "outside", "mask", "sound", "attribution", "view", "classifier"),
-        *("truth", "events", "level", "score"),
+        *("truth", "parts", "events", "level", "score"),
     )
 )
 """What a metric can need beside ``before`` and ``target``, which are always there.
 
-"truth" are the parts of the clips, "events" the frames in which their events sound.
+"truth" are the cells in which the events of the clips sound, "parts" foreground and background
+apart, "events" the frames in which the events sound.
 """
 
 SCORED_FAMILIES = ("fidelity", "simplicity")
@@ -102,8 +103,10 @@ class Evidence:
         """Names of what is known, of those in `EVIDENCE`."""
         names = {each.name for each in fields(self)} & EVIDENCE - {"truth"}
         known = {name for name in names if getattr(self, name) is not None}
-        if self.truth is not None and self.truth.has_parts:
+        if self.truth is not None and self.truth.has_cells:
             known.add("truth")
+        if self.truth is not None and self.truth.has_parts:
+            known.add("parts")
         if self.truth is not None and self.truth.active is not None:
             known.add("events")
         return frozenset(known)

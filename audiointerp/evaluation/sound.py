@@ -36,7 +36,7 @@ METRICS["SI_SDR"] = Metric(
     bounds=lambda cells: (-math.inf, math.inf),
     family=FAMILY,
     level="sound",
-    needs=frozenset({"truth", "mask", "sound"}),
+    needs=frozenset({"parts", "mask", "sound"}),
     compute=_sdr,
 )
 METRICS["SI_SDRi"] = Metric(
@@ -51,6 +51,6 @@ METRICS["SI_SDRi"] = Metric(
     bounds=lambda cells: (-math.inf, math.inf),
     family=FAMILY,
     level="sound",
-    needs=frozenset({"truth", "mask", "sound"}),
+    needs=frozenset({"parts", "mask", "sound"}),
     compute=lambda evidence: _sdr(evidence) - evidence.truth.mixture_sdr,
 )

@@ -54,6 +54,9 @@ class Truth:
         Frames in which the event sounds.
     labels : Tensor of bool, shape (batch, classes), optional
         The classes of the classifier that each clip truly has.
+    boxes : Tensor of bool, shape (batch, 1, bins, frames), optional
+        Cells in which the event sounds, as annotated by boxes in time and frequency; they are what
+        a map is compared with, whatever the parts are.
     origin : (Truth, slice or Tensor), optional
         The batch that these clips are of, and their positions: what is computed of the parts is
         taken from there.
@@ -61,7 +64,7 @@ class Truth:
     Raises
     ------
     ValueError
-        If only one part is given, or the two differ in shape.
+        If only one part is given, the two differ in shape, or the boxes are no cells of bool.
     """
 
     foreground: View | None = None
@@ -69,6 +72,7 @@ class Truth:
     log: bool = True
     active: Tensor | None = None
     labels: Tensor | None = None
+    boxes: Tensor | None = None
     origin: tuple[Truth, slice | Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -80,11 +84,22 @@ class Truth:
                 f"background {tuple(self.background.cells.shape)}: expected the two parts of the "
                 "same clips"
             )
+        boxes = self.boxes
+        if boxes is not None and (boxes.dtype != torch.bool or boxes.ndim != 4):
+            raise ValueError(
+                f"the boxes are {boxes.dtype} of shape {tuple(boxes.shape)}: expected bool "
+                "(batch, 1, bins, frames); event_cells makes them"
+            )
 
     @property
     def has_parts(self) -> bool:
         """Whether foreground and background are known."""
         return self.foreground is not None
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether it is known in which cells the event sounds: from its parts or from boxes."""
+        return self.has_parts or self.boxes is not None
 
     @_once
     def advantage_db(self) -> Tensor:
@@ -97,7 +112,7 @@ class Truth:
 
     @_once
     def binary(self) -> Tensor:
-        """Return the ideal binary mask: where the foreground is louder, bool.
+        """Return the ideal binary mask: where the foreground is louder, or the boxes; bool.
 
         Shape (batch, 1, bins, frames).
 
@@ -105,7 +120,7 @@ class Truth:
         ----------
         D. Wang, "On ideal binary mask as the computational goal of auditory scene analysis", 2005.
         """
-        return self.advantage_db > 0
+        return self.advantage_db > 0 if self.boxes is None else self.boxes
 
     @_once
     def ratio(self) -> Tensor:
@@ -125,8 +140,11 @@ class Truth:
         """Return the cells that localisation is measured on, bool (batch, 1, bins, frames).
 
         Those in which foreground or background is within 60 dB of the clip's loudest cell of
-        either: quieter ones are inaudible, and which part is the louder there is chance.
+        either: quieter ones are inaudible, and which part is the louder there is chance. Where
+        boxes are given, all.
         """
+        if self.boxes is not None:
+            return torch.ones_like(self.boxes)
         louder = torch.maximum(*self._levels())
         return louder >= louder.amax(dim=(1, 2, 3), keepdim=True) - COUNTED_DB
 
@@ -174,15 +192,25 @@ class Truth:
         """Return the truth of some clips of the batch, by a slice or a tensor of positions."""
         if isinstance(clips, slice) and clips == slice(None):
             return self
-        parts = self.foreground, self.background, self.active, self.labels
-        front, back, active, labels = (
+        parts = self.foreground, self.background, self.active, self.labels, self.boxes
+        front, back, active, labels, boxes = (
             None if part is None else _of_clips(part, clips) for part in parts
         )
-        return Truth(front, back, self.log, active, labels, (self, clips))
+        return Truth(front, back, self.log, active, labels, boxes, (self, clips))
 
-    def with_active(self, active: Tensor) -> Truth:
-        """Return the truth with other frames in which the events sound, (batch, frames)."""
-        return replace(self, active=active, origin=(self, slice(None)))
+    def with_active(self, active: Tensor, boxes: Tensor | None = None) -> Truth:
+        """Return the truth with other frames and cells in which the events sound.
+
+        Parameters
+        ----------
+        active : Tensor of bool, shape (batch, frames)
+        boxes : Tensor of bool, shape (batch, 1, bins, frames), optional
+            By default those that there are.
+        """
+        if boxes is None:
+            return replace(self, active=active, origin=(self, slice(None)))
+        # What is computed of the parts differs from here on.
+        return replace(self, active=active, boxes=boxes, origin=None)
 
 
 def _of_clips(values: Tensor | View, clips: slice | Tensor) -> Tensor | View:
@@ -245,6 +273,36 @@ def event_frames(events: Iterable[tuple[float, float]], times: Tensor) -> Tensor
     return active
 
 
+def event_cells(
+    events: Iterable[tuple[float, float, float, float]], frequencies: Tensor, times: Tensor
+) -> Tensor:
+    """Return the cells that some boxes in time and frequency overlap.
+
+    A frame lasts, and a bin reaches, half the way to the next one on either side of its centre.
+
+    Parameters
+    ----------
+    events : iterable of (float, float, float, float)
+        Onset and offset, seconds, and lowest and highest frequency, Hz, of each.
+    frequencies : Tensor, shape (bins,)
+        Centre of each bin, Hz, ascending.
+    times : Tensor, shape (frames,)
+        Centre of each frame, seconds.
+
+    Returns
+    -------
+    Tensor of bool, shape (bins, frames)
+    """
+    between = (frequencies[1:] + frequencies[:-1]) / 2
+    below = torch.cat([frequencies[:1] * 2 - between[:1], between])
+    above = torch.cat([between, frequencies[-1:] * 2 - between[-1:]])
+    cells = torch.zeros(len(frequencies), len(times), dtype=torch.bool)
+    for onset, offset, low, high in events:
+        bins = (below < high) & (above > low)
+        cells |= bins.cpu()[:, None] & event_frames([(onset, offset)], times).cpu()
+    return cells
+
+
 def _step(times: Tensor) -> float:
     """Return the seconds from one frame to the next."""
     return float(times[1] - times[0]) if len(times) > 1 else 0.0
@@ -263,12 +321,12 @@ def truth_facts(truth: Truth, target: Tensor) -> dict[str, Tensor]:
     -------
     dict of str to Tensor of float64, shape (batch,), on the CPU
         ``true_class``: 1 where the clip has the explained class, else 0. ``foreground_share``:
-        the foreground's share of the counted cells, which is what AUPRC, relevance mass, relevance
-        rank and the pointing game are by chance. ``event_share``: the share of the frames in which
-        the event sounds. What is not known is left out.
+        the share of the counted cells that are of the foreground, which is what AUPRC, relevance
+        mass, relevance rank and the pointing game are by chance. ``event_share``: the share of the
+        frames in which the event sounds. What is not known is left out.
     """
     facts = {"true_class": truth.is_of(target).cpu().double()}
-    if truth.has_parts:
+    if truth.has_cells:
         counted = truth.counted.flatten(1).sum(1)
         found = (truth.binary & truth.counted).flatten(1).sum(1)
         facts["foreground_share"] = found.cpu().double() / counted.cpu()
@@ -297,8 +355,8 @@ def why_no_truth(facts: Mapping[str, float]) -> dict[str, str]:
     if facts.get("true_class") == 0:
         return dict.fromkeys(("truth", "events"), "explains a class that the clip does not have")
     reasons = {
-        ("foreground_share", 0.0): ("truth", "the foreground is louder in no cell"),
-        ("foreground_share", 1.0): ("truth", "the foreground is louder in every cell"),
+        ("foreground_share", 0.0): ("truth", "no cell is of the foreground"),
+        ("foreground_share", 1.0): ("truth", "every cell is of the foreground"),
         ("event_share", 0.0): ("events", "the event sounds in no frame"),
         ("event_share", 1.0): ("events", "the event sounds in every frame"),
     }

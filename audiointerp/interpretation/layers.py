@@ -333,7 +333,10 @@ def watching(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
             seen.setdefault(name, []).append(first)
             # A clone goes on, so that a later in-place operation cannot change what was seen.
             going_on = first.clone() if isinstance(first, Tensor) else first
-            return (going_on, *rest) if isinstance(output, tuple) else going_on
+            if not isinstance(output, tuple):
+                return going_on
+            # A named tuple stays one: what follows may ask for its fields.
+            return getattr(output, "_make", tuple)((going_on, *rest))
 
         return hook
 

@@ -3,6 +3,7 @@
 from audiointerp.processing.filterbank import ClapLogMel, KaldiFilterbank, WhisperLogMel
 from audiointerp.processing.front_end import FRONT_ENDS, FrontEnd, build_processor
 from audiointerp.processing.spectrogram import (
+    BandLogSTFTSpectrogram,
     LogMelSTFTSpectrogram,
     LogSTFTSpectrogram,
     MelSTFTSpectrogram,
@@ -15,6 +16,7 @@ from audiointerp.processing.waveform import WaveformFrontEnd
 __all__ = [
     "FRONT_ENDS",
     "Axes",
+    "BandLogSTFTSpectrogram",
     "ClapLogMel",
     "FrontEnd",
     "KaldiFilterbank",

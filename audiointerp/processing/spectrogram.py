@@ -273,6 +273,75 @@ class LogSTFTSpectrogram(STFTSpectrogram):
     unit = "dB"
 
 
+@FRONT_ENDS.register("BandLogSTFTSpectrogram")
+class BandLogSTFTSpectrogram(LogSTFTSpectrogram):
+    """Decibel spectrogram of the FFT bins in a range of frequencies, for networks that see no more.
+
+    What lies outside has no cells: the gain of the nearest bin is applied there.
+
+    Parameters
+    ----------
+    sample_rate, n_fft, hop_length : int
+        As :class:`STFTSpectrogram`.
+    f_min, f_max : float
+        The lowest and highest frequency, Hz; both are included. By default all.
+
+    Raises
+    ------
+    ValueError
+        If the frequencies do not lie in order within 0 Hz and half the sample rate, or no bin lies
+        between them.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 16000,
+        n_fft: int = 512,
+        hop_length: int = 256,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+    ) -> None:
+        super().__init__(sample_rate=sample_rate, n_fft=n_fft, hop_length=hop_length)
+        self.f_min = float(f_min)
+        self.f_max = sample_rate / 2 if f_max is None else float(f_max)
+        if not 0 <= self.f_min < self.f_max <= sample_rate / 2:
+            raise ValueError(
+                f"the band runs from {f_min} to {f_max} Hz: expected 0 <= f_min < f_max <= "
+                f"{sample_rate / 2} Hz, half the sample rate"
+            )
+        spacing = sample_rate / n_fft
+        # A bin at the edge is inside, however its frequency is rounded.
+        self._first = math.ceil(self.f_min / spacing - 1e-6)
+        self._past = math.floor(self.f_max / spacing + 1e-6) + 1
+        if self._first >= self._past:
+            raise ValueError(
+                f"no FFT bin lies between {f_min} and {f_max} Hz, they are {spacing:g} Hz apart: "
+                "take a wider band or a longer n_fft"
+            )
+
+    @property
+    def num_bins(self) -> int:
+        """Number of FFT bins in the band."""
+        return self._past - self._first
+
+    @property
+    def frequencies(self) -> Tensor:
+        """Centre frequency of every bin of the band, Hz, shape (bins,)."""
+        return super().frequencies[self._first : self._past]
+
+    def settings(self) -> dict[str, str | int | float]:
+        """Return what :func:`build_processor` needs to make this front end again."""
+        return super().settings() | {"f_min": self.f_min, "f_max": self.f_max}
+
+    def _bands(self, power: Tensor) -> Tensor:
+        return power[:, self._first : self._past]
+
+    def _bin_power_gain(self, gain: Tensor) -> Tensor:
+        bins = torch.arange(self.n_fft // 2 + 1, device=gain.device) - self._first
+        return gain[:, bins.clamp(0, self.num_bins - 1)]
+
+
 @FRONT_ENDS.register("MelSTFTSpectrogram")
 class MelSTFTSpectrogram(STFTSpectrogram):
     """Power spectrogram on Slaney's mel scale, area-normalised, as PANNs were trained on.

@@ -31,7 +31,14 @@ from audiointerp.predict import Predict
 from audiointerp.processing import View
 from audiointerp.reading import advising, without_stray
 from audiointerp.registry import check_different
-from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
+from audiointerp.report.media import (
+    Form,
+    about_slowed,
+    choose_form,
+    draw_mask,
+    draw_waveform,
+    embed_sound,
+)
 from audiointerp.report.runs import Run, group_runs
 from audiointerp.runs.clip import Scores
 from audiointerp.runs.store import read_map
@@ -134,7 +141,7 @@ def listen(runs: list[Run], options: Listening, sound: Form) -> dict[str, Any]:
         "silent": silent,
         "mask": masks[0],
         "about": _about(chosen, masks, options),
-        "footer": _footer(form, models),
+        "footer": _footer(form, models) + about_slowed(run.processor.sample_rate for run in heard),
     }
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from audiointerp.plots import DYNAMIC_RANGE, frequency_ticks, in_db
 from audiointerp.processing import STFTSpectrogram
-from audiointerp.sound import SOUND_FORMATS, Sound, data_uri
+from audiointerp.sound import HIGHEST_RATE, SLOWED, SOUND_FORMATS, Sound, data_uri
 
 LOSSLESS_LIMIT = 12e6
 """Bytes of lossless sound that a page holds at most before it takes MP3 instead."""
@@ -47,14 +47,21 @@ def choose_form(form: Form, lengths: Iterable[int]) -> Literal["wav", "mp3"]:
 
 
 def embed_sound(waveform: np.ndarray, sample_rate: int, form: Literal["wav", "mp3"]) -> dict:
-    """Return a sound for the page, and by how many dB it was turned down.
+    """Return a sound for the page, by how many dB it was turned down and how much it is slowed.
 
-    A rate that MP3 does not have stays WAV.
+    A rate that MP3 does not have stays WAV. Ultrasound is slowed down; see `Sound.audible`.
     """
-    sound = Sound(waveform, sample_rate)
-    taken = form if SOUND_FORMATS[form].has_rate(sample_rate) else "wav"
+    sound = Sound(waveform, sample_rate).audible()
+    taken = form if SOUND_FORMATS[form].has_rate(sound.sample_rate) else "wav"
     source = data_uri(SOUND_FORMATS[taken].media_type, sound.encode(taken))
-    return {"source": source, "turned_down": sound.excess_db}
+    return {"source": source, "turned_down": sound.excess_db, "slowed": sound.slowed}
+
+
+def about_slowed(rates: Iterable[int]) -> str:
+    """Return what a page's footer says of ultrasound among sounds of some rates, "" if nothing."""
+    if all(rate <= HIGHEST_RATE for rate in rates):
+        return ""
+    return f" Ultrasound is played {SLOWED} times slower, so that it can be heard."
 
 
 def draw_waveform(

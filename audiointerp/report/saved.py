@@ -37,7 +37,14 @@ from audiointerp.reading import (
     shown,
     without_stray,
 )
-from audiointerp.report.media import Form, choose_form, draw_mask, draw_waveform, embed_sound
+from audiointerp.report.media import (
+    Form,
+    about_slowed,
+    choose_form,
+    draw_mask,
+    draw_waveform,
+    embed_sound,
+)
 from audiointerp.report.page import PLACES, describe_metric, fill_page, numbers
 from audiointerp.report.recordings import SavedRecording, recording_of
 from audiointerp.runs.result import SUMMARY
@@ -257,7 +264,7 @@ class _Saved:
         if file.suffix != ".mp3":
             return embed_sound(*self.sound(name), form)
         source = data_uri(SOUND_FORMATS["mp3"].media_type, file.read_bytes())
-        return {"source": source, "turned_down": self.turned_down(file)}
+        return {"source": source, "turned_down": self.turned_down(file), "slowed": 1}
 
 
 def _read_saved(root: Path, folder: Path) -> _Saved:
@@ -361,7 +368,7 @@ def _footer(form: str, sounds: list[tuple[_Saved, str]]) -> str:
         said += "; the folder's WAV and FLAC files are exact"
     elif any(one.sound_file(name).suffix == ".mp3" for one, name in sounds):
         said += "; what was saved as MP3 is as it was saved"
-    return said + "."
+    return f"{said}.{about_slowed(one.processor.sample_rate for one, _ in sounds)}"
 
 
 def _scene(group: list[_Saved], metrics: list[str], form: Literal["wav", "mp3"]) -> dict[str, Any]:

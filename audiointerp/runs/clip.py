@@ -100,18 +100,23 @@ class Scores:
 
 
 def job_metrics(
-    *, parts: bool = False, events: bool = False, extra: Collection[str] = ()
+    *,
+    parts: bool = False,
+    events: bool = False,
+    boxes: bool = False,
+    extra: Collection[str] = (),
 ) -> dict[str, Metric]:
     """Return the metrics that interpreted clips have.
 
     Parameters
     ----------
-    parts, events : bool
-        Whether the clips' parts are known, and the frames in which their events sound.
+    parts, events, boxes : bool
+        Whether the clips' parts are known, the frames in which their events sound, and the cells.
     extra : collection of str
         Families of metrics on request that are wanted.
     """
-    truth = {name for name, known in (("truth", parts), ("events", events)) if known}
+    told = {"truth": parts or boxes, "parts": parts, "events": events}
+    truth = {name for name, known in told.items() if known}
     return available_metrics(MEASURED | truth, extra)
 
 
@@ -381,7 +386,10 @@ class _Measuring:
         level = self.job.level(self.view.cells)
         truth = self.truth or Truth()
         chosen = job_metrics(
-            parts=truth.has_parts, events=truth.active is not None, extra=self.job.extra
+            parts=truth.has_parts,
+            events=truth.active is not None,
+            boxes=truth.boxes is not None,
+            extra=self.job.extra,
         )
         of_map, of_mask, of_sound = (
             {name: metric for name, metric in chosen.items() if metric.level == judged}
@@ -453,7 +461,7 @@ class _Measuring:
             self.target[clip],
             attribution=self.attribution[clip] if "attribution" in needs else None,
             view=self.view[clip] if "view" in needs else None,
-            truth=self.truth[clip] if needs & {"truth", "events"} else None,
+            truth=self.truth[clip] if needs & {"truth", "parts", "events"} else None,
             classifier=self.job.classifier,
             keeps=self.job.classifier.head.keeps,
             level=self.job.level(self.view.cells)[clip] if "level" in needs else None,

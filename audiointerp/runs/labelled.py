@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiointerp.dataset.base import Clip, ClipDataset
-from audiointerp.evaluation import Truth, event_frames, sounding_frames
+from audiointerp.dataset.base import Clip, ClipDataset, Event
+from audiointerp.evaluation import Truth, event_cells, event_frames, sounding_frames
 from audiointerp.model.classifier import Classifier
 from audiointerp.processing import View
 from audiointerp.runs.clip import Scores, analyse, classify, interpret_batch
@@ -112,18 +112,26 @@ class LabelledBatch:
         if not self.dataset.has_events:
             return truth
         rows = zip(clip.tolist(), target.tolist(), strict=True)
-        return truth.with_active(torch.stack([self._active(*row) for row in rows]))
+        events = [self._events(*row) for row in rows]
+        spans = [[(event.onset, event.offset) for event in own] for own in events]
+        active = torch.stack([event_frames(own, self._times) for own in spans])
+        return truth.with_active(active, self._boxes(events))
 
-    def _active(self, place: int, target: int) -> Tensor:
-        """Return the frames of a clip in which the set says that a class of the model sounds."""
+    def _events(self, place: int, target: int) -> list[Event]:
+        """Return the events of a clip of which the set says that they are of a class."""
         dataset, class_of = self.dataset, self.class_of
         events = dataset.true_events(dataset.index(self.clips[place].clip_id))
-        own = [
-            (event.onset, event.offset)
-            for event in events
-            if class_of.get(dataset.classes.index(event.label)) == target
+        return [
+            event for event in events if class_of.get(dataset.classes.index(event.label)) == target
         ]
-        return event_frames(own, self._times)
+
+    def _boxes(self, events: Sequence[Sequence[Event]]) -> Tensor | None:
+        """Return the cells of each row's events, None where no frequencies are known."""
+        if not self.dataset.has_boxes:
+            return None
+        frequencies = self.classifier.front_end.frequencies.cpu()
+        boxes = [[(e.onset, e.offset, e.low, e.high) for e in own] for own in events]
+        return torch.stack([event_cells(own, frequencies, self._times) for own in boxes])[:, None]
 
     def _is_all(self, clip: Tensor) -> bool:
         """Return whether every clip of the batch is explained once, in order."""

@@ -23,7 +23,7 @@ from audiointerp.masking import MASKS, find_degenerate
 from audiointerp.plots import Picture, plot_interpretation, plot_masks, share_in_words
 from audiointerp.processing import FrontEnd, View
 from audiointerp.runs.windows import Section
-from audiointerp.sound import SOUND_FORMATS, Sound
+from audiointerp.sound import SLOWED, SOUND_FORMATS, Sound
 from audiointerp.spreadsheet import to_csv
 from audiointerp.storage import replacing, replacing_folder, write_atomically
 
@@ -224,7 +224,8 @@ class Interpretation:
             and ``MASK_out.wav``. What was measured on sound is in ``metrics_audio.csv`` and
             ``probabilities_audio.csv``. Sounds beyond full scale are turned down where they are
             not WAV; ``summary.json`` says by how much. `audiointerp.report.write_report` makes a
-            page of the folder.
+            page of the folder. Beside ultrasound, at a rate above 192 kHz, there is each sound to
+            listen to as well, slowed down: ``MASK_in_10_times_slower.wav``.
 
         Raises
         ------
@@ -267,6 +268,9 @@ class Interpretation:
             self.plot(mask).save_screen(folder / f"{mask}.png")
         for name, sound in files.items():
             sound.save(folder / name)
+            heard = sound.audible()
+            if heard is not sound:
+                write_atomically(folder / _slower(name, heard.slowed), heard.encode("wav"))
         self.plot().save_screen(folder / "masks.png")
         for place, metrics in self.metrics_on.items():
             ending = "" if place == "features" else f"_{place}"
@@ -368,6 +372,8 @@ def written_files(folder: Path) -> set[str]:
         *(f"{kind}{place}.csv" for kind in ("metrics", "probabilities") for place in _ENDINGS),
         *(f"{mask}.png" for mask in masks),
         *(f"{mask}_{part}.{form}" for mask in masks for part in ("in", "out") for form in _FORMS),
+        _slower("original.wav", SLOWED),
+        *(_slower(f"{mask}_{part}.wav", SLOWED) for mask in masks for part in ("in", "out")),
         *(RECORDING, "recording.png", "timeline.csv", "probabilities.npy", "overview.npy"),
         "report.html",  # a page of the earlier result would be of other numbers
     }
@@ -377,6 +383,11 @@ def written_files(folder: Path) -> set[str]:
         if _WINDOW.match(name) and (folder / name / SUMMARY).is_file():
             found |= {f"{name}/{inner}" for inner in written_files(folder / name)}
     return found
+
+
+def _slower(name: str, times: int) -> str:
+    """Return the name of a slowed copy of a sound file."""
+    return f"{Path(name).stem}_{times}_times_slower.wav"
 
 
 def _scored_masks(folder: Path) -> set[str]:

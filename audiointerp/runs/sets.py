@@ -214,7 +214,11 @@ class _SetWork:
         self.code = code_version()
         self.class_of = match_classes(self.classifier, dataset)
         # From the parts it is also known when the foreground sounds.
-        known = {"parts": dataset.has_parts, "events": dataset.has_parts or dataset.has_events}
+        known = {
+            "parts": dataset.has_parts,
+            "events": dataset.has_parts or dataset.has_events,
+            "boxes": dataset.has_boxes,
+        }
         metrics = {
             folder: job_metrics(**known, extra=job.extra) for folder, job in self.jobs.items()
         }

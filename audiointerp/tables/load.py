@@ -260,7 +260,7 @@ def complete_metrics(*groups: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
 
 def _is_optional(metric: Metric) -> bool:
     """Return whether a run may be without a metric for good reason."""
-    return metric.on_request or bool(metric.needs & {"truth", "events"})
+    return metric.on_request or bool(metric.needs & {"truth", "parts", "events"})
 
 
 def _clips_of(table: str) -> str:

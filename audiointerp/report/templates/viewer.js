@@ -173,16 +173,20 @@ class Player {
     if (sound?.source === this.source) return;
     const [playing, time] = [this.playing(), this.time()];
     this.source = sound?.source;
+    this.slowed = sound?.slowed ?? 1;
     this.audio.pause();
     this.element.classList.toggle("silent", !sound);
     this.button.disabled = !sound;
-    this.note.hidden = Boolean(sound) && sound.turned_down < 0.05;
+    const remarks = [];
+    if (sound?.slowed > 1) remarks.push(`played ${sound.slowed} times slower: the frequencies heard are those of the picture divided by ${sound.slowed}`);
+    if (sound?.turned_down >= 0.05) remarks.push(`turned down by ${sound.turned_down.toFixed(1)} dB to stay within full scale`);
+    this.note.hidden = Boolean(sound) && !remarks.length;
     this.note.textContent = sound
-      ? `turned down by ${sound.turned_down.toFixed(1)} dB to stay within full scale`
+      ? remarks.join("; ")
       : `no sound of this mask is in the page; there is of ${Object.keys(method().sounds).join(", ") || "none"}`;
     if (sound) {
       this.audio.src = sound.source;
-      this.audio.currentTime = Math.min(time, shown.scene.duration);
+      this.audio.currentTime = Math.min(time, shown.scene.duration) * this.slowed;
       if (playing) this.play();
     } else {
       this.audio.removeAttribute("src");
@@ -190,7 +194,8 @@ class Player {
     this.show();
   }
 
-  time() { return this.source ? this.audio.currentTime : 0; }
+  /** The moment of the clip, whose seconds a slowed sound takes several times as long for. */
+  time() { return this.source ? this.audio.currentTime / this.slowed : 0; }
   playing() { return Boolean(this.source) && !this.audio.paused && !this.audio.ended; }
 
   async play() {
@@ -213,7 +218,7 @@ class Player {
     const other = Object.values(players).find((player) => player.playing());
     if (other) {
       other.audio.pause();
-      this.audio.currentTime = other.time();
+      this.audio.currentTime = other.time() * this.slowed;
     }
     this.play();
   }
@@ -221,13 +226,13 @@ class Player {
   seek(time) {
     if (!this.source) return;
     active = this;
-    this.audio.currentTime = Math.min(Math.max(time, 0), shown.scene.duration);
+    this.audio.currentTime = Math.min(Math.max(time, 0), shown.scene.duration) * this.slowed;
     this.show();
   }
 
   key(event) {
     const step = { ArrowLeft: -0.25, ArrowRight: 0.25, ArrowDown: -0.25, ArrowUp: 0.25 }[event.key];
-    if (step) this.seek(this.time() + step);
+    if (step) this.seek(this.time() + step / this.slowed);
     else if (event.key === "Home") this.seek(0);
     else if (event.key === " " && event.target === this.slider) this.toggle();
     else return;
@@ -245,6 +250,7 @@ class Player {
     this.button.textContent = this.playing() ? "❚❚" : "▶";
     this.button.setAttribute("aria-label", `${this.playing() ? "Pause" : "Play"}: ${PARTS[this.part]}`);
     this.slider.max = duration;
+    this.slider.step = 0.01 / (this.slowed || 1);
     this.slider.value = this.time();
     this.slider.setAttribute("aria-valuetext", `${seconds(this.time())} of ${seconds(duration)} seconds`);
     this.clock.textContent = `${seconds(this.time())} / ${seconds(duration)} s`;
