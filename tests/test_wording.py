@@ -31,8 +31,11 @@ PYTHON_ONLY = {
     # declared of a module of one's own, which is Python
     *("activation_axes", "backend", "classes", "duration", "fold_batch_norm", "licence"),
     *("output", "outputs", "target_layers"),
+    *("channels", "prepare", "size"),
+    # of models of Hugging Face
+    *("dither", "feature_extractor", "padding", "problem_type", "texts", "tokenizer", "truncation"),
     # no option of any command, which give what fits
-    *("attempts", "domain", "hide", "num_classes", "path", "resamples", "sample_rate"),
+    *("attempts", "domain", "hide", "num_classes", "path", "read", "resamples", "sample_rate"),
 }
 HINT = re.compile(r"(?<![\w?&./'])([a-z][a-z_]*)=(?!=)")
 
