@@ -392,11 +392,14 @@ def _maximum(
     """Give each window's Δmax to the position of its larger maximum, divided by Δin there.
 
     With t the position of the larger of the two maxima, |Δin_t| ≥ |Δmax|: the quotient lies in
-    [0, 1] and the window's contributions sum to Δmax.
+    [0, 1] and the window's contributions sum to Δmax. Of positions that are equal but for rounding,
+    as in a reference that is the same everywhere, the first is taken, whatever rounding makes of
+    them: a batch of another size may round otherwise.
     """
     axes, pool = MAXIMA[type(module)]
     top, where = (each.flatten(-axes) for each in pool(module, x))
-    top_reference, where_reference = (each.flatten(-axes) for each in pool(module, reference))
+    top_reference = pool(module, reference)[0].flatten(-axes)
+    where_reference = pool(module, _coarse(reference))[1].flatten(-axes)
     flat, flat_reference = x.flatten(-axes), reference.flatten(-axes).expand(len(x), -1, -1)
     position = torch.where(top >= top_reference, where, where_reference)
     change = flat.gather(-1, position) - flat_reference.gather(-1, position)
@@ -406,6 +409,13 @@ def _maximum(
     spread = torch.zeros_like(flat)
     spread.scatter_add_(-1, position, gradient.reshape(quotient.shape) * quotient)
     return spread.reshape(x.shape)
+
+
+def _coarse(x: Tensor) -> Tensor:
+    """Return values without their last digits, so that those equal but for rounding are equal."""
+    digits = min(64 * torch.finfo(x.dtype).eps, 2**-10)  # in half precision none are to spare
+    step = digits * x.abs().amax(tuple(range(1, x.ndim)), keepdim=True)
+    return torch.where(step > 0, (x / step).round() * step, x)
 
 
 def _too_small(x: Tensor) -> float:
