@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--esc10", help="ESC-50's folder: measure on ESC-10")
     parser.add_argument("--noises", type=Path, help="folder of the paper's three noises")
     parser.add_argument("--clips", type=int, default=10, help="clips under every noise")
+    parser.add_argument("--checked", type=int, default=4, help="clips without noise; 0 for none")
     parser.add_argument("--kind", action="append", choices=KINDS, help="networks; both by default")
     parser.add_argument("--picture", action="store_true", help="draw one clip by all methods")
     arguments = parser.parse_args()
@@ -89,14 +90,25 @@ def main() -> None:
     if arguments.synthetic:
         weights = [ROOT / "weights" / f"synthetic_{kind}.safetensors" for kind in kinds]
         noises = {path.stem: path for path in sorted((ROOT / "noises").glob("*.wav"))}
-        measure("synthetic", weights, "synthetic", noises, clips=arguments.clips)
+        measure(
+            "synthetic",
+            weights,
+            "synthetic",
+            noises,
+            clips=arguments.clips,
+            checked_clips=arguments.checked,
+        )
     if arguments.esc10:
         weights = [ROOT / "weights" / f"esc10_{kind}.safetensors" for kind in kinds]
         noises = {
             name: next(arguments.noises.glob(f"*{name}*.wav"))
             for name in ("horse", "room", "white")
         }
-        options = {"subset": "esc10", "clips": arguments.clips}
+        options = {
+            "subset": "esc10",
+            "clips": arguments.clips,
+            "checked_clips": arguments.checked,
+        }
         measure("esc10", weights, arguments.esc10, noises, **options)
     PAGE.write_text(with_matrix(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(PAGE)

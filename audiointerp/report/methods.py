@@ -56,7 +56,8 @@ def measure_methods(
     clips : int, optional
         Clips under every noise, class by class; None for all.
     checked_clips : int
-        Clips without noise that `audiointerp.runs.methods.check_methods` is given.
+        Clips without noise that `audiointerp.runs.methods.check_methods` is given; 0 leaves these
+        checks out.
     base, seed, progress
         See `audiointerp.runs.recipe.Recipe`.
 
@@ -115,6 +116,8 @@ def measure_methods(
         _largest_residual(results, model, method, noises)
         for model, method in zip(found["model"], found["method"], strict=True)
     ]
+    if not checked_clips:
+        return found
     checked = []
     for name, classifier in models.items():
         clean = {"folds": fold, "clips": checked_clips, "subset": subset, "cache_dir": cache_dir}
