@@ -23,8 +23,10 @@ from typer.testing import CliRunner
 import audiointerp as ai
 from audiointerp.cli.commands import app
 from audiointerp.dataset import ShortcutDataset
-from audiointerp.report.audit import Audit, band_in_words, hertz_in_words
-from audiointerp.runs.audit import RECORDINGS, find_peaks
+from audiointerp.report.audit import Audit
+from audiointerp.report.quantities import band_in_words, hertz_in_words
+from audiointerp.runs.audit import RECORDINGS
+from audiointerp.runs.detections import find_peaks
 from audiointerp.runs.opening import Opened
 
 TONE, CLICK = 16, 48

@@ -228,12 +228,14 @@ def zennit_map(model, x, target, convolution, dense, first=None):
     return torch.cat(maps)
 
 
+EPSILON = 1e-9
+"""That of the package; zennit's own is 1e-6."""
 no_bias = {"zero_params": "bias", "stabilizer": EXACTLY}
 ZENNIT = {
-    "lrp_epsilon": (zr.Epsilon(), zr.Epsilon(), None),
-    "lrp_gamma": (zr.Gamma(stabilizer=EXACTLY), zr.Epsilon(), None),
-    "flat": (zr.ZPlus(**no_bias), zr.Epsilon(), zr.Flat(stabilizer=EXACTLY)),
-    "wsquare": (zr.ZPlus(**no_bias), zr.Epsilon(), zr.WSquare(**no_bias)),
+    "lrp_epsilon": (zr.Epsilon(epsilon=EPSILON), zr.Epsilon(epsilon=EPSILON), None),
+    "lrp_gamma": (zr.Gamma(stabilizer=EXACTLY), zr.Epsilon(epsilon=EPSILON), None),
+    "flat": (zr.ZPlus(**no_bias), zr.Epsilon(epsilon=EPSILON), zr.Flat(stabilizer=EXACTLY)),
+    "wsquare": (zr.ZPlus(**no_bias), zr.Epsilon(epsilon=EPSILON), zr.WSquare(**no_bias)),
     "zplus": (zr.ZPlus(**no_bias), zr.ZPlus(**no_bias), None),
 }
 OURS = {

@@ -292,7 +292,7 @@ class EpsilonLRPInterpreter(_RelevanceInterpreter):
         See `Interpreter`.
     base : float or callable, default -100.0
         See `LRPInterpreter`.
-    epsilon : float, default 1e-6
+    epsilon : float, default 1e-9
         What outputs near 0 are moved by before they are divided by. Larger values absorb the
         relevance of weak outputs, which is less noisy.
     batch_size, fold_batch_norm
@@ -323,7 +323,7 @@ class EpsilonLRPInterpreter(_RelevanceInterpreter):
         model: nn.Module,
         *,
         base: Base = -100.0,
-        epsilon: float = 1e-6,
+        epsilon: float = 1e-9,
         batch_size: int | None = None,
         fold_batch_norm: bool = True,
     ) -> None:
@@ -568,7 +568,7 @@ class AttnLRPInterpreter(EpsilonLRPInterpreter):
         See `Interpreter`.
     base : float or callable, default -100.0
         See `LRPInterpreter`.
-    epsilon : float, default 1e-6
+    epsilon : float, default 1e-9
         See `EpsilonLRPInterpreter`.
     batch_size, fold_batch_norm
         See `Interpreter`.

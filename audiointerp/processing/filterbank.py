@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from audiointerp.processing.bands import KaldiBands, htk_to_hz, hz_to_htk, of_height_one
 from audiointerp.processing.front_end import FRONT_ENDS
 from audiointerp.processing.spectrogram import LogMelSTFTSpectrogram, check_waveform
 from audiointerp.processing.view import View
@@ -31,7 +32,7 @@ _LONGEST_SECONDS = 3600.0
 
 
 @FRONT_ENDS.register("KaldiFilterbank")
-class KaldiFilterbank(LogMelSTFTSpectrogram):
+class KaldiFilterbank(KaldiBands, LogMelSTFTSpectrogram):
     """Kaldi's log mel filterbank in decibels, as `ASTFeatureExtractor` computes it.
 
     Frames of 25 ms lie 10 ms apart, begin with the first sample and lie within the clip. Of each
@@ -46,7 +47,8 @@ class KaldiFilterbank(LogMelSTFTSpectrogram):
     its phase, without mean removal and pre-emphasis. What the cells do not see, such as the mean of
     a frame, takes the gain of the nearest band. The STFT has frames over both ends of the mirrored
     clip, which take the gain of the first and of the last cell, as do the up to 10 ms at the end
-    that lie in no frame.
+    that lie in no frame. The floor is 31 dB above that of the other front ends, and pre-emphasis
+    brings low frequencies near it: cells at the floor leave up to -40 dB of a sound.
 
     Parameters
     ----------
@@ -64,6 +66,7 @@ class KaldiFilterbank(LogMelSTFTSpectrogram):
     """
 
     has_empty_bands = True
+    removal_db = -40.0
 
     def __init__(
         self, *, sample_rate: int = 16000, n_mels: int = 128, most_frames: int | None = 1024
@@ -169,30 +172,6 @@ class KaldiFilterbank(LogMelSTFTSpectrogram):
     @property
     def _lead(self) -> int:
         return self._leading_frames * self.hop_length
-
-    def _hz_to_mel(self, hz: float) -> float:
-        return 1127 * math.log1p(hz / 700)
-
-    def _mel_to_hz(self, mel: Tensor) -> Tensor:
-        return 700 * torch.expm1(mel / 1127)
-
-    def _to_mel(self, hz: Tensor) -> Tensor:
-        return 1127 * torch.log1p(hz / 700)
-
-    def _filters(self) -> Tensor:
-        """Weights (fft_bins, bands): triangles over mel of height 1; half the rate has none."""
-        low, centre, high = self._to_mel(self._edges()).unfold(0, 3, 1).unbind(1)
-        bins = self._to_mel(self._bins())[:, None]
-        rise, fall = (bins - low) / (centre - low), (high - bins) / (high - centre)
-        filters = torch.minimum(rise, fall).clamp(min=0)
-        filters[-1] = 0
-        return filters
-
-    def _neighbours(self) -> tuple[Tensor, Tensor, Tensor]:
-        below, above, _ = super()._neighbours()
-        centres, bins = self._to_mel(self._edges()[1:-1]), self._to_mel(self._bins())
-        gap = centres[above] - centres[below]
-        return below, above, torch.where(gap > 0, (bins - centres[below]) / gap, 0.0)
 
 
 @FRONT_ENDS.register("WhisperLogMel")
@@ -318,21 +297,14 @@ class ClapLogMel(SoundInput, LogMelSTFTSpectrogram):
         return waveform
 
     def _hz_to_mel(self, hz: float) -> float:
-        if self.mel_scale == "slaney":
-            return super()._hz_to_mel(hz)
-        return 2595 * math.log10(1 + hz / 700)
+        return super()._hz_to_mel(hz) if self.mel_scale == "slaney" else hz_to_htk(hz)
 
     def _mel_to_hz(self, mel: Tensor) -> Tensor:
-        if self.mel_scale == "slaney":
-            return super()._mel_to_hz(mel)
-        return 700 * (torch.pow(10.0, mel / 2595) - 1)
+        return super()._mel_to_hz(mel) if self.mel_scale == "slaney" else htk_to_hz(mel)
 
     def _filters(self) -> Tensor:
         filters = super()._filters()
-        if self.mel_scale == "slaney":
-            return filters
-        edges = self._edges()
-        return filters * ((edges[2:] - edges[:-2]) / 2)
+        return filters if self.mel_scale == "slaney" else of_height_one(filters, self._edges())
 
 
 def _check_seconds(name: str, seconds: float) -> float:

@@ -30,6 +30,8 @@ class FrontEnd(nn.Module, ABC):
         The lowest value a cell can have.
     num_bins : int
         Frequency bins of the cells.
+    removal_db : float
+        What cells that are all at the floor leave of a sound at most, dB relative to it.
     feeds_waveform : bool
         Whether the network takes the sound that the cells stand for instead of the cells.
     longest : float or None
@@ -42,6 +44,7 @@ class FrontEnd(nn.Module, ABC):
     unit: str
     floor: float
     num_bins: int
+    removal_db: float = -60.0
     feeds_waveform: bool = False
     longest: float | None = None
 

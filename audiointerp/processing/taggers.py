@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audiointerp.processing.bands import HTKBands, KaldiBands
 from audiointerp.processing.front_end import FRONT_ENDS
 from audiointerp.processing.spectrogram import LogMelSTFTSpectrogram
 from audiointerp.processing.view import View
@@ -64,7 +65,7 @@ class _ShortWindow(LogMelSTFTSpectrogram):
 
 
 @FRONT_ENDS.register("PasstLogMel")
-class PasstLogMel(_ShortWindow):
+class PasstLogMel(KaldiBands, _ShortWindow):
     """The spectrogram of PaSST and EfficientAT in decibels, as their ``AugmentMelSTFT`` makes it.
 
     Of the sound's differences y(n) = x(n + 1) - 0.97·x(n) the power of the centred STFT with a
@@ -143,28 +144,9 @@ class PasstLogMel(_ShortWindow):
         power = self._bands(emphasised.real.square() + emphasised.imag.square()).unsqueeze(1)
         return View(10 * torch.log10(power.clamp(min=_LEAST_POWER)), waveform, stft)
 
-    def _edges(self) -> Tensor:
-        low, high = _to_kaldi_mel(torch.tensor([self.f_min, self.f_max], dtype=torch.float64))
-        steps = torch.linspace(0, 1, self.n_mels + 2, dtype=torch.float64)
-        return 700 * torch.expm1(torch.lerp(low, high, steps) / 1127)
-
-    def _filters(self) -> Tensor:
-        low, centre, high = _to_kaldi_mel(self._edges()).unfold(0, 3, 1).unbind(1)
-        bins = _to_kaldi_mel(self._bins())[:, None]
-        rise, fall = (bins - low) / (centre - low), (high - bins) / (high - centre)
-        filters = torch.minimum(rise, fall).clamp(min=0)
-        filters[-1] = 0  # Kaldi has no bin at half the rate
-        return filters
-
-    def _neighbours(self) -> tuple[Tensor, Tensor, Tensor]:
-        below, above, _ = super()._neighbours()
-        centres, bins = _to_kaldi_mel(self._edges()[1:-1]), _to_kaldi_mel(self._bins())
-        gap = centres[above] - centres[below]
-        return below, above, torch.where(gap > 0, (bins - centres[below]) / gap, 0.0)
-
 
 @FRONT_ENDS.register("YamnetLogMel")
-class YamnetLogMel(_ShortWindow):
+class YamnetLogMel(HTKBands, _ShortWindow):
     """The spectrogram of YAMNet and VGGish in decibels, as the port torch_audioset makes it.
 
     Bands of the magnitude, not of the power, of the centred STFT with a periodic Hann window of
@@ -217,17 +199,3 @@ class YamnetLogMel(_ShortWindow):
         bands = self._bands(power.clamp(min=_LEAST_SQUARE).sqrt()).unsqueeze(1)
         cells = 20 * torch.log10(bands.clamp(min=_LEAST_MAGNITUDE))
         return cells.clamp(min=self.floor)  # of a rounded logarithm
-
-    def _edges(self) -> Tensor:
-        ends = torch.tensor([self.f_min, self.f_max], dtype=torch.float64)
-        low, high = 2595 * torch.log10(1 + ends / 700)
-        steps = torch.linspace(0, 1, self.n_mels + 2, dtype=torch.float64)
-        return 700 * (10 ** (torch.lerp(low, high, steps) / 2595) - 1)
-
-    def _filters(self) -> Tensor:
-        edges = self._edges()
-        return super()._filters() * ((edges[2:] - edges[:-2]) / 2)  # of height 1, not of area 1
-
-
-def _to_kaldi_mel(hz: Tensor) -> Tensor:
-    return 1127 * torch.log1p(hz / 700)

@@ -88,11 +88,12 @@ class Epsilon:
 
     Parameters
     ----------
-    epsilon : float, default 1e-6
-        In units of the outputs; above 0.
+    epsilon : float, default 1e-9
+        In units of the outputs; above 0. Far below their rounding: what a larger one absorbs
+        where outputs are near 0 depends on the rounding, and so on the size of the batch.
     """
 
-    epsilon: float = 1e-6
+    epsilon: float = 1e-9
 
     def __post_init__(self) -> None:
         check_positive("epsilon", self.epsilon)

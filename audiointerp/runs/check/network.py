@@ -18,8 +18,6 @@ from audiointerp.speed.inference import fast_copy
 from audiointerp.speed.precision import computing, has_bfloat16
 from audiointerp.speed.scoring import Scorer
 
-_REMOVED_DB = -40.0
-"""What cells at the floor may leave: Kaldi's floor is 31 dB above that of the other front ends."""
 _SAME_PROBABILITY = 1e-4
 _SAME_LOGIT = 1e-3
 
@@ -53,7 +51,7 @@ def _removal(bench: Bench) -> Finding:
         left = front_end.synthesise(view, torch.full_like(view.cells, front_end.floor))
     energy = float(left.square().sum() / view.waveform.square().sum())
     level = 10 * math.log10(max(energy, 1e-30))
-    if level <= _REMOVED_DB:
+    if level <= front_end.removal_db:
         return Finding(
             "removal",
             "ok",
@@ -63,7 +61,8 @@ def _removal(bench: Bench) -> Finding:
     return Finding(
         "removal",
         "failed",
-        f"cells at the floor leave {level:.0f} dB of the sound, expected {_REMOVED_DB:.0f} or less",
+        f"cells at the floor leave {level:.0f} dB of the sound, expected "
+        f"{front_end.removal_db:.0f} or less",
         "is the front end's floor the level of an empty cell?",
         {"level_db": level},
     )
