@@ -297,7 +297,7 @@ def test_a_clip_whose_map_is_damaged_is_interpreted_again(tmp_path, content, exp
     (run.attributions / f"{names[CLIPS[1]]}.npy").write_bytes(content)
     (run.attributions / f"{names[CLIPS[2]]}.npy").unlink()
     (run.attributions / ".left by a killed run.npy").write_bytes(b"")
-    with pytest.warns(UserWarning, match=f"1 clips are interpreted again.*{CLIPS[1]}"):
+    with pytest.warns(UserWarning, match=f"1 of the saved maps are damaged.*{CLIPS[1]}"):
         again = make(tmp_path, explained=explained, begin=False)
     assert again.todo == [CLIPS[1]]
     assert not again.is_finished

@@ -287,8 +287,8 @@ class RunFolder:
                 found[clip] = error
         if found:
             warnings.warn(
-                f"{len(found)} clips are interpreted again, their maps are damaged: "
-                f"{next(iter(found.values()))}",
+                f"{len(found)} of the saved maps are damaged, and their clips are interpreted "
+                f"again; the first: {next(iter(found.values()))}",
                 stacklevel=2,
             )
         return set(found)

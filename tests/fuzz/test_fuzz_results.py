@@ -193,7 +193,7 @@ def failures(root, file, read, damaged):
     return wrong
 
 
-@pytest.mark.filterwarnings("ignore:.*interpreted again, their maps are damaged:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*of the saved maps are damaged:UserWarning")
 @pytest.mark.parametrize("name", READERS)
 def test_a_damaged_result_gives_values_in_bounds_or_an_error_that_names_it(
     name, copy, limited_memory
